@@ -1,0 +1,40 @@
+"""Fast, reproducible Lightning DataModules for microscopy image restoration.
+
+Every public name resolves on first use, so that ``import careamics_dm`` loads neither
+torch nor a reader library.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "ArrayDataModule": "formats.array",
+    "Augmentation": "augmentation",
+    "ImageStack": "image_stack",
+    "Masking": "models.masking",
+    "MeanStd": "normalization",
+    "MinMax": "normalization",
+    "N2VModule": "models.n2v",
+    "NoNormalization": "normalization",
+    "PatchDataModule": "datamodule",
+    "PatchDataset": "dataset",
+    "Quantile": "normalization",
+    "TiffDataModule": "formats.tiff",
+    "TiffWriter": "writers",
+    "UNet": "models.unet",
+    "stitch": "stitching",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'careamics_dm' has no attribute {name!r}")
+    value = getattr(import_module(f"careamics_dm.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,167 @@
+"""What the three applications share: run folders, objects from configuration, plain errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from contextlib import chdir
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from careamics_dm._hydra_messages import explain, explain_folder, mistyped_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CONFIG = "pkg://careamics_dm.conf"
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+# What a user's configuration, data or machine can cause; anything else keeps its stack trace.
+_USERS_FAULTS = (
+    ValueError,
+    OSError,
+    ImportError,
+    ArithmeticError,
+    MemoryError,
+    torch.OutOfMemoryError,
+    HydraException,
+    OmegaConfBaseException,
+    MisconfigurationException,
+)
+_NOISE = (
+    "Checkpoint directory .* exists and is not empty",  # it is the folder of the run
+    "Couldn't infer the batch indices",  # places travel in the batch
+    "The dirpath has changed",  # a resumed run has a folder of its own
+    "Be aware that when using `ckpt_path`, callbacks",  # of the training, when predicting
+    r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.9 and later
+)
+
+
+class _Refused(BaseException):
+    """A user's fault on its way out; not an Exception, or Hydra would print a part of it."""
+
+
+def application(name: str) -> Callable[[Callable[[dict[str, Any], Path], Any]], Callable[[], Any]]:
+    """Turn a function of ``(config, folder)`` into a Hydra application.
+
+    The function gets the resolved configuration as plain containers, and the folder of the run.
+    A mistake in configuration or data ends the program with one readable message;
+    ``HYDRA_FULL_ERROR=1`` shows the stack trace instead. In a sweep the other jobs still run.
+
+    Parameters
+    ----------
+    name : str
+        Of the application and of its primary configuration.
+
+    Returns
+    -------
+    callable
+        A decorator.
+    """
+
+    def decorate(run: Callable[[dict[str, Any], Path], Any]) -> Callable[[], Any]:
+        told: list[BaseException] = []
+
+        @hydra.main(config_path=_CONFIG, config_name=name, version_base="1.3")
+        def job(config: DictConfig) -> Any:
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            try:
+                plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+                assert isinstance(plain, dict)
+                # Relative paths start where the program was started, whatever hydra.job.chdir is.
+                with chdir(HydraConfig.get().runtime.cwd):
+                    return run({str(key): value for key, value in plain.items()}, folder)
+            except Exception as error:
+                hint = mistyped_value(error, name)
+                if not hint and not isinstance(error, _USERS_FAULTS):
+                    raise
+                if isinstance(error, BrokenPipeError):
+                    raise
+                if HydraConfig.get().mode != RunMode.MULTIRUN:
+                    raise _Refused(hint or explain(error, name)) from error
+                number = HydraConfig.get().job.num
+                _tell(f"{name}, job {number} of the sweep", hint or explain(error, name))
+                told.append(error)
+                raise  # Hydra goes on with the next job
+            except (KeyboardInterrupt, SystemExit) as stop:
+                # Lightning turns the former into the latter, once everything is cleaned up.
+                if not isinstance(stop.__context__ or stop, KeyboardInterrupt):
+                    raise
+                left = folder / "model.ckpt"
+                resume = f" Continue with checkpoint={left}" if left.exists() else ""
+                _tell(name, f"stopped from the keyboard.{resume}")
+                sys.exit(130)
+
+        @wraps(run)
+        def main() -> Any:
+            full = os.environ.get(_FULL_ERROR)
+            os.environ[_FULL_ERROR] = "1"  # so that Hydra raises, and does not print, what it finds
+            try:
+                with warnings.catch_warnings():
+                    for message in _NOISE:
+                        warnings.filterwarnings("ignore", message)
+                    return job()
+            except _Refused as refused:
+                if full == "1" and refused.__cause__ is not None:
+                    raise refused.__cause__ from None
+                _tell(name, str(refused), hint=True)
+            except BrokenPipeError:  # whoever reads has seen enough, as in `--help | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except _USERS_FAULTS as error:
+                if full == "1":
+                    raise
+                # Jobs of a sweep tell their own, so what else comes here happened in Hydra.
+                if error in told:
+                    pass
+                elif isinstance(error, OSError) and not isinstance(error, HydraException):
+                    _tell(name, explain_folder(error), hint=True)
+                else:
+                    _tell(name, explain(error, name), hint=True)
+            finally:
+                os.environ.pop(_FULL_ERROR)
+                if full is not None:
+                    os.environ[_FULL_ERROR] = full
+            sys.exit(1)
+
+        return main
+
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    return decorate
+
+
+def build(config: dict[str, Any], key: str, **arguments: Any) -> Any:
+    """Make the object that a part of a plain configuration describes; ``None`` stays ``None``."""
+    # Under its key, which Hydra then names where something is wrong.
+    part = config[key]
+    return None if part is None else instantiate(OmegaConf.create({key: part})[key], **arguments)
+
+
+def overridden() -> set[str]:
+    """Return the keys that the user set on the command line.
+
+    Without ``+`` and ``~``; of a group that was put somewhere (``group@key=...``), that key.
+    """
+    keys = (text.split("=")[0].lstrip("+~") for text in HydraConfig.get().overrides.task)
+    return {key.split("@")[-1] for key in keys}
+
+
+def _tell(name: str, message: str, *, hint: bool = False) -> None:
+    print(f"\ncareamics-{name}: {message}", file=sys.stderr)
+    if hint:
+        print(f"({_FULL_ERROR}=1 shows the stack trace.)", file=sys.stderr)
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()

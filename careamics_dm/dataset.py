@@ -1,0 +1,347 @@
+"""My share of the plan, read by regions, cut into patches, yielded as batches."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import pairwise
+from math import ceil
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from careamics_dm.axes import DataError
+from careamics_dm.image_stack import Region, read_region
+from careamics_dm.images import nan_message
+from careamics_dm.plan import Share
+from careamics_dm.reader import Reader
+from careamics_dm.schedule import rank_slice, schedule, worker_slice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from careamics_dm.image_stack import ImageStack
+    from careamics_dm.plan import Extent, Plan
+    from careamics_dm.reader import Blocks, Kept
+    from careamics_dm.sampling import GridPatches, RandomPatches
+    from careamics_dm.schedule import Schedule
+
+Batch = dict[str, Any]
+NanPolicy = Literal["error", "zero", "skip"]
+
+TRIES = 100
+"""Other patches to look at where NaN spoils every patch of a batch."""
+
+
+class PatchDataset(IterableDataset[Batch]):
+    """Batches of patches, cut from regions that are each read once.
+
+    Regions are read ahead by threads, in the order in which they are needed, and dropped after
+    their last patch. A set that fits ``pool_bytes`` is kept, and read once for all epochs. Every
+    pass yields the batches of the epoch that `set_epoch` set last.
+
+    Parameters
+    ----------
+    stacks : sequence of ImageStack
+        The images.
+    plan : Plan, RandomPatches or GridPatches
+        Where the patches are.
+    extents : sequence of Extent
+        Of the images, as they were planned with.
+    targets : sequence of ImageStack, optional
+        One per image, of the same samples and size.
+    channels, target_channels : sequence of (sequence of int, or None), optional
+        Per image, the channels to read.
+    batch_size : int or None
+        Patches per batch; ``None`` yields single patches, without the leading ``N``.
+    pool_bytes : int
+        Bound on decoded bytes held, per process; a single region may exceed it.
+    seed : int
+        Shuffles.
+    n_orientations : int
+        Above 1, batches carry how many of their patches get which orientation.
+    with_region : bool
+        Whether batches carry where their tiles belong.
+    nan_policy : {"error", "zero", "skip"}
+        What to do about NaN and infinity in a patch: raise; set them to 0; or take another
+        patch instead, of the same batch or else of the same epoch.
+    rank, world_size : int
+        Of this process among those that train together.
+    keep : bool
+        Whether a set that fits ``pool_bytes`` is kept for other epochs.
+    kept : dict, optional
+        Where it is kept, to share it between datasets of the same images.
+
+    Yields
+    ------
+    dict
+        ``image`` ``(N, C, (Z), Y, X)`` in the stored dtype where torch has it, else float32;
+        ``target`` likewise; ``region`` int64 ``(N, 2 + 3 D)``: image, sample, tile start, crop
+        start and crop stop, in pixels; ``orientation``, a tuple of counts, see `augmentation`.
+    """
+
+    def __init__(
+        self,
+        stacks: Sequence[ImageStack],
+        plan: Plan | RandomPatches | GridPatches,
+        extents: Sequence[Extent],
+        *,
+        targets: Sequence[ImageStack] | None = None,
+        channels: Sequence[Sequence[int] | None] | None = None,
+        target_channels: Sequence[Sequence[int] | None] | None = None,
+        batch_size: int | None = 64,
+        pool_bytes: int = 2**29,
+        seed: int = 0,
+        n_orientations: int = 1,
+        with_region: bool = False,
+        nan_policy: NanPolicy = "error",
+        rank: int = 0,
+        world_size: int = 1,
+        keep: bool = True,
+        kept: Kept | None = None,
+    ) -> None:
+        self.plan = plan
+        self.extents = tuple(extents)
+        self.sides = [(stacks, channels)] + ([(targets, target_channels)] if targets else [])
+        # Of all images: a batch mixes them, and one may be of a wider dtype than another.
+        self.dtypes = [_batch_dtype([stack.data_dtype for stack in s]) for s, _ in self.sides]
+        self.batch_size = batch_size
+        self.pool_bytes = pool_bytes
+        self.seed = seed
+        self.n_orientations = n_orientations
+        self.with_region = with_region
+        self.nan_policy = nan_policy
+        self.share = Share(rank, world_size)
+        # Epoch, and batch to start from; shared, so that living workers see them change.
+        self.progress = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self.keep = keep
+        self._kept: Kept = {} if kept is None else kept
+        self._readers: WeakSet[Reader] = WeakSet()
+
+    def set_epoch(self, epoch: int, batch: int = 0) -> None:
+        """Let the next pass yield the batches of this epoch, from this one on."""
+        self.progress.copy_(torch.tensor([epoch, batch]))
+
+    def count(self) -> int:
+        """Count batches (or single patches) of this rank in an epoch."""
+        if self.plan.split == "random":
+            n = len(self.plan) // self.share.world_size
+        else:
+            n = len(rank_slice(self.plan.at(0), self.share))
+        return n if self.batch_size is None else ceil(n / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of one epoch."""
+        epoch, skip = self.progress.tolist()
+        info = get_worker_info()
+        workers = info.num_workers if info else 1
+        # A loader asks its workers in turn, beginning with worker 0; after a resume the batch
+        # that comes next is the one of worker `skip % workers`.
+        worker = ((info.id if info else 0) + skip) % workers
+        share = Share(self.share.rank, self.share.world_size, worker, workers)
+        plan = self.plan.at(epoch)
+        mine = plan.take(rank_slice(plan, share))
+        size = self.batch_size or 1
+        mine = mine.take(worker_slice(mine, len(mine), size, share))
+        rng = np.random.default_rng([self.seed, epoch, share.rank, worker, 1])
+        budget = self.pool_bytes // workers
+        keep = self.keep and fits(self.extents, budget)
+        agenda = schedule(
+            mine,
+            self.extents,
+            budget if keep else budget // 2,
+            rng if plan.split == "random" else None,
+            whole_samples=keep,
+            # By the epoch, not by what is there: a resumed run must draw the same.
+            ramp=not keep or epoch == 0,
+        )
+        sizes = np.minimum(size, len(mine) - np.arange(0, len(mine), size))
+        shares = [1 / self.n_orientations] * self.n_orientations
+        orientations = rng.multinomial(sizes, shares).tolist()
+        first = len(range(worker, skip, workers))
+        reader = Reader(self._read, agenda, budget, self._kept if keep else None, first * size)
+        self._readers.add(reader)
+        with closing(reader):
+            for number in range(first, len(sizes)):
+                rows = slice(number * size, number * size + int(sizes[number]))
+                batch = self._batch(agenda, rows, reader)
+                if self.batch_size is None:
+                    yield {key: value[0] for key, value in batch.items()}
+                    continue
+                if self.n_orientations > 1:
+                    batch["orientation"] = tuple(orientations[number])
+                yield batch
+
+    def stop(self) -> None:
+        """End reading ahead in every pass; a pass that goes on reads what it needs itself."""
+        for reader in list(self._readers):
+            reader.close()
+
+    def close(self) -> None:
+        """Close every file and forget what was kept."""
+        self.stop()
+        self._kept.clear()
+        for stacks, _ in self.sides:
+            for stack in stacks:
+                if close := getattr(stack, "close", None):
+                    close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without what was read."""
+        return self.__dict__ | {"_kept": {}, "_readers": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle; see `__getstate__`."""
+        self.__dict__.update(state)
+        self._readers = WeakSet()
+
+    def _read(self, region: Region) -> Blocks:
+        return tuple(
+            read_region(stacks[region.image], region, channels[region.image] if channels else None)
+            for stacks, channels in self.sides
+        )
+
+    def _batch(self, agenda: Schedule, rows: slice, reader: Reader) -> Batch:
+        """Cut the patches of a batch out of their regions."""
+        plan = agenda.plan
+        cuts = self._cut(agenda, rows, reader)
+        if any(cut.dtype.kind == "f" and not np.isfinite(cut).all() for cut in cuts):
+            self._mend(cuts, plan, rows)
+        tensors = [torch.from_numpy(cut) for cut in cuts]
+        batch: Batch = dict(zip(("image", "target"), tensors, strict=False))
+        if self.with_region:
+            columns = (plan.image[rows, None], plan.sample[rows, None], plan.start[rows])
+            batch["region"] = torch.from_numpy(np.hstack([*columns, plan.crop[rows]]))
+        return batch
+
+    def _cut(self, agenda: Schedule, rows: slice, reader: Reader) -> list[NDArray[Any]]:
+        """Copy the patches of every side, region by region, so that few are held at once."""
+        used = agenda.region[rows]
+        at = (agenda.plan.start[rows] - reader.origins[used]).tolist()
+        size = agenda.plan.size[rows.start].tolist()
+        by_region = np.argsort(used, kind="stable")
+        bounds = np.flatnonzero(np.diff(used[by_region], prepend=-1, append=-1)).tolist()
+        cuts: list[NDArray[Any]] = []
+        for a, b in pairwise(bounds):
+            mine = by_region[a:b].tolist()
+            r = int(used[mine[0]])
+            cuts = self._cut_region(reader.block(r), mine, at, size, cuts)
+            reader.drop(r, rows.stop)
+        return cuts
+
+    def _cut_region(
+        self,
+        blocks: Blocks,
+        mine: list[int],
+        at: list[list[int]],
+        size: list[int],
+        cuts: list[NDArray[Any]],
+    ) -> list[NDArray[Any]]:
+        """Copy the patches of a region; a function of its own, so that it holds none after."""
+        cuts = cuts or [
+            np.empty((len(at), len(block), *size), dtype)
+            for block, dtype in zip(blocks, self.dtypes, strict=True)
+        ]
+        for block, cut in zip(blocks, cuts, strict=True):
+            if block.dtype == np.float64:
+                with np.errstate(over="ignore"):  # beyond float32: an infinity, told as such
+                    _copy_boxes(block, mine, at, size, cut)
+            else:
+                _copy_boxes(block, mine, at, size, cut)
+        return cuts
+
+    def _mend(self, cuts: list[NDArray[Any]], plan: Plan, rows: slice) -> None:
+        """Apply ``nan_policy`` to a batch, in place, to all sides alike."""
+        finite = [np.isfinite(cut) for cut in cuts]
+        if self.nan_policy == "zero" or (self.nan_policy == "skip" and self.with_region):
+            for cut, good in zip(cuts, finite, strict=True):
+                cut[~good] = 0
+            return
+        fine = np.logical_and.reduce([_per_patch(good) for good in finite])
+        row = int(fine.argmin())
+        side = [bool(good[row].all()) for good in finite].index(False)
+        place = self._place(cuts[side][row], side, plan, rows.start + row)
+        if self.nan_policy == "error":
+            raise DataError(place)
+        if fine.any():
+            instead = np.resize(np.flatnonzero(fine), (~fine).sum())
+            for cut in cuts:
+                cut[~fine] = cut[instead]
+            return
+        others = self._others(plan, rows)
+        if not others:
+            raise DataError(f"{place} Here {TRIES} other patches were tried, each has some too.")
+        for side, cut in enumerate(cuts):
+            for row in range(len(cut)):
+                cut[row] = others[row % len(others)][side]
+
+    def _others(self, plan: Plan, rows: slice) -> list[Blocks]:
+        """Read finite patches from elsewhere in the plan, at most a batch of them."""
+        found: list[Blocks] = []
+        # Of the place in the epoch alone, so that a resumed run takes the same ones.
+        rng = np.random.default_rng([self.seed, *self.progress.tolist()[:1], rows.start, 5])
+        for row in rng.permutation(len(plan))[:TRIES]:
+            start, stop = plan.start[row], plan.start[row] + plan.size[row]
+            where = (int(plan.image[row]), int(plan.sample[row]))
+            blocks = self._read(Region(*where, tuple(start.tolist()), tuple(stop.tolist())))
+            if all(np.isfinite(block).all() for block in blocks):
+                found.append(blocks)
+            if len(found) == rows.stop - rows.start:
+                break
+        return found
+
+    def _place(self, cut: NDArray[Any], side: int, plan: Plan, row: int) -> str:
+        """Say where a patch has its first NaN or infinity."""
+        stacks, channels = self.sides[side]
+        image, sample = int(plan.image[row]), int(plan.sample[row])
+        channel, *place = np.argwhere(~np.isfinite(cut))[0].tolist()
+        chosen = channels[image] if channels else None
+        where = tuple((plan.start[row] + place).tolist())
+        return nan_message(
+            stacks[image].source,
+            cut[channel, *place],
+            sample,
+            channel if chosen is None else chosen[channel],
+            where,
+        )
+
+
+def fits(extents: Sequence[Extent], pool_bytes: int) -> bool:
+    """Whether all decoded samples fit the pool, so that they are kept for all epochs."""
+    return sum(extent.samples * extent.sample_bytes for extent in extents) <= pool_bytes
+
+
+def _batch_dtype(stored: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
+    """Dtype of a batch: as stored where no wider than float32, which it becomes anyway."""
+    dtype = np.result_type(*stored)
+    kept = {np.dtype(t) for t in ("u1", "i1", "u2", "i2", "f2", "f4")}
+    return dtype if dtype in kept else np.dtype(np.float32)
+
+
+def _copy_boxes(
+    block: NDArray[Any],
+    rows: Sequence[int],
+    at: Sequence[Sequence[int]],
+    size: Sequence[int],
+    out: NDArray[Any],
+) -> None:
+    """Copy boxes of a block; a plain loop of slices is the fastest gather that NumPy has."""
+    if len(size) == 2:
+        h, w = size
+        for i in rows:
+            y, x = at[i]
+            out[i] = block[:, y : y + h, x : x + w]
+    else:
+        d, h, w = size
+        for i in rows:
+            z, y, x = at[i]
+            out[i] = block[:, z : z + d, y : y + h, x : x + w]
+
+
+def _per_patch(good: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether all of a patch is good."""
+    return np.asarray(good.reshape(len(good), -1).all(axis=1))

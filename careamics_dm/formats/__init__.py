@@ -1,0 +1,1 @@
+"""One module per format: its image stack, how a source becomes stacks, its DataModule."""

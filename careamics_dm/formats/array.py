@@ -1,0 +1,68 @@
+"""Arrays in memory and ``.npy`` files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from careamics_dm.axes import DataError, check_axes
+from careamics_dm.datamodule import PatchDataModule
+from careamics_dm.image_stack import ArrayStack, ImageStack, MappedArray
+from careamics_dm.sources import Listing, list_files
+
+
+class ArrayDataModule(PatchDataModule):
+    """Patches from NumPy arrays, or from ``.npy`` files.
+
+    Data arguments take an array, a list of arrays (shapes may differ), or what names ``.npy``
+    files: a path, a list, a folder, a glob or a manifest. Arrays are not copied and worker
+    processes share them; files are memory-mapped and never unpickled. ``axes`` is required, as
+    arrays do not say theirs.
+
+    Parameters are those of `PatchDataModule`.
+    """
+
+    def list_sources(self, data: Any, what: str) -> Listing:
+        """Arrays as they are, or the ``.npy`` files that a path names."""
+        if isinstance(data, np.ndarray):
+            return Listing([(what, data)])
+        if isinstance(data, list | tuple) and any(isinstance(d, np.ndarray) for d in data):
+            if faults := [type(d).__name__ for d in data if not isinstance(d, np.ndarray)]:
+                raise DataError(
+                    f"{what}: arrays and {', '.join(faults)} in one list. Give one kind."
+                )
+            return Listing([(f"{what}_{i:04d}", array) for i, array in enumerate(data)])
+        return list_files(data, (".npy",), what)
+
+    def open_source(self, source: Any, axes: str) -> list[ImageStack]:
+        """See `PatchDataModule.open_source`."""
+        if isinstance(source, Path):
+            name, array = str(source), _map_npy(source)
+        else:
+            name, array = source
+        if axes == "auto":
+            raise DataError(
+                f'{name}: axes="auto", but arrays do not say their axes (shape {array.shape}). '
+                f"Give {len(array.shape)} letters of STCZYX, for instance axes="
+                f'"{"TZYX"[-len(array.shape) :] if len(array.shape) < 5 else "TCZYX"}".'
+            )
+        if isinstance(array, np.ma.MaskedArray):
+            raise DataError(f"{name}: is a masked array. Fill it: array.filled(0), for instance.")
+        # Any box of a mapped file can be read alone.
+        in_memory = isinstance(array, np.ndarray) and not isinstance(array, np.memmap)
+        block = None if in_memory else (1,) * len(array.shape)
+        axes = check_axes(axes, array.shape, name)
+        return [ArrayStack(array, axes, name, block_shape=block)]
+
+
+def _map_npy(path: Path) -> MappedArray:
+    """Find the array in a ``.npy`` file without reading or unpickling it."""
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path}: not a readable .npy file ({error}). Save it anew.") from error
+    if not isinstance(mapped, np.memmap):
+        mapped.close()
+        raise DataError(f"{path}: holds no single array. Save one array with numpy.save.")
+    order = "C" if mapped.flags.c_contiguous else "F"
+    return MappedArray(path, mapped.dtype, mapped.shape, mapped.offset, order)

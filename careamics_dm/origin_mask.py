@@ -1,0 +1,94 @@
+"""Where a mask allows patches: origins whose patch has its centre inside the mask."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+GROUP = 32
+"""Bytes of a group of origins: 8 bytes of counts for each make a quarter more memory."""
+FIRST_BIT = np.uint8(128)
+
+
+class OriginMask:
+    """The allowed origins of one sample, a bit each.
+
+    A patch may be drawn where the mask is non-zero at the patch's central pixel (index
+    ``size // 2`` along each axis; the central pixel of an axis that is shorter than the patch).
+    Origins are drawn exactly uniformly, without rejection, so a sparse mask costs no more than a
+    full one.
+
+    Parameters
+    ----------
+    mask : ndarray
+        ``(Z) Y X``; non-zero may be sampled.
+    patch_size : sequence of int
+        ``(Z) Y X``, pixels.
+    """
+
+    def __init__(self, mask: NDArray[Any], patch_size: Sequence[int]) -> None:
+        centre = tuple(
+            slice(p // 2, p // 2 + max(n - p, 0) + 1) if n >= p else slice(n // 2, n // 2 + 1)
+            for n, p in zip(mask.shape, patch_size, strict=True)
+        )
+        self.patch_size = tuple(patch_size)
+        allowed = mask[centre] != 0
+        self.shape = allowed.shape
+        groups = np.packbits(allowed.reshape(-1))
+        # Bits of all origins in a row, in groups that are counted and searched as one.
+        self._bits = np.pad(groups, (0, -len(groups) % GROUP)).reshape(-1, GROUP)
+        self._count()
+
+    def _count(self) -> None:
+        self._until = np.cumsum(np.bitwise_count(self._bits).sum(axis=1, dtype=np.int64))
+
+    @property
+    def n_origins(self) -> int:
+        """How many origins there are."""
+        return prod(self.shape)
+
+    @property
+    def n_allowed(self) -> int:
+        """How many are allowed."""
+        return int(self._until[-1])
+
+    def exclude(self, starts: NDArray[np.int64]) -> None:
+        """Forbid every origin whose patch would overlap one of these ``(N, D)`` patches."""
+        flat = self._bits.reshape(-1)
+        for start in starts.tolist():
+            near = [
+                np.arange(max(s - p + 1, 0), min(s + p, n))
+                for s, p, n in zip(start, self.patch_size, self.shape, strict=True)
+            ]
+            origin = np.ravel_multi_index(np.ix_(*near), self.shape).reshape(-1)
+            np.bitwise_and.at(flat, origin >> 3, ~(FIRST_BIT >> (origin & 7).astype(np.uint8)))
+        self._count()
+
+    def allows(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of ``(N, D)`` origins is allowed."""
+        origin = np.ravel_multi_index(tuple(starts.T), self.shape)
+        bits = self._bits.reshape(-1)[origin >> 3] & (FIRST_BIT >> (origin & 7).astype(np.uint8))
+        allowed: NDArray[np.bool_] = bits != 0
+        return allowed
+
+    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw ``(n, D)`` allowed origins, all equally likely."""
+        if n == 0:
+            return np.zeros((0, len(self.shape)), np.int64)
+        pick = rng.integers(self.n_allowed, size=n)
+        group = np.searchsorted(self._until, pick, side="right")
+        rank = pick - np.concatenate([[0], self._until])[group]
+        place = np.empty(n, np.int64)
+        for rows in np.array_split(np.arange(n), -(-n // 4096)):  # bounded memory
+            bits = np.unpackbits(self._bits[group[rows]], axis=1)
+            seen = np.cumsum(bits, axis=1, dtype=np.int16)
+            place[rows] = (seen > rank[rows, None]).argmax(axis=1)
+        return np.stack(np.unravel_index(group * (8 * GROUP) + place, self.shape), axis=1)

@@ -1,0 +1,78 @@
+"""``careamics-preview``: the patches that a model would see, without training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from careamics_dm._hydra import application, build
+from careamics_dm.axes import DataError
+from careamics_dm.plots import plot_patches
+from careamics_dm.train import use_sample
+from careamics_dm.writers import check_writable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from careamics_dm.datamodule import PatchDataModule
+
+
+@application("preview")
+def main(config: dict[str, Any], folder: Path) -> None:
+    """Open the data, print a summary and draw a contact sheet."""
+    use_sample(config)
+    check_writable(folder)
+    L.seed_everything(config["seed"], verbose=False)
+    n = config["n"]
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise DataError(f"n={n!r}: give how many patches to show, at least 1.")
+    config["data"]["batch_format"] = "dict"
+    if config["data"]["batch_size"] is None:
+        config["data"]["batch_size"] = n
+    data: PatchDataModule = build(config, "data")
+    try:
+        data.setup("fit")
+        print(data.summary())
+        patches = draw(data, n)
+        for side, numbers in data.statistics.items():
+            print(f"{side:<8} offset {_rounded(numbers.offset)}, scale {_rounded(numbers.scale)}")
+    finally:
+        data.teardown("fit")
+    masks = None
+    model = build(config, "model")
+    if hasattr(model, "mask"):
+        masked, mask = model.mask({"image": torch.from_numpy(patches["seen"])})
+        patches["masked"], masks = masked.numpy(), mask[:, 0].numpy()
+    rows = {name: images[:, 0] for name, images in patches.items()}
+    plot_patches(rows, folder / "preview.png", n, masks=masks)
+    print(f"picture  {folder / 'preview.png'}")
+
+
+def draw(data: PatchDataModule, n: int) -> dict[str, NDArray[Any]]:
+    """Draw training patches, ``N C (Z) Y X``: as stored, and as a model gets them."""
+    rows: dict[str, list[NDArray[Any]]] = {}
+    found = 0
+    for stored in data.train_dataloader():
+        seen = data.transform(stored)
+        images = {"stored": stored["image"], "seen": seen["image"]}
+        if "target" in seen:
+            images["target"] = seen["target"]
+        for name, image in images.items():
+            rows.setdefault(name, []).append(image.numpy())
+        found += len(stored["image"])
+        if found >= n:
+            break
+    return {name: np.concatenate(images)[:n] for name, images in rows.items()}
+
+
+def _rounded(numbers: list[float]) -> str:
+    return ", ".join(f"{number:.6g}" for number in numbers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Who draws what, and in which order: shares of a plan, and patches mixed over regions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from careamics_dm.image_stack import Region
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from careamics_dm.plan import Extent, Plan, Share
+
+
+def rank_slice(plan: Plan, share: Share) -> NDArray[np.int64]:
+    """Rows of a plan that belong to a rank.
+
+    Random patches: equally many for each rank, next to each other in the plan, so that few
+    cells are read twice; up to ``world_size - 1`` patches of the plan are left out. Fixed
+    patches: equally many, the first ones again where they do not divide. Tiles: whole images,
+    so that no two ranks touch the same output.
+
+    Parameters
+    ----------
+    plan : Plan
+        The same on every rank.
+    share : Share
+        The rank.
+
+    Returns
+    -------
+    ndarray of int64
+        Row numbers.
+    """
+    n, ranks = len(plan), share.world_size
+    if plan.split == "by image":
+        # Of the images that the plan has: it may have been reduced to some.
+        number = np.unique(plan.image, return_inverse=True)[1].reshape(-1)
+        return np.flatnonzero(number % ranks == share.rank)
+    each = n // ranks if plan.split == "random" else ceil(n / ranks)
+    rows: NDArray[np.int64] = (np.arange(each) + share.rank * each) % max(n, 1)
+    return rows
+
+
+def worker_slice(plan: Plan, n: int, batch_size: int, share: Share) -> NDArray[np.int64]:
+    """Positions, among a rank's ``n`` patches, of those that a worker makes batches of.
+
+    Workers deliver whole batches in turn. Of random patches, each worker takes a run, so that
+    few cells are read twice; of others, every ``workers``-th batch, so that the order does not
+    depend on the number of workers. Only the very last batch may be smaller.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is shared.
+    n : int
+        Patches of this rank.
+    batch_size : int
+        Patches per batch.
+    share : Share
+        The worker.
+
+    Returns
+    -------
+    ndarray of int64
+        Positions from 0 to ``n``.
+    """
+    batches, workers = ceil(n / batch_size), share.workers
+    if plan.split != "random":
+        mine = np.arange(share.worker, batches, workers)
+    else:
+        # The worker whose turn the last batch is takes the last run.
+        turn = (share.worker - batches) % workers
+        each = [len(range(w, batches, workers)) for w in np.roll(np.arange(workers), -batches)]
+        first = sum(each[:turn])
+        mine = np.arange(first, first + each[turn])
+    rows = (mine[:, None] * batch_size + np.arange(batch_size)).reshape(-1)
+    return rows[rows < n]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Patches in drawing order, and the regions to read, numbered by first use."""
+
+    plan: Plan
+    region: NDArray[np.int64]
+    """``(N,)`` index of the region that serves each patch."""
+    regions: list[Region]
+    region_bytes: list[int]
+    """Decoded; 0 for what is in memory already."""
+
+
+def schedule(
+    plan: Plan,
+    extents: Sequence[Extent],
+    window_bytes: int,
+    rng: np.random.Generator | None,
+    *,
+    whole_samples: bool = False,
+    ramp: bool = True,
+) -> Schedule:
+    """Decide the regions to read, and mix patches over as many of them as memory allows.
+
+    Parameters
+    ----------
+    plan : Plan
+        A share, grouped by cell.
+    extents : sequence of Extent
+        The images.
+    window_bytes : int
+        Patches are shuffled over windows of so many decoded bytes.
+    rng : numpy.random.Generator or None
+        Shuffles; ``None`` keeps the plan's order.
+    whole_samples : bool
+        Read whole samples, not only as far as patches reach (to keep them for other epochs).
+    ramp : bool
+        Let windows grow from a single region, so that the first batch comes soon.
+
+    Returns
+    -------
+    Schedule
+        The same patches in drawing order.
+    """
+    n = len(plan)
+    together = np.column_stack([plan.image, plan.sample]) if whole_samples else plan.cell[:, None]
+    # Regions are numbered in the plan's order for now.
+    first, region = _number(together)
+    image, sample = plan.image[first], plan.sample[first]
+    start = np.full((len(first), plan.start.shape[1]), np.iinfo(np.int64).max)
+    stop = np.zeros_like(start)
+    np.minimum.at(start, region, plan.start)
+    np.maximum.at(stop, region, plan.start + plan.size)
+    if whole_samples and n:
+        start = np.zeros_like(start)
+        stop = np.maximum(stop, np.array([extent.size for extent in extents])[image])
+    pixel_bytes = np.array([0 if e.in_memory else e.pixel_bytes for e in extents])
+    n_bytes = (stop - start).prod(axis=1) * pixel_bytes[image]
+
+    order = np.arange(n)
+    if rng is not None:
+        window = _windows(n_bytes, window_bytes, ramp)
+        order = np.lexsort((rng.random(n), window[region]))
+    # Renumber regions by first use, so that they are read in the order they are needed.
+    at, number = _number(region[order, None])
+    by_use = region[order][at]
+    rows = zip(
+        image[by_use].tolist(),
+        sample[by_use].tolist(),
+        start[by_use].tolist(),
+        stop[by_use].tolist(),
+        strict=True,
+    )
+    regions = [Region(i, s, tuple(a), tuple(b)) for i, s, a, b in rows]
+    return Schedule(plan.take(order), number, regions, n_bytes[by_use].tolist())
+
+
+def _number(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tell distinct rows apart: where each appears first, and numbers in that order."""
+    columns = rows.T[::-1]
+    order = np.lexsort(columns)
+    new = np.ones(len(rows), bool)
+    new[1:] = (rows[order[1:]] != rows[order[:-1]]).any(axis=1)
+    first = order[new]  # lexsort is stable: the first of equal rows comes first
+    by_use = np.argsort(first)
+    rank = np.empty(len(first), np.int64)
+    rank[by_use] = np.arange(len(first))
+    number = np.empty(len(rows), np.int64)
+    number[order] = rank[np.cumsum(new) - 1]
+    return first[by_use], number
+
+
+def _windows(n_bytes: NDArray[np.int64], window_bytes: int, ramp: bool) -> NDArray[np.int64]:
+    """Window of each region: runs that fit the budget, growing 1, 2, 4, ... regions at first."""
+    window = np.empty(len(n_bytes), np.int64)
+    current, total, count = 0, 0, 0
+    for i, size in enumerate(n_bytes.tolist()):
+        full = total + size > window_bytes or (ramp and size and count >= 2**current)
+        if count and full:
+            current, total, count = current + 1, 0, 0
+        window[i] = current
+        total, count = total + size, count + 1
+    return window

@@ -1,0 +1,216 @@
+"""Stages: the sources of each are found, opened and checked."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from careamics_dm.arguments import Arguments
+from careamics_dm.axes import DataError
+from careamics_dm.held_out import from_rows, hold_out
+from careamics_dm.images import Images, open_images
+from careamics_dm.memory import available_bytes
+from careamics_dm.sources import Listing, pair
+
+if TYPE_CHECKING:
+    from careamics_dm.image_stack import ImageStack
+    from careamics_dm.plan import Plan
+
+VAL_PATCHES = 8
+"""Validation patches to hold out by default; of little data, at most a quarter."""
+ROLES = {
+    "fit": ("train", "val"),
+    "validate": ("train", "val"),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
+class Stages(Arguments):
+    """A DataModule that opens its sources; see `PatchDataModule`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._images: dict[str, Images] = {}
+        self._held_out: Plan | None = None
+        self._restored: dict[str, Any] = {}
+
+    def list_sources(self, data: Any, what: str) -> Listing:
+        """Find the sources that a data argument names.
+
+        Parameters
+        ----------
+        data
+            The argument.
+        what : str
+            Its name, for messages.
+
+        Returns
+        -------
+        Listing
+            Sources, each as `open_source` takes it.
+
+        Raises
+        ------
+        DataError
+            Nothing there.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how to find its sources.")
+
+    def open_source(self, source: Any, axes: str) -> list[ImageStack]:
+        """Open a source, reading no pixel.
+
+        Parameters
+        ----------
+        source
+            As listed by `list_sources`.
+        axes : str
+            The ``axes`` argument, or ``"auto"``.
+
+        Returns
+        -------
+        list of ImageStack
+            The images in it.
+
+        Raises
+        ------
+        DataError
+            It can't be read, or is not what ``axes`` says.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how to open its sources.")
+
+    def setup(self, stage: str) -> None:
+        """Open and check the sources of a stage.
+
+        Parameters
+        ----------
+        stage : {"fit", "validate", "test", "predict"}
+            In any order, and repeatedly.
+
+        Raises
+        ------
+        DataError
+            All faults of all sources in one message.
+        """
+        roles = [role for role in ROLES[stage] if self.data[role] is not None]
+        if stage == "validate" and "val" in roles:
+            roles = ["val"]
+        if not roles or (stage == "fit" and "train" not in roles):
+            needed = {"validate": "val_data (or train_data)"}.get(stage, f"{ROLES[stage][0]}_data")
+            raise DataError(f"{needed} is not given, but {stage} needs it.")
+        faults = []
+        for role in roles:
+            if role not in self._images:
+                try:
+                    self._images[role] = self._open(role)
+                except DataError as error:
+                    faults.append(str(error))
+        if faults:
+            raise DataError("\n".join(faults))
+        self._check_channels()
+        if "train" in roles and self._split_is_missing:
+            self._held_out = self._hold_out()
+
+    def teardown(self, stage: str) -> None:
+        """Close every file; they open again when they are needed."""
+        del stage
+        for images in self._images.values():
+            images.close()
+
+    def _open(self, role: str) -> Images:
+        what = f"{role}_data"
+        inputs, targets, masks = self._list(role)
+        images, skipped = open_images(
+            what,
+            self.open_source,
+            inputs,
+            targets,
+            masks,
+            axes=(self.axes, self.target_axes or self.axes, _without_channels(self.axes)),
+            channels=self.channels,
+            target_channels=self.target_channels,
+            patch_size=None if role == "predict" else self.patch_size,
+            small_images=self.small_images,
+        )
+        if role == "predict":
+            self._check_tiles(images)
+            return images
+        if skipped:
+            rank_zero_warn(
+                f"{what}: {len(skipped)} image(s) smaller than patch_size {self.patch_size} are "
+                f"left out: {', '.join(skipped[:5])}{', ...' if len(skipped) > 5 else ''}."
+            )
+        small = images.bytes_to_load() < available_bytes() // 4
+        if self.in_memory is True or (self.in_memory == "auto" and small):
+            images.load()
+        return images
+
+    def _list(self, role: str) -> tuple[list[Any], list[Any] | None, list[Any] | None]:
+        """Find inputs, targets and masks of a role, paired; all faults in one message."""
+        partners = {f"{role}_target": self.target_data.get(role)}
+        if role == "train":
+            partners["train_mask"] = self.train_mask
+        given = {f"{role}_data": self.data[role]} | partners
+        found, faults = {}, []
+        for name, data in given.items():
+            try:
+                found[name] = None if data is None else self.list_sources(data, name)
+            except DataError as error:
+                faults.append(str(error))
+        if faults:
+            raise DataError("\n".join(faults))
+        inputs = found.pop(f"{role}_data")
+        assert inputs is not None
+        paired = [None if o is None else pair(inputs, o, name) for name, o in found.items()]
+        paired += [None] * (2 - len(paired))
+        masks = inputs.masks if role == "train" else None
+        return inputs.inputs, paired[0] or inputs.targets, paired[1] or masks
+
+    def _check_channels(self) -> None:
+        """All roles, and a restored checkpoint, must agree on channels."""
+        counts = {f"{role}_data": images.n_channels for role, images in self._images.items()}
+        if self._restored.get("n_channels") is not None:
+            counts["the checkpoint"] = self._restored["n_channels"]
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{name} has {n}" for name, n in counts.items())
+            raise DataError(f"the number of channels differs: {found}. Select with channels.")
+
+    def _check_tiles(self, images: Images) -> None:
+        for stack in images.stacks:
+            n = len(stack.data_shape) - 2
+            if n != len(self.patch_size) or (self.tile_size and n != len(self.tile_size)):
+                raise DataError(
+                    f"predict_data: {stack.source} has axes {stack.original_axes}, so patch_size "
+                    f"and tile_size need {n} numbers, but are {self.patch_size} and "
+                    f"{self.tile_size}."
+                )
+
+    @property
+    def _split_is_missing(self) -> bool:
+        return self._held_out is None and self.data["val"] is None and self.n_val_patches != 0
+
+    def _hold_out(self) -> Plan | None:
+        train = self._images["train"]
+        if self.n_val_patches == 0:
+            return None
+        rows = self._restored.get("held_out")
+        # Patches of another size would not lie on the same grid.
+        if rows and tuple(self._restored["patch_size"]) == self.patch_size:
+            return from_rows(rows, train.stacks, self.patch_size)
+        extents, masks = train.extents(), train.origin_masks(self.patch_size)
+        n = self.n_val_patches
+        if n is None:
+            cells = sum(
+                e.samples * prod(n // p for n, p in zip(e.size, self.patch_size, strict=True))
+                for e in extents
+            )
+            n = min(VAL_PATCHES, cells // 4)
+        rng = np.random.default_rng([self.seed, 3])
+        return hold_out(extents, self.patch_size, n, rng, masks) if n else None
+
+
+def _without_channels(axes: str) -> str:
+    return axes if axes == "auto" else axes.replace("C", "").replace("c", "")

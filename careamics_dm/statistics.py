@@ -1,0 +1,149 @@
+"""Statistics of the training data, from a bounded random part of it or from all."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+from tqdm.auto import tqdm
+
+from careamics_dm.axes import DataError
+from careamics_dm.cells import cell_shape
+from careamics_dm.image_stack import Region, read_region
+from careamics_dm.images import PROGRESS_AFTER, nan_message
+from careamics_dm.tiling import tile_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from careamics_dm.images import Images
+    from careamics_dm.normalization import Affine, Normalization, Side
+
+EXACT = 2**24
+"""The largest integer up to which float32 has them all."""
+
+
+def measure(
+    images: Images,
+    normalization: Normalization,
+    n_bytes: int | None,
+    seed: int,
+    *,
+    allow_nan: bool,
+) -> dict[str, Affine]:
+    """Compute the statistics of images and targets, where they are not given.
+
+    Parameters
+    ----------
+    images : Images
+        The training data.
+    normalization : Normalization
+        The method.
+    n_bytes, seed, allow_nan
+        See `pixel_blocks`.
+
+    Returns
+    -------
+    dict of str to Affine
+        ``image`` and, where there are targets, ``target``; an entry per channel.
+    """
+    found: dict[str, Affine] = {}
+    sides: list[Side] = ["image", "target"]
+    counts = [images.n_channels, images.n_target_channels]
+    for number, side in enumerate(sides[: len(images.sides)]):
+        affine = normalization.given(side)
+        if affine is None:
+            blocks = pixel_blocks(images, number, n_bytes, seed, allow_nan=allow_nan)
+            affine = normalization.measure(_told_if_wide(blocks, side))
+        found[side] = affine.spread(counts[number], side)
+    return found
+
+
+def pixel_blocks(
+    images: Images, side: int, n_bytes: int | None, seed: int, *, allow_nan: bool
+) -> Iterator[NDArray[Any]]:
+    """Yield the finite pixels of blocks in random order, for statistics.
+
+    Parameters
+    ----------
+    images : Images
+        The training data.
+    side : int
+        0 for images, 1 for targets.
+    n_bytes : int or None
+        Stop after so many bytes; ``None`` reads everything.
+    seed : int
+        Chooses the blocks.
+    allow_nan : bool
+        Leave out NaN and infinity; otherwise they are an error.
+
+    Yields
+    ------
+    ndarray
+        ``(C, n)``, stored dtype.
+
+    Raises
+    ------
+    DataError
+        NaN or infinity, or nothing else.
+    """
+    stacks, channels = images.sides[side]
+    # 16 MiB at a time: small beside the data, large beside the cost of a read.
+    agenda: list[Region] = []
+    for i, extent in enumerate(images.extents()):
+        extent, n = extent._replace(in_memory=False), len(extent.size)
+        cells = cell_shape(extent, [min(64, size) for size in extent.size], 2**24)
+        plan = tile_plan([extent], cells, [0] * n)
+        boxes = zip(plan.sample.tolist(), plan.crop.tolist(), strict=True)
+        agenda += [Region(i, s, tuple(box[:n]), tuple(box[n:])) for s, box in boxes]
+    order = np.random.default_rng([seed, 2]).permutation(len(agenda))
+    pixels = [prod(np.subtract(agenda[r].stop, agenda[r].start).tolist()) for r in order]
+    sizes = [
+        p * np.dtype(stacks[agenda[r].image].data_dtype).itemsize
+        for p, r in zip(pixels, order, strict=True)
+    ]
+    if n_bytes is not None:
+        order = order[: int(np.searchsorted(np.cumsum(sizes), n_bytes)) + 1]
+    bar, some = tqdm(order, "statistics", unit="block", delay=PROGRESS_AFTER, leave=False), False
+    for r in bar:
+        region = agenda[r]
+        block = read_region(stacks[region.image], region, channels[region.image])
+        flat = block.reshape(len(block), -1)
+        if block.dtype.kind == "f" and not (finite := np.isfinite(flat)).all():
+            if not allow_nan:
+                place = np.argwhere(~np.isfinite(block))[0]
+                where = tuple((place[1:] + region.start).tolist())
+                raise DataError(
+                    nan_message(
+                        stacks[region.image].source,
+                        block[tuple(place)],
+                        region.sample,
+                        int(place[0]),
+                        where,
+                    )
+                )
+            flat = flat[:, finite.all(axis=0)]
+        if flat.size:
+            some = True
+            yield flat
+    if not some:
+        name = ("images", "targets")[side]
+        raise DataError(f"the {name} hold nothing but NaN and infinity, so no statistics.")
+
+
+def _told_if_wide(blocks: Iterator[NDArray[Any]], side: Side) -> Iterator[NDArray[Any]]:
+    """Pass blocks on; warn once where integers are too large for float32 to tell them apart."""
+    told = False
+    for block in blocks:
+        if not told and block.dtype.kind in "iu" and block.dtype.itemsize > 2:
+            largest = max(int(block.max()), -int(block.min()))
+            if told := largest > EXACT:
+                rank_zero_warn(
+                    f"the {side}s hold integers up to {largest} or more. Networks compute in "
+                    f"float32, which rounds integers above {EXACT} (2^24)."
+                )
+        yield block

@@ -1,0 +1,101 @@
+"""The applications, run in this process as from a shell; importing torch again costs seconds."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALL = (
+    "trainer.max_epochs=1",
+    "+trainer.enable_progress_bar=false",
+    "model.network.depth=1",
+    "model.network.first_filters=4",
+    "data.patch_size=[16,16]",
+    "data.n_val_patches=2",
+    "data.patches_per_epoch=16",
+)
+"""A model that learns nothing, in a moment."""
+SMALL_3D = (*SMALL, "data.patch_size=[4,16,16]")
+
+
+@dataclass
+class Run:
+    """What a program left behind: its exit code, what it printed, and its folder."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def files(self) -> set[str]:
+        """Files in the folder of the run, without Hydra's own."""
+        names = {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
+        return {name for name in names if not name.startswith(".hydra")}
+
+
+def run(app: str, cwd: Path, *arguments: str, folder: str | None = "run") -> Run:
+    """Run ``careamics-APP`` in a folder; its own folder is ``run`` unless said otherwise."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for so little work, more of them only wait for each other
+    flags = [text for text in arguments if text.startswith("-")]
+    overrides = [] if folder is None else [f"hydra.run.dir={folder}"]
+    overrides += [text for text in arguments if text not in flags]
+    with pytest.MonkeyPatch.context() as patch, chdir(cwd):
+        patch.setattr("sys.argv", [f"careamics-{app}", *flags, *overrides])
+        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # seed_everything sets them
+            patch.setenv(name, os.environ.get(name, "0"))
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                import_module(f"careamics_dm.{app}").main()
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    torch.set_num_threads(threads)
+    return Run(code, out.getvalue(), err.getvalue(), cwd / (folder or "outputs"))
+
+
+def succeed(app: str, cwd: Path, *arguments: str, folder: str | None = "run") -> Run:
+    """Run it, and insist that it ends well."""
+    done = run(app, cwd, *arguments, folder=folder)
+    assert done.code == 0, done.err
+    return done
+
+
+def refuse(app: str, cwd: Path, *arguments: str) -> str:
+    """Run it, and insist on one message without a stack trace; return that message."""
+    done = run(app, cwd, *arguments)
+    assert done.code == 1
+    before, found, message = done.err.partition(f"careamics-{app}: ")
+    assert found and "Traceback" not in done.err and "Error executing" not in before
+    assert f"careamics-{app}: " not in message
+    message, found, after = message.partition("\n(HYDRA_FULL_ERROR=1 shows the stack trace.)\n")
+    assert found and not after
+    return message
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).poisson(200, shape).astype(np.uint16)
+
+
+def write_tiffs(
+    folder: Path, axes: str, shapes: list[tuple[int, ...]], name: str = "image_{}.tif"
+) -> list[Path]:
+    """Write noise as TIFFs that say their axes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name.format(i) for i in range(len(shapes))]
+    for i, (path, shape) in enumerate(zip(paths, shapes, strict=True)):
+        tifffile.imwrite(path, noise(shape, i), metadata={"axes": axes}, photometric="minisblack")
+    return paths

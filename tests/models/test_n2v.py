@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from careamics_dm.augmentation import Augmentation
+from careamics_dm.formats.array import ArrayDataModule
+from careamics_dm.models.masking import Masking
+from careamics_dm.models.n2v import N2VModule
+from careamics_dm.models.unet import UNet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),  # Lightning 2.6 on torch 2.13
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`"),
+]
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+class Items(Dataset[dict[str, Tensor]]):
+    """A list as a dataset."""
+
+    def __init__(self, items: list[dict[str, Tensor]]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.items[index]
+
+
+def trainer(tmp_path: Path, **options: Any) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        **options,
+    )
+
+
+def images(count: int = 4) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [{"image": torch.randn(1, 32, 32, generator=generator)} for _ in range(count)]
+
+
+class Perturbed(nn.Module):
+    """Gives back its input, plus something where the mask says so."""
+
+    mask = torch.zeros(1)
+    amount = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.amount * self.mask
+
+
+def test_only_blind_spots_count() -> None:
+    network = Perturbed()
+    model = N2VModule(network).eval()
+    batch = {"image": torch.randn(4, 1, 64, 64)}
+    masked, mask = model.mask(batch)
+    expected = F.mse_loss(masked[mask], batch["image"][mask])
+
+    def loss() -> Tensor:
+        model.on_validation_epoch_start()
+        return model.loss(batch)
+
+    torch.testing.assert_close(loss(), expected)
+    network.mask, network.amount = (~mask).float(), 100.0
+    torch.testing.assert_close(loss(), expected)
+    network.mask = mask.float()
+    assert loss() > 1000
+
+
+def test_no_blind_spot_is_no_loss() -> None:
+    model = N2VModule(nn.Identity(), masking=Masking(masked_pixel_percentage=1e-4))
+    assert model.loss(torch.randn(1, 1, 4, 4)) == 0
+
+
+def test_network_that_changes_the_shape() -> None:
+    with pytest.raises(ValueError, match=r"made \(1, 2, 8, 8\) of \(1, 1, 8, 8\)"):
+        N2VModule(nn.Conv2d(1, 2, 1)).loss(torch.randn(1, 1, 8, 8))
+
+
+def test_training_masks_vary_and_validation_masks_do_not() -> None:
+    model = N2VModule(nn.Identity())
+    batch = torch.randn(4, 1, 64, 64)
+    assert not torch.equal(model.mask(batch)[1], model.mask(batch)[1])
+    model.eval()
+    model.on_validation_epoch_start()
+    first = [model.mask(batch)[1] for _ in range(2)]
+    model.on_test_epoch_start()
+    again = [model.mask(batch)[1] for _ in range(2)]
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], first[1])
+    copy.deepcopy(model)
+    pickle.loads(pickle.dumps(model))
+
+
+def test_validation_losses_compare_between_epochs(tmp_path: Path) -> None:
+    model = N2VModule(nn.Conv2d(1, 1, 1), optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    seen = []
+
+    class Watch(L.Callback):
+        def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if not trainer.sanity_checking:
+                seen.append(trainer.callback_metrics["val_loss"].item())
+
+    loader = DataLoader(Items(images()), batch_size=2)
+    trainer(tmp_path, max_epochs=3, callbacks=Watch()).fit(model, loader, loader)
+    assert len(seen) == 3 and len(set(seen)) == 1
+
+
+@pytest.mark.parametrize(
+    ("network", "masking"),
+    [
+        (UNet(1, dims=2, first_filters=2), None),
+        (UNet(1, dims=2, first_filters=2, n2v2=True), Masking(strategy="median")),
+        (nn.Conv2d(1, 1, 3, padding=1), Masking(struct_axis="X")),
+    ],
+)
+def test_trains(tmp_path: Path, network: nn.Module, masking: Masking | None) -> None:
+    before = [p.clone() for p in network.parameters()]
+    model = N2VModule(network, masking=masking)
+    run = trainer(tmp_path, max_steps=3)
+    run.fit(model, DataLoader(Items(images(6)), batch_size=2))
+    assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert run.callback_metrics["train_loss"].isfinite()
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    torch.load(tmp_path / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(("axis", "turns"), [("X", True), ("X", False), (None, True)])
+def test_patches_are_not_turned_off_the_axis_of_the_noise(
+    tmp_path: Path, axis: Literal["X"] | None, turns: bool
+) -> None:
+    data = ArrayDataModule(
+        train_data=np.random.default_rng(0).random((96, 96), dtype=np.float32),
+        axes="YX",
+        patch_size=(32, 32),
+        augmentation=Augmentation(quarter_turns=turns),
+    )
+    model = N2VModule(UNet(1, dims=2, first_filters=2), masking=Masking(struct_axis=axis))
+    run = trainer(tmp_path, max_steps=1)
+    if axis and turns:
+        with pytest.raises(ValueError, match=r"struct_axis=X .* data\.augmentation=false"):
+            run.fit(model, datamodule=data)
+    else:
+        run.fit(model, datamodule=data)
+
+
+def test_denoises(tmp_path: Path) -> None:
+    """A few dozen steps on noisy waves must remove a good part of the noise."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ramp = torch.arange(32) / 3
+        clean = (ramp[:, None] + torch.rand(48, 1, 1, 1) * 6).sin() * ramp.cos()
+        noisy = clean + 0.5 * torch.randn(clean.shape)
+        model = N2VModule(
+            UNet(1, dims=2, first_filters=8, depth=1),
+            masking=Masking(masked_pixel_percentage=2),
+            optimizer=lambda p: torch.optim.Adam(p, lr=1e-2),
+        )
+        loader = DataLoader(Items([{"image": x} for x in noisy]), batch_size=16)
+        trainer(tmp_path, max_epochs=20).fit(model, loader)
+        model.eval()
+        with torch.no_grad():
+            restored = model(noisy)
+    assert F.mse_loss(restored, clean) < 0.5 * F.mse_loss(noisy, clean)

@@ -1,0 +1,145 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from careamics_dm.models.unet import BlurPool, UNet, misfit
+
+
+@pytest.fixture(autouse=True)
+def fixed_weights() -> Iterator[None]:
+    """A few random networks this small have a dead ReLU on every path."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def count(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("n2v2", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("dims", "shape"), [(2, (8, 12)), (3, (4, 8, 12))])
+def test_keeps_shape(dims: int, shape: tuple[int, ...], channels: int, n2v2: bool) -> None:
+    network = UNet(channels, dims=dims, first_filters=4, n2v2=n2v2)
+    x = torch.randn(2, channels, *shape)
+    out = network(x)
+    assert out.shape == x.shape
+    out.square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_size_is_that_of_careamics() -> None:
+    """Counts of trainable parameters of CAREamics 0.3.5 for the same options."""
+    assert count(UNet(1, dims=2, depth=2, first_filters=32, batch_norm=True)) == 333729
+    assert count(UNet(1, dims=2, depth=2, first_filters=32, batch_norm=True, n2v2=True)) == 324513
+    assert count(UNet(2, dims=3, depth=3, first_filters=8, batch_norm=True)) == 513714
+    three = UNet(
+        3, 2, dims=2, depth=2, first_filters=16, batch_norm=True, independent_channels=False
+    )
+    assert count(three) == 84226
+
+
+def test_no_batch_norm() -> None:
+    network = UNet(1, dims=2, first_filters=4, batch_norm=False)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+
+
+@pytest.mark.parametrize("n2v2", [False, True])
+def test_channels_are_independent(n2v2: bool) -> None:
+    network = UNet(3, dims=2, first_filters=4, n2v2=n2v2).eval()
+    x = torch.randn(1, 3, 8, 8)
+    changed = x.clone()
+    changed[:, 1] += 1
+    difference = (network(x) - network(changed)).abs().amax((0, 2, 3))
+    assert difference[1] > 0
+    assert difference[[0, 2]].max() == 0
+
+
+def test_channels_can_mix() -> None:
+    network = UNet(2, 1, dims=2, first_filters=4, independent_channels=False).eval()
+    x = torch.randn(1, 2, 8, 8)
+    assert network(x).shape == (1, 1, 8, 8)
+    assert not torch.equal(network(x), network(x * torch.tensor([1.0, 2]).view(1, 2, 1, 1)))
+
+
+def test_residual_adds_the_input() -> None:
+    network = UNet(1, dims=2, first_filters=4, residual=True).eval()
+    x = torch.randn(1, 1, 8, 8)
+    whole = network(x)
+    network.residual = False
+    torch.testing.assert_close(whole, network(x) + x)
+
+
+def test_n2v2_top_level_does_not_see_the_full_resolution() -> None:
+    """Without the top skip, all information passes the pooling: far fewer degrees of freedom."""
+    x = torch.randn(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    rank = {}
+    for n2v2 in (False, True):
+        network = UNet(1, dims=2, depth=1, first_filters=1, n2v2=n2v2).double().eval()
+        with torch.no_grad():
+            for p in network.parameters():
+                p.abs_()  # keeps ReLUs open
+            jacobian = torch.autograd.functional.jacobian(network, x.abs() + 1)
+        rank[n2v2] = int(torch.linalg.matrix_rank(jacobian.view(64, 64)))
+    assert rank[True] <= 16 < rank[False]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_blur_pool(dims: int) -> None:
+    pool = BlurPool(dims)
+    x = torch.randn(2, 3, *(4, 6, 8)[-dims:])
+    out = pool(x)
+    assert out.shape[2:] == tuple(n // 2 for n in x.shape[2:])
+    torch.testing.assert_close(pool(torch.ones_like(x)), torch.ones_like(out))
+    assert pool.state_dict() == {}
+    assert pool(torch.zeros(1, 1, *(2,) * dims)).shape[2:] == (1,) * dims
+
+
+def test_blur_pool_values() -> None:
+    """Against the definition, away from the border."""
+    x = torch.randn(1, 1, 8, 8)
+    peak = torch.stack([x[0, 0, a : a + 7, b : b + 7] for a in (0, 1) for b in (0, 1)]).amax(0)
+    weight = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    expected = (peak[1:4, 3:6] * weight).sum()
+    torch.testing.assert_close(BlurPool(2)(x)[0, 0, 1, 2], expected)
+
+
+def test_size_that_does_not_fit() -> None:
+    network = UNet(1, dims=3, first_filters=2)
+    assert network.multiple_of == 4
+    with pytest.raises(ValueError, match=r"axis Y has 65 pixels.*multiple of 4. Use 64 or 68"):
+        network(torch.zeros(1, 1, 8, 65, 64))
+    with pytest.raises(ValueError, match=r"axis Z has 3 pixels.*Use 4\."):
+        network(torch.zeros(1, 1, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"takes batches \(N, C=1, Z, Y, X\)"):
+        network(torch.zeros(1, 1, 64, 64))
+    with pytest.raises(ValueError, match=r"in_channels"):
+        network(torch.zeros(1, 2, 8, 64, 64))
+
+
+def test_misfit_names_the_first() -> None:
+    assert misfit((64, 32), 8) is None
+    assert "axis X has 33" in str(misfit((64, 33), 8))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dims": 4}, "dims=4"),
+        ({"dims": 2, "depth": 0}, "depth=0"),
+        ({"dims": 2, "out_channels": 2}, "independent_channels=False"),
+        ({"dims": 2, "out_channels": 2, "independent_channels": False, "residual": True}, "resid"),
+        ({"dims": 2, "n2v2": True, "residual": True}, "n2v2"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        UNet(1, **options)
+
+
+def test_half_precision() -> None:
+    network = UNet(1, dims=2, first_filters=2, n2v2=True).to(torch.bfloat16)
+    assert network(torch.zeros(1, 1, 8, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pickle
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from careamics_dm import samples
+from careamics_dm.metrics import psnr
+from careamics_dm.samples import GAIN, OFFSET, READ_NOISE, Sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = ("nuclei", "filaments")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def sample(request: pytest.FixtureRequest) -> Sample:
+    return samples.load(request.param)
+
+
+def test_samples_describe_themselves(sample: Sample) -> None:
+    flat = sample.name == "nuclei"
+    assert sample.noisy.shape == sample.clean.shape == ((512, 512) if flat else (32, 256, 256))
+    assert (sample.noisy.dtype, sample.clean.dtype) == (np.uint16, np.float32)
+    assert sample.axes == "".join(sample.pixel_size) == ("YX" if flat else "ZYX")
+    assert all(0.1 < microns < 1 for microns in sample.pixel_size.values())
+    assert pickle.loads(pickle.dumps(sample)).name == sample.name
+
+
+def test_noise_is_that_of_a_camera(sample: Sample) -> None:
+    """Unbiased, of the Poisson-Gaussian variance, and independent from pixel to pixel."""
+    noise = sample.noisy - sample.clean.astype(np.float64)
+    assert abs(noise.mean()) < 0.1
+    expected = GAIN * (sample.clean - OFFSET) + (GAIN * READ_NOISE) ** 2 + 1 / 12
+    assert noise.var() == pytest.approx(expected.mean(), rel=0.02)
+    white = noise / np.sqrt(expected)
+    for axis in range(noise.ndim):
+        neighbours = np.mean(white * np.roll(white, 1, axis))
+        assert abs(neighbours) < 0.01
+
+
+def test_low_light(sample: Sample) -> None:
+    assert 22.5 < psnr(sample.clean, sample.noisy) < 26.5
+    photons = (sample.clean - OFFSET) / GAIN
+    assert photons.min() > 0
+    assert 40 < photons.max() < 80
+    assert sample.noisy.min() > 0
+
+
+def test_truth_is_smooth_and_fills_the_field(sample: Sample) -> None:
+    """Neighbouring pixels tell about each other, and no quarter of the field is empty."""
+    truth = sample.clean.astype(np.float64)
+    step = np.diff(truth, axis=-1)
+    assert step.var() < 0.1 * truth.var()
+    plane = truth if truth.ndim == 2 else truth.max(axis=0)
+    half = plane.shape[0] // 2
+    quarters = plane.reshape(2, half, 2, half).max(axis=(1, 3))
+    assert np.all(quarters > OFFSET + 0.4 * (truth.max() - OFFSET))
+
+
+def test_stack_is_blurrier_along_z() -> None:
+    """Over the same half a micrometre light changes less along Z (with a round blur: more)."""
+    truth = samples.clean("filaments").astype(np.float64)
+    along_z = np.square(truth[1:] - truth[:-1]).mean()  # 0.5 um
+    along_x = np.square(truth[..., 3:] - truth[..., :-3]).mean()  # 0.6 um
+    assert along_z < 0.65 * along_x
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bare_arrays_and_seeds(name: str) -> None:
+    make = getattr(samples, name)
+    size = (48, 64) if name == "nuclei" else (6, 48, 64)
+    first, again, other = make(size, seed=3), make(size, seed=3), make(size, seed=4)
+    np.testing.assert_array_equal(first.noisy, again.noisy)
+    np.testing.assert_array_equal(first.clean, again.clean)
+    assert first.noisy.shape == size
+    assert not np.array_equal(first.clean, other.clean)
+
+
+def test_hydra_targets_give_the_arrays_of_load(sample: Sample) -> None:
+    np.testing.assert_array_equal(samples.noisy(sample.name), sample.noisy)
+    np.testing.assert_array_equal(samples.clean(sample.name), sample.clean)
+
+
+def test_every_small_size_can_be_drawn() -> None:
+    for seed in range(5):
+        assert samples.nuclei((16, 17), seed).clean.max() > OFFSET
+        assert samples.filaments((4, 16, 19), seed).clean.max() > OFFSET
+
+
+def test_bad_requests_are_named() -> None:
+    with pytest.raises(ValueError, match="'cells'"):
+        samples.load("cells")
+    with pytest.raises(ValueError, match=r"\(8, 512\)"):
+        samples.nuclei((8, 512))
+    with pytest.raises(ValueError, match="3 numbers"):
+        samples.filaments((32, 256))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_is_made_in_seconds_of_processor_time(name: str) -> None:
+    """Half a second alone on a core; the bound leaves room for a busy machine."""
+    start = time.process_time()
+    samples.load(name)
+    assert time.process_time() - start < 2
+
+
+def test_write_leaves_tiffs_that_say_their_axes_and_pixel_size(tmp_path: Path) -> None:
+    from careamics_dm.formats.tiff import open_tiff
+
+    paths = samples.write(tmp_path / "new", n=2)
+    assert [path.name for path in paths] == ["nuclei_0.tif", "nuclei_1.tif"]
+    stack = open_tiff(paths[1])
+    assert (stack.original_axes, stack.data_dtype) == ("YX", np.uint16)
+    assert stack.scale["Y"] == pytest.approx((samples.load("nuclei", 1).pixel_size["Y"], "µm"))
+    assert np.array_equal(
+        stack.extract_patch(0, None, (0, 0), (512, 512))[0], samples.noisy("nuclei", 1)
+    )
