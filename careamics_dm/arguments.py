@@ -16,6 +16,7 @@ from careamics_dm.normalization import Normalization
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from careamics_dm.dataset import NanPolicy
 
@@ -90,6 +91,9 @@ class Arguments(L.LightningDataModule):
         How loader processes start; the platform's default if not given.
     seed : int
         Of patches, split, augmentation and statistics.
+    index : path, optional
+        A file that keeps what opening found, so that the next run opens only what has changed:
+        for thousands of sources.
 
     Raises
     ------
@@ -131,6 +135,7 @@ class Arguments(L.LightningDataModule):
         num_workers: int = 0,
         start_method: Literal["fork", "spawn", "forkserver"] | None = None,
         seed: int = 0,
+        index: str | Path | None = None,
     ) -> None:
         super().__init__()
         self.data = {"train": train_data, "val": val_data, "test": test_data}
@@ -175,6 +180,7 @@ class Arguments(L.LightningDataModule):
             "start_method", start_method, (None, *multiprocessing.get_all_start_methods())
         )
         self.seed = check.number("seed", seed, 0)
+        self.index = index
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the shared arguments in the signature of a format that takes ``**shared``."""

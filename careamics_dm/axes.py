@@ -13,7 +13,7 @@ there for volumes only. Coordinates are in pixels, in ``(Z) Y X`` order, start i
 exclusive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -107,32 +107,66 @@ class Layout:
         samples = prod(self.size(axis) for axis in self.sample_axes)
         return (samples, self.size("C"), *(self.size(axis) for axis in self.spatial_axes))
 
-    def box(
-        self, sample: int, channels: slice, start: Sequence[int], stop: Sequence[int]
-    ) -> tuple[slice, ...]:
-        """Slices, in the order on disk, of a box of one sample.
+    def boxes(
+        self,
+        sample: int,
+        n_samples: int,
+        channels: slice,
+        start: Sequence[int],
+        stop: Sequence[int],
+    ) -> Iterator[tuple[slice, ...]]:
+        """Slices, in the order on disk, of a box of successive samples.
+
+        Samples that fill whole axes on disk come together, in as few boxes as possible.
 
         Parameters
         ----------
-        sample : int
-            Index along ``S`` of ``data_shape``.
+        sample, n_samples : int
+            First index along ``S`` of ``data_shape``, and how many.
         channels : slice
             Along ``C``.
         start, stop : sequence of int
             ``(Z) Y X``, pixels, inside the image.
 
-        Returns
-        -------
+        Yields
+        ------
         tuple of slice
             One per dimension on disk, all of step 1.
         """
         where = {"C": channels}
         where |= {a: slice(i, j) for a, i, j in zip(self.spatial_axes, start, stop, strict=True)}
-        sizes = [self.size(axis) for axis in self.sample_axes]
-        indices = np.unravel_index(sample, sizes or 1)
-        for axis, index in zip(self.sample_axes, indices, strict=False):
-            where[axis] = slice(int(index), int(index) + 1)
-        return tuple(where[axis] for axis in self.axes)
+        axes = self.sample_axes
+        sizes = [self.size(axis) for axis in axes]
+        strides = [prod(sizes[d + 1 :]) for d in range(len(sizes))]
+        end = sample + n_samples
+        while axes and sample < end:
+            # The slowest axis along which the next samples fill all that runs faster.
+            d = next(d for d, n in enumerate(strides) if sample % n == 0 and end - sample >= n)
+            index = [int(i) for i in np.unravel_index(sample, sizes)]
+            n = min((end - sample) // strides[d], sizes[d] - index[d])
+            for i, axis in enumerate(axes):
+                first = index[i] if i <= d else 0
+                where[axis] = slice(first, first + (1 if i < d else n if i == d else sizes[i]))
+            yield tuple(where[axis] for axis in self.axes)
+            sample += n * strides[d]
+        if not axes:
+            yield tuple(where[axis] for axis in self.axes)
+
+    def box(
+        self, sample: int, channels: slice, start: Sequence[int], stop: Sequence[int]
+    ) -> tuple[slice, ...]:
+        """Slices, in the order on disk, of a box of one sample; see `boxes`."""
+        return next(self.boxes(sample, 1, channels, start, stop))
+
+    def samples_in(self, block: Sequence[int]) -> int:
+        """How many successive samples a block of this shape on disk holds."""
+        inside = Layout(self.axes, tuple(block))
+        n = 1
+        for axis in reversed(self.sample_axes):
+            n *= min(inside.size(axis), self.size(axis))
+            if inside.size(axis) < self.size(axis):
+                break
+        return n
 
     def to_canonical(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """Reorder an array, or a box of it, from disk order to ``S C (Z) Y X``.

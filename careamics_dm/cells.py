@@ -35,7 +35,7 @@ def cell_shape(extent: Extent, patch_size: Sequence[int], cell_bytes: int) -> tu
     tuple of int
         ``(Z) Y X``, pixels; the whole sample when it fits.
     """
-    if extent.sample_bytes <= cell_bytes:
+    if extent.sample_bytes * extent.together <= cell_bytes:
         return extent.size
     unit = [_unit(b, p) for b, p in zip(extent.block, patch_size, strict=True)]
     # A patch crosses so many borders at most; one more block, and it fits at some shift.
@@ -50,7 +50,7 @@ def cell_shape(extent: Extent, patch_size: Sequence[int], cell_bytes: int) -> tu
         wider = cell.copy()
         more = max(cell[axis] // unit[axis] // 8, 1)  # in few steps, however small the blocks
         wider[axis] = min(cell[axis] + more * unit[axis], extent.size[axis])
-        if prod(wider) * extent.pixel_bytes > cell_bytes:
+        if prod(wider) * extent.pixel_bytes * extent.together > cell_bytes:
             return tuple(cell)
         cell = wider
 

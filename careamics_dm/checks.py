@@ -35,6 +35,15 @@ def number(name: str, value: Any, least: int, *, optional: bool = False) -> int 
     return int(value)
 
 
+def key(name: str, value: str | None, otherwise: int) -> int:
+    """Return the number in a field of a manifest, or ``otherwise`` where it is left out."""
+    if value is None:
+        return otherwise
+    if not value.strip().isdecimal():
+        raise DataError(f"{name}={value}: a manifest gives it as a whole number from 0 on.")
+    return int(value)
+
+
 def truth(name: str, value: Any) -> bool:
     """Return true or false, and nothing that is merely like it."""
     if not isinstance(value, bool):

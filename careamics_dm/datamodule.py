@@ -89,6 +89,7 @@ class PatchDataModule(Stages):
             return self._loader(images, plan, **settings)
         images, pool_bytes = self._ready("val", "validate"), self.pool_bytes // VAL_SHARE
         plan = grid_plan(images.extents(), self.patch_size, cell_bytes=pool_bytes // CELLS)
+        plan = images.without_gaps(plan)
         if self.n_val_patches is not None and self.n_val_patches < len(plan):
             rng = np.random.default_rng([self.seed, 4])
             plan = plan.take(np.sort(rng.choice(len(plan), self.n_val_patches, replace=False)))
@@ -98,7 +99,7 @@ class PatchDataModule(Stages):
         """Patches side by side that cover the test data."""
         images = self._ready("test", "test")
         plan = grid_plan(images.extents(), self.patch_size, cell_bytes=self.pool_bytes // CELLS)
-        return self._loader(images, plan, keep=False)
+        return self._loader(images, images.without_gaps(plan), keep=False)
 
     def predict_dataloader(self) -> PatchLoader:
         """Tiles, or whole images, with the place where each belongs."""
@@ -304,7 +305,7 @@ class PatchDataModule(Stages):
         images = self._ready("train", "fit")
         if self.sampling == "grid":
             return len(self._train_plan(images))
-        by_default = n_by_default(images.extents(), self.patch_size, self._held_out)
+        by_default = n_by_default(images, self.patch_size, self._held_out)
         return self.patches_per_epoch or by_default
 
     def _train_plan(self, images: Images) -> AnyPlan:

@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from careamics_dm.axes import DataError
-from careamics_dm.image_stack import Region, read_region
 from careamics_dm.images import nan_message
 from careamics_dm.plan import Share
 from careamics_dm.reader import Reader
+from careamics_dm.regions import Region, read_samples
 from careamics_dm.schedule import rank_slice, schedule, worker_slice
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ class PatchDataset(IterableDataset[Batch]):
         shares = [1 / self.n_orientations] * self.n_orientations
         orientations = rng.multinomial(sizes, shares).tolist()
         first = len(range(worker, skip, workers))
-        reader = Reader(self._read, agenda, budget, self._kept if keep else None, first * size)
+        kept = self._kept if keep else None
+        reader = Reader(self._read, agenda, budget, kept, first * size, workers)
         self._readers.add(reader)
         with closing(reader):
             for number in range(first, len(sizes)):
@@ -201,7 +202,7 @@ class PatchDataset(IterableDataset[Batch]):
 
     def _read(self, region: Region) -> Blocks:
         return tuple(
-            read_region(stacks[region.image], region, channels[region.image] if channels else None)
+            read_samples(stacks[region.image], region, channels[region.image] if channels else None)
             for stacks, channels in self.sides
         )
 
@@ -221,7 +222,8 @@ class PatchDataset(IterableDataset[Batch]):
     def _cut(self, agenda: Schedule, rows: slice, reader: Reader) -> list[NDArray[Any]]:
         """Copy the patches of every side, region by region, so that few are held at once."""
         used = agenda.region[rows]
-        at = (agenda.plan.start[rows] - reader.origins[used]).tolist()
+        places = np.column_stack([agenda.plan.sample[rows], agenda.plan.start[rows]])
+        at = (places - reader.origins[used]).tolist()
         size = agenda.plan.size[rows.start].tolist()
         by_region = np.argsort(used, kind="stable")
         bounds = np.flatnonzero(np.diff(used[by_region], prepend=-1, append=-1)).tolist()
@@ -243,7 +245,7 @@ class PatchDataset(IterableDataset[Batch]):
     ) -> list[NDArray[Any]]:
         """Copy the patches of a region; a function of its own, so that it holds none after."""
         cuts = cuts or [
-            np.empty((len(at), len(block), *size), dtype)
+            np.empty((len(at), block.shape[1], *size), dtype)
             for block, dtype in zip(blocks, self.dtypes, strict=True)
         ]
         for block, cut in zip(blocks, cuts, strict=True):
@@ -289,7 +291,7 @@ class PatchDataset(IterableDataset[Batch]):
             where = (int(plan.image[row]), int(plan.sample[row]))
             blocks = self._read(Region(*where, tuple(start.tolist()), tuple(stop.tolist())))
             if all(np.isfinite(block).all() for block in blocks):
-                found.append(blocks)
+                found.append(tuple(block[0] for block in blocks))
             if len(found) == rows.stop - rows.start:
                 break
         return found
@@ -329,17 +331,17 @@ def _copy_boxes(
     size: Sequence[int],
     out: NDArray[Any],
 ) -> None:
-    """Copy boxes of a block; a plain loop of slices is the fastest gather that NumPy has."""
+    """Copy boxes of a block ``S C (Z) Y X``; a plain loop is the fastest gather that NumPy has."""
     if len(size) == 2:
         h, w = size
         for i in rows:
-            y, x = at[i]
-            out[i] = block[:, y : y + h, x : x + w]
+            s, y, x = at[i]
+            out[i] = block[s, :, y : y + h, x : x + w]
     else:
         d, h, w = size
         for i in rows:
-            z, y, x = at[i]
-            out[i] = block[:, z : z + d, y : y + h, x : x + w]
+            s, z, y, x = at[i]
+            out[i] = block[s, :, z : z + d, y : y + h, x : x + w]
 
 
 def _per_patch(good: NDArray[np.bool_]) -> NDArray[np.bool_]:

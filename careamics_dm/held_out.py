@@ -9,8 +9,8 @@ import numpy as np
 
 from careamics_dm.axes import DataError
 from careamics_dm.cells import CELL_BYTES, cell_shape
-from careamics_dm.image_stack import block_shape_of
 from careamics_dm.plan import Extent, Plan
+from careamics_dm.regions import block_shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from careamics_dm.cells import Axis
     from careamics_dm.image_stack import ImageStack
     from careamics_dm.origin_mask import OriginMask
+    from careamics_dm.valid_origins import ValidOrigins
 
 
 def hold_out(
@@ -27,7 +28,7 @@ def hold_out(
     patch_size: Sequence[int],
     n_patches: int,
     rng: np.random.Generator,
-    masks: Mapping[tuple[int, int], OriginMask] | None = None,
+    masks: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
 ) -> Plan:
     """Choose validation patches: cells of a grid of patches, at random.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from multiprocessing.context import get_spawning_popen
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from careamics_dm.axes import DataError, Layout
 from careamics_dm.pixels import MappedArray as MappedArray
 from careamics_dm.pixels import file_of, share, shared_pixels
+from careamics_dm.regions import clip_box, pad_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,12 @@ class ImageStack(Protocol):
     ``block_shape : tuple of int``
         ``([Z], Y, X)``, what is stored and decoded as a unit (chunk, tile, strip, page). Absent:
         the whole sample.
+    ``extract_samples(sample_idx, n_samples, channels, coords, patch_size)``
+        Like ``extract_patch`` for successive samples: ``S C (Z) Y X``. With it,
+        ``samples_per_block : int`` says how many samples are stored and decoded as a unit.
+    ``valid_region(sample_idx) : list of (start, stop), or None``
+        Boxes, ``(Z) Y X``, pixels, whose union was acquired in every channel; ``None`` is all.
+        Training patches lie inside; what was not acquired is filled, and told, in prediction.
     ``in_memory : bool``
         Patches are views that cost neither reading nor memory.
     ``scale : dict of str to tuple of (float, str)``
@@ -84,7 +91,10 @@ class ImageStack(Protocol):
 
 
 class StoredArray(Protocol):
-    """What a format has to give: an array that is read by boxes."""
+    """What a format has to give: an array that is read by boxes.
+
+    It may have ``close()`` and ``valid_region(sample)``, see `ImageStack`.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,17 +108,8 @@ class StoredArray(Protocol):
         """Read a box; one slice of step 1 per dimension."""
 
 
-class Region(NamedTuple):
-    """A box of one sample that is read in one go."""
-
-    image: int
-    """Index of the stack in the set."""
-    sample: int
-    """Index along ``S``."""
-    start: tuple[int, ...]
-    """First pixel, ``(Z) Y X``."""
-    stop: tuple[int, ...]
-    """One after the last pixel, ``(Z) Y X``; may lie outside the image."""
+Boxes = list[tuple[tuple[int, ...], tuple[int, ...]]]
+"""Start and stop of each, ``(Z) Y X``, pixels."""
 
 
 class ArrayStack:
@@ -152,9 +153,11 @@ class ArrayStack:
         self.data_dtype = np.dtype(array.dtype)
         self.scale = scale or {}
         self.channel_names = tuple(channel_names) if channel_names else None
+        self._valid: list[Boxes | None] | None = None  # of an array that was loaded
         if block_shape is not None:
             block = Layout(axes, block_shape)
             self.block_shape = tuple(block.size(axis) for axis in block.spatial_axes)
+            self.samples_per_block = self.layout.samples_in(block_shape)
         if self.data_dtype.kind not in "biuf":
             raise DataError(
                 f"{source}: dtype {self.data_dtype} is not a real number. "
@@ -193,14 +196,37 @@ class ArrayStack:
         """Read a patch; see `ImageStack.extract_patch`. Padding is by reflection."""
         outer = [c + p for c, p in zip(coords, patch_size, strict=True)]
         start, stop = clip_box(coords, outer, self.data_shape[2:])
+        inner = [b - a for a, b in zip(start, stop, strict=True)]
+        patch = self.extract_samples(sample_idx, 1, channels, start, inner)[0]
+        return pad_to(patch, coords, outer, start, stop)
+
+    def extract_samples(
+        self,
+        sample_idx: int,
+        n_samples: int,
+        channels: Sequence[int] | None,
+        coords: Sequence[int],
+        patch_size: Sequence[int],
+    ) -> NDArray[Any]:
+        """Read a box of successive samples, inside the image: ``S C (Z) Y X``."""
+        stop = [c + p for c, p in zip(coords, patch_size, strict=True)]
         read = slice(0, self.data_shape[1])
         if channels is not None:
             read = slice(min(channels), max(channels) + 1)
-        box = self.array[self.layout.box(sample_idx, read, start, stop)]
-        patch = self.layout.to_canonical(box)[0]
+        boxes = self.layout.boxes(sample_idx, n_samples, read, coords, stop)
+        parts = [self.layout.to_canonical(self.array[box]) for box in boxes]
+        patch = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if channels is not None and list(channels) != list(range(read.start, read.stop)):
-            patch = patch[[c - read.start for c in channels]]
-        return pad_to(patch, coords, outer, start, stop)
+            patch = patch[:, [c - read.start for c in channels]]
+        return patch
+
+    def valid_region(self, sample_idx: int) -> Boxes | None:
+        """Boxes that were acquired; see `ImageStack`."""
+        if self._valid is not None:
+            return self._valid[sample_idx]
+        ask = getattr(self.array, "valid_region", None)
+        found: Boxes | None = ask(sample_idx) if ask else None
+        return found
 
     def load(self) -> ArrayStack:
         """Return the same image with its pixels in memory, in the stored dtype."""
@@ -217,6 +243,8 @@ class ArrayStack:
             scale=self.scale,
             channel_names=self.channel_names,
         )
+        if hasattr(self.array, "valid_region"):
+            loaded._valid = [self.valid_region(s) for s in range(self.data_shape[0])]
         self.close()
         return loaded
 
@@ -245,89 +273,3 @@ class ArrayStack:
         self.__dict__.update(state)
         if "_shared" in state:
             self.array = shared_pixels(self._shared, self.data_dtype, self.layout.shape)
-
-
-def read_region(stack: ImageStack, region: Region, channels: Sequence[int] | None) -> NDArray[Any]:
-    """Read a region, padded by reflection where it reaches outside the image.
-
-    Reflection, not zeros: a camera has an offset, and a border of zeros is a dark frame that a
-    network learns. The stack itself is only asked for what lies inside.
-
-    Parameters
-    ----------
-    stack : ImageStack
-        The image.
-    region : Region
-        What to read.
-    channels : sequence of int, or None
-        Indices; ``None`` is all.
-
-    Returns
-    -------
-    ndarray
-        ``C (Z) Y X``, stored dtype.
-
-    Raises
-    ------
-    DataError
-        Reading failed; the message names the image and the region.
-    """
-    place = f"sample {region.sample} from {region.start} to {region.stop}"
-    try:
-        start, stop = clip_box(region.start, region.stop, stack.data_shape[2:])
-        size = tuple(b - a for a, b in zip(start, stop, strict=True))
-        patch = stack.extract_patch(region.sample, channels, start, size)
-    except Exception as error:
-        raise DataError(
-            f"{stack.source}: reading {place} failed: {type(error).__name__}: {error}"
-        ) from error
-    asked = (stack.data_shape[1] if channels is None else len(channels), *size)
-    if patch.shape != asked:
-        raise DataError(
-            f"{stack.source}: reading {place} gave shape {patch.shape} instead of {asked}. "
-            "Correct its extract_patch, or save the file anew."
-        )
-    return pad_to(patch, region.start, region.stop, start, stop)
-
-
-def clip_box(
-    start: Sequence[int], stop: Sequence[int], size: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Start and stop of the part of a box inside an image of ``size``.
-
-    Where the box reaches outside, it is as wide as reflection at that border needs.
-    """
-    if any(a >= n or b <= 0 for a, b, n in zip(start, stop, size, strict=True)):
-        raise IndexError(f"box {tuple(start)} to {tuple(stop)} lies outside {tuple(size)}.")
-    inner = [
-        (
-            max(min(a, 2 * n - 1 - b), 0) if b > n else max(a, 0),
-            min(max(b, 1 - a), n) if a < 0 else min(b, n),
-        )
-        for a, b, n in zip(start, stop, size, strict=True)
-    ]
-    return tuple(a for a, _ in inner), tuple(b for _, b in inner)
-
-
-def pad_to(
-    patch: NDArray[Any],
-    start: Sequence[int],
-    stop: Sequence[int],
-    inner_start: Sequence[int],
-    inner_stop: Sequence[int],
-) -> NDArray[Any]:
-    """Pad ``C (Z) Y X``, read from the box of `clip_box`, by reflection to the outer box."""
-    columns = list(zip(start, stop, inner_start, inner_stop, strict=True))
-    width = [(max(i - a, 0), max(b - j, 0)) for a, b, i, j in columns]
-    if not np.any(width):
-        return patch
-    padded = np.pad(patch, [(0, 0), *width], mode="reflect")
-    cut = [slice(max(a - i, 0), max(a - i, 0) + b - a) for a, b, i, _ in columns]
-    return padded[(slice(None), *cut)]
-
-
-def block_shape_of(stack: ImageStack) -> tuple[int, ...]:
-    """``([Z], Y, X)`` of the stored unit; the whole sample where a stack does not say."""
-    size = tuple(stack.data_shape[2:])
-    block = getattr(stack, "block_shape", None) or size
-    return tuple(min(b, n) for b, n in zip(block, size, strict=True))

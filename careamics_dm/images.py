@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from careamics_dm.axes import DataError, select_channels
-from careamics_dm.image_stack import ArrayStack, ImageStack, block_shape_of
+from careamics_dm.axes import DataError
+from careamics_dm.image_stack import ArrayStack, ImageStack
 from careamics_dm.origin_mask import OriginMask
 from careamics_dm.plan import Extent, Plan
+from careamics_dm.regions import block_shape_of
+from careamics_dm.valid_origins import ValidOrigins, gaps, n_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from careamics_dm.image_stack import Boxes
     from careamics_dm.reader import Kept
 
     Open = Callable[[Any, str], list[ImageStack]]
@@ -41,16 +42,20 @@ class Images:
     target_channels: list[list[int] | None] = field(default_factory=list)
     kept: Kept = field(default_factory=dict)
     """Whole samples that loaders of this process share, see `PatchDataset`."""
+    valid: dict[tuple[int, int], Boxes | None] = field(default_factory=dict)
+    """What `valid_region` found, by image and sample."""
 
     @property
     def n_channels(self) -> int:
         """Channels that are read of each image."""
-        return _count(self.stacks, self.channels)
+        return count_channels(self.stacks, self.channels)
 
     @property
     def n_target_channels(self) -> int:
         """Channels of each target; of the image where there is no target."""
-        return _count(self.targets, self.target_channels) if self.targets else self.n_channels
+        return (
+            count_channels(self.targets, self.target_channels) if self.targets else self.n_channels
+        )
 
     @property
     def sides(self) -> list[tuple[list[ImageStack], list[list[int] | None]]]:
@@ -70,7 +75,8 @@ class Images:
                     tuple(stack.data_shape[2:]),
                     tuple(max(column) for column in zip(*blocks, strict=True)),
                     sum(
-                        _count([stacks[i]], [channels[i]]) * np.dtype(stacks[i].data_dtype).itemsize
+                        count_channels([stacks[i]], [channels[i]])
+                        * np.dtype(stacks[i].data_dtype).itemsize
                         for stacks, channels in self.sides
                     ),
                     # A selection with gaps is a copy, not a view.
@@ -78,9 +84,31 @@ class Images:
                         getattr(stacks[i], "in_memory", False) and _run(channels[i])
                         for stacks, channels in self.sides
                     ),
+                    max(getattr(other, "samples_per_block", 1) for other in together),
                 )
             )
         return tuple(rows)
+
+    def valid_region(self, image: int, sample: int) -> Boxes | None:
+        """Boxes that were acquired, of images and targets alike; ``None`` is all."""
+        if (image, sample) not in self.valid:
+            ask = [getattr(stacks[image], "valid_region", None) for stacks, _ in self.sides]
+            known = [valid for a in ask if a is not None and (valid := a(sample)) is not None]
+            size = self.stacks[image].data_shape[2:]
+            lacking = [box for boxes in known for box in gaps(boxes, size)]
+            self.valid[image, sample] = gaps(lacking, size) if lacking else None
+        return self.valid[image, sample]
+
+    def n_not_acquired(self) -> dict[int, int]:
+        """Count pixels, over all samples, that were not acquired, per image with any."""
+        counts = {}
+        for i, stack in enumerate(self.stacks):
+            size = stack.data_shape[2:]
+            valid = [self.valid_region(i, s) for s in range(stack.data_shape[0])]
+            n = sum(prod(size) - n_pixels(boxes) for boxes in valid if boxes is not None)
+            if n:
+                counts[i] = n
+        return counts
 
     def n_bytes(self) -> int:
         """Bytes of all pixels that are read, in the stored dtype."""
@@ -110,23 +138,48 @@ class Images:
 
     def origin_masks(
         self, patch_size: Sequence[int], held_out: Plan | None = None
-    ) -> dict[tuple[int, int], OriginMask]:
-        """Read the masks and tell where they allow patches that overlap no held-out one."""
-        found = {}
-        for i, mask in enumerate(self.masks):
-            for sample in range(mask.data_shape[0]):
-                size = mask.data_shape[2:]
-                pixels = mask.extract_patch(sample, None, [0] * len(size), size)[0]
-                found[i, sample] = OriginMask(pixels, patch_size)
-                if held_out is not None:
-                    here = (held_out.image == i) & (held_out.sample == sample)
-                    found[i, sample].exclude(held_out.start[here])
-        if found and not any(mask.n_allowed for mask in found.values()):
+    ) -> dict[tuple[int, int], OriginMask | ValidOrigins]:
+        """Tell where masks and gaps allow patches that overlap no held-out one.
+
+        Samples without mask and gap, where all is allowed, are left out.
+        """
+        found: dict[tuple[int, int], OriginMask | ValidOrigins] = {}
+        everything = [(i, s) for i, n in enumerate(self.stacks) for s in range(n.data_shape[0])]
+        for i, sample in everything:
+            valid, size = self.valid_region(i, sample), self.stacks[i].data_shape[2:]
+            if self.masks:
+                pixels = self.masks[i].extract_patch(sample, None, [0] * len(size), size)[0]
+                allowed: OriginMask | ValidOrigins = OriginMask(pixels, patch_size)
+                allowed.exclude([] if valid is None else gaps(valid, size))
+            elif valid is not None:
+                allowed = ValidOrigins(valid, size, patch_size)
+            else:
+                continue
+            if held_out is not None:
+                here = (held_out.image == i) & (held_out.sample == sample)
+                starts = held_out.start[here]
+                allowed.exclude(zip(starts.tolist(), (starts + patch_size).tolist(), strict=True))
+            found[i, sample] = allowed
+        if len(found) == len(everything) and not any(mask.n_allowed for mask in found.values()):
             raise DataError(
                 f"train_mask: no patch of {tuple(patch_size)} has its centre inside the mask. "
                 "Non-zero is where patches may be drawn: check that the mask is not inverted."
+                if self.masks
+                else f"no patch of {tuple(patch_size)} lies in what was acquired of "
+                f"{self.stacks[0].source}: its gaps are too close. Use a smaller patch_size."
             )
         return found
+
+    def without_gaps(self, plan: Plan) -> Plan:
+        """Keep the patches of a plan that lie in what was acquired."""
+        keep = np.ones(len(plan), bool)
+        for i, sample in np.unique(np.stack([plan.image, plan.sample], axis=1), axis=0).tolist():
+            valid = self.valid_region(i, sample)
+            if valid is not None:
+                mine = np.flatnonzero((plan.image == i) & (plan.sample == sample))
+                allowed = ValidOrigins(valid, self.stacks[i].data_shape[2:], plan.size[mine[0]])
+                keep[mine] = allowed.allows(plan.start[mine])
+        return plan.take(np.flatnonzero(keep))
 
 
 def describe(role: str, images: Images) -> str:
@@ -157,188 +210,8 @@ def nan_message(source: str, value: Any, sample: int, channel: int, where: Seque
     )
 
 
-def open_images(
-    what: str,
-    open_source: Open,
-    inputs: Sequence[Any],
-    targets: Sequence[Any] | None,
-    masks: Sequence[Any] | None,
-    *,
-    axes: tuple[str, str, str],
-    channels: Channels,
-    target_channels: Channels,
-    patch_size: Sequence[int] | None,
-    small_images: Literal["error", "pad", "skip"],
-) -> tuple[Images, list[str]]:
-    """Open the sources of one role and check them against each other.
-
-    Parameters
-    ----------
-    what : str
-        Name of the argument, for messages.
-    open_source : callable
-        ``(source, axes) -> list of stacks``, of the format.
-    inputs, targets, masks : sequence
-        Sources, paired.
-    axes : tuple of str
-        Of inputs, targets and masks.
-    channels, target_channels : sequence of int or str, or None
-        Selections.
-    patch_size : sequence of int, or None
-        ``None`` leaves sizes unchecked, as for prediction.
-    small_images : {"error", "pad", "skip"}
-        What to do about images smaller than the patch.
-
-    Returns
-    -------
-    Images
-        Opened.
-    list of str
-        Names of images that were left out because they are small.
-
-    Raises
-    ------
-    DataError
-        All faults of all sources, in one message.
-    """
-    faults: list[str] = []
-    columns = [
-        _open_all(open_source, sources or [], role_axes, faults)
-        for sources, role_axes in zip((inputs, targets, masks), axes, strict=True)
-    ]
-    images, skipped = Images([]), []
-    for i, stacks in enumerate(columns[0]):
-        others = [column[i] if column else None for column in columns[1:]]
-        if stacks is None:  # told already
-            continue
-        for k, name in enumerate(("target", "mask")):
-            other = others[k]
-            if other is not None and len(other) != len(stacks):
-                label = stacks[0].source if stacks else inputs[i]
-                faults.append(f"{label}: {len(stacks)} image(s), but {len(other)} {name}(s).")
-                others[k] = None
-        for j, stack in enumerate(stacks):
-            target, mask = (None if other is None else other[j] for other in others)
-            try:
-                _check_partner(stack, target, "target")
-                _check_partner(stack, mask, "mask")
-                chosen = _select(stack, channels)
-                target_chosen = None if target is None else _select(target, target_channels)
-                if patch_size is not None and not _fits(stack, patch_size, small_images):
-                    skipped.append(stack.source)
-                    continue
-            except DataError as error:
-                faults.append(str(error))
-                continue
-            images.stacks.append(stack)
-            images.channels.append(chosen)
-            if target is not None:
-                images.targets.append(target)
-                images.target_channels.append(target_chosen)
-            if mask is not None:
-                images.masks.append(mask)
-    faults += _disagreements(images)
-    if not images.stacks and not faults:
-        faults.append(
-            f"every image is smaller than patch_size {tuple(patch_size or ())}: use smaller ones."
-            if skipped
-            else "there is no image."
-        )
-    if faults:
-        raise DataError(join_faults(what, faults))
-    return images, skipped
-
-
-def join_faults(what: str, faults: Sequence[str], most: int = 20) -> str:
-    """Put several faults into one message."""
-    if len(faults) == 1:
-        return faults[0] if faults[0].startswith(what) else f"{what}: {faults[0]}"
-    lines = [f"{what}: {len(faults)} problems:", *(f"  - {fault}" for fault in faults[:most])]
-    return "\n".join(lines + [f"  and {len(faults) - most} more"] * (len(faults) > most))
-
-
-def _open_all(
-    open_source: Open, sources: Sequence[Any], axes: str, faults: list[str]
-) -> list[list[ImageStack] | None]:
-    """Open sources; ``None`` for those whose fault is put on the list."""
-
-    def attempt(source: Any) -> list[ImageStack] | str:
-        try:
-            return open_source(source, axes)
-        except DataError as error:
-            return str(error)
-        except OSError as error:
-            return f"{source if isinstance(source, str | Path) else ''}: cannot be read ({error})."
-
-    with ThreadPoolExecutor(OPENERS) as pool:
-        work = pool.map(attempt, sources)
-        bar = tqdm(work, "opening", len(sources), unit="file", delay=PROGRESS_AFTER, leave=False)
-        results = list(bar)
-    faults += [result for result in results if isinstance(result, str)]
-    return [None if isinstance(result, str) else result for result in results]
-
-
-def _check_partner(stack: ImageStack, other: ImageStack | None, name: str) -> None:
-    if other is None:
-        return
-    ours = (stack.data_shape[0], *stack.data_shape[2:])
-    theirs = (other.data_shape[0], *other.data_shape[2:])
-    if ours != theirs:
-        raise DataError(
-            f"{stack.source} has samples and size {ours}, its {name} {other.source} has {theirs} "
-            f"(axes {stack.original_axes} and {other.original_axes}). They must be equal: check "
-            f"the pairing and the axes."
-        )
-    if name == "mask" and other.data_shape[1] != 1:
-        raise DataError(
-            f"{other.source}: a mask has the axes of its image without C, but this one has "
-            f"{other.data_shape[1]} channels."
-        )
-
-
-def _fits(stack: ImageStack, patch_size: Sequence[int], small_images: str) -> bool:
-    """Whether an image is kept; raises when it does not suit the patch."""
-    size = tuple(stack.data_shape[2:])
-    if len(size) != len(patch_size):
-        depth = "with" if len(size) == 3 else "without"
-        raise DataError(
-            f"{stack.source}: axes {stack.original_axes} are {depth} Z, so patch_size needs "
-            f"{len(size)} numbers, but is {tuple(patch_size)}."
-        )
-    if all(n >= p for n, p in zip(size, patch_size, strict=True)):
-        return True
-    if small_images == "error":
-        raise DataError(
-            f"{stack.source}: size {size} is smaller than patch_size {tuple(patch_size)}. Use "
-            "smaller patches, or set small_images to pad (by reflection) or skip."
-        )
-    return small_images == "pad"
-
-
-def _select(stack: ImageStack, channels: Channels) -> list[int] | None:
-    names = getattr(stack, "channel_names", None)
-    return select_channels(channels, stack.data_shape[1], names, stack.source)
-
-
-def _disagreements(images: Images) -> list[str]:
-    """Images whose channels or dimensions differ from those of the first."""
-    faults = []
-    # After a fault, a target may be missing.
-    sides = images.sides if len(images.targets) in (0, len(images.stacks)) else images.sides[:1]
-    for (stacks, channels), name in zip(sides, ("channels", "target_channels"), strict=False):
-        for stack, chosen in zip(stacks, channels, strict=True):
-            found, first = _count([stack], [chosen]), _count(stacks[:1], channels[:1])
-            if found != first:
-                faults.append(
-                    f"{stack.source} has {found} channel(s), but {stacks[0].source} has {first}. "
-                    f"Select the ones they share with {name}."
-                )
-            if len(stack.data_shape) != len(stacks[0].data_shape):
-                faults.append(f"{stack.source} and {stacks[0].source}: only one has depth (Z).")
-    return faults
-
-
-def _count(stacks: Sequence[ImageStack], channels: Sequence[Sequence[int] | None]) -> int:
+def count_channels(stacks: Sequence[ImageStack], channels: Sequence[Sequence[int] | None]) -> int:
+    """Count the channels that are read of each image."""
     chosen = channels[0]
     return stacks[0].data_shape[1] if chosen is None else len(chosen)
 

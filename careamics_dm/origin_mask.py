@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from careamics_dm.valid_origins import origins_near
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -60,14 +62,12 @@ class OriginMask:
         """How many are allowed."""
         return int(self._until[-1])
 
-    def exclude(self, starts: NDArray[np.int64]) -> None:
-        """Forbid every origin whose patch would overlap one of these ``(N, D)`` patches."""
+    def exclude(self, boxes: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
+        """Forbid every origin whose patch would overlap one of these boxes of pixels."""
         flat = self._bits.reshape(-1)
-        for start in starts.tolist():
-            near = [
-                np.arange(max(s - p + 1, 0), min(s + p, n))
-                for s, p, n in zip(start, self.patch_size, self.shape, strict=True)
-            ]
+        for box in boxes:
+            start, stop = origins_near(box, self.patch_size, self.shape)
+            near = [np.arange(a, b) for a, b in zip(start, stop, strict=True)]
             origin = np.ravel_multi_index(np.ix_(*near), self.shape).reshape(-1)
             np.bitwise_and.at(flat, origin >> 3, ~(FIRST_BIT >> (origin & 7).astype(np.uint8)))
         self._count()

@@ -27,6 +27,13 @@ class Extent(NamedTuple):
     """Bytes per pixel over all channels, target included."""
     in_memory: bool
     """Patches are views: reading costs nothing."""
+    samples_per_block: int = 1
+    """Successive samples that are stored as a unit, so that they are read together."""
+
+    @property
+    def together(self) -> int:
+        """Samples that are read together."""
+        return 1 if self.in_memory else max(min(self.samples_per_block, self.samples), 1)
 
     @property
     def sample_bytes(self) -> int:

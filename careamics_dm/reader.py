@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from careamics_dm.image_stack import Region
+    from careamics_dm.regions import Region
     from careamics_dm.schedule import Schedule
 
 Blocks = tuple["NDArray[Any]", ...]
-"""What is read of a region: the image and, where there is one, the target, ``C (Z) Y X``."""
+"""What is read of a region: image and, where there is one, target, ``S C (Z) Y X``."""
 Kept = dict[tuple[int, int], "Blocks | Future[Blocks]"]
-"""Whole samples kept for all epochs, by image and sample."""
+"""Whole samples kept for all epochs, by image and (first) sample."""
 
-READERS = min(4, os.cpu_count() or 1)
+READERS = 4
+"""Threads that read, at most; all loader processes together have no more than there are cores."""
 
 
 class Reader:
@@ -43,6 +44,8 @@ class Reader:
         Where whole samples are kept for other epochs, and looked for first.
     first_row : int
         Patches before this row of the schedule are not asked for (after a resume).
+    workers : int
+        Processes like this one.
     """
 
     def __init__(
@@ -52,9 +55,10 @@ class Reader:
         budget: int,
         kept: Kept | None,
         first_row: int = 0,
+        workers: int = 1,
     ) -> None:
         self.regions, self.sizes = agenda.regions, agenda.region_bytes
-        self.origins = np.array([region.start for region in agenda.regions], np.int64)
+        self.origins = np.array([(r.sample, *r.start) for r in agenda.regions], np.int64)
         last = np.zeros(len(agenda.regions), np.int64)
         np.maximum.at(last, agenda.region, np.arange(len(agenda.region)))
         self.last: list[int] = last.tolist()
@@ -62,7 +66,8 @@ class Reader:
         self.first_row = first_row
         self.asked = self.held = 0
         self.live: dict[int, Blocks | Future[Blocks]] = {}
-        self.pool = ThreadPoolExecutor(READERS, "reader") if any(self.sizes) else None
+        threads = max(min(READERS, (os.cpu_count() or 1) // workers), 1)
+        self.pool = ThreadPoolExecutor(threads, "reader") if any(self.sizes) else None
 
     def block(self, r: int) -> Blocks:
         """Return a region, waiting for it where need be."""
@@ -94,7 +99,7 @@ class Reader:
             return self.read(region)
         if self.kept is None:
             return self.pool.submit(self.read, region)
-        # Several regions of a sample that is kept are one: the whole sample, read once.
+        # Several regions of a sample that is kept are one: it is read whole, once.
         key = (region.image, region.sample)
         if key not in self.kept:
             self.kept[key] = self.pool.submit(self.read, region)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from careamics_dm.origin_mask import OriginMask
     from careamics_dm.plan import Extent
+    from careamics_dm.valid_origins import ValidOrigins
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class RandomPatches:
     seed: int
     cell_bytes: int
     held_out: Plan | None = None
-    masks: Mapping[tuple[int, int], OriginMask] | None = None
+    masks: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None
     split: ClassVar[Literal["random"]] = "random"
 
     def __len__(self) -> int:
@@ -84,7 +85,7 @@ def random_plan(
     *,
     cell_bytes: int,
     held_out: Plan | None = None,
-    masks: Mapping[tuple[int, int], OriginMask] | None = None,
+    masks: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
 ) -> Plan:
     """Draw patches uniformly.
 
@@ -164,7 +165,10 @@ def random_plan(
         for d, axis in enumerate(axes):
             within[mine] = within[mine] * axis.n_cells + axis.cell_of(start[mine, d])
 
-    order, cell = _shuffle_groups(row * (within.max(initial=0) + 1) + within, rng)
+    # Samples that are stored together share their cells.
+    begins = sample % np.array([e.together for e in extents])[image] == 0
+    group = np.cumsum(begins) - 1
+    order, cell = _shuffle_groups(group[row] * (within.max(initial=0) + 1) + within, rng)
     start, row = start.take(order, axis=0), row[order]
     size = np.broadcast_to(patch, start.shape)
     return Plan(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from careamics_dm.image_stack import Region
+from careamics_dm.regions import Region
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,10 +128,14 @@ def schedule(
         The same patches in drawing order.
     """
     n = len(plan)
-    together = np.column_stack([plan.image, plan.sample]) if whole_samples else plan.cell[:, None]
+    groups = plan.sample // np.array([e.together for e in extents], np.int64)[plan.image]
+    together = np.column_stack([plan.image, groups]) if whole_samples else plan.cell[:, None]
     # Regions are numbered in the plan's order for now.
     first, region = _number(together)
-    image, sample = plan.image[first], plan.sample[first]
+    image, sample = plan.image[first], plan.sample[first].copy()
+    np.minimum.at(sample, region, plan.sample)
+    last = sample.copy()
+    np.maximum.at(last, region, plan.sample)
     start = np.full((len(first), plan.start.shape[1]), np.iinfo(np.int64).max)
     stop = np.zeros_like(start)
     np.minimum.at(start, region, plan.start)
@@ -139,8 +143,12 @@ def schedule(
     if whole_samples and n:
         start = np.zeros_like(start)
         stop = np.maximum(stop, np.array([extent.size for extent in extents])[image])
+        sizes = np.array([(e.together, e.samples) for e in extents], np.int64)[image]
+        sample = sample // sizes[:, 0] * sizes[:, 0]
+        last = np.minimum(sample + sizes[:, 0], sizes[:, 1]) - 1
     pixel_bytes = np.array([0 if e.in_memory else e.pixel_bytes for e in extents])
-    n_bytes = (stop - start).prod(axis=1) * pixel_bytes[image]
+    n_samples = last - sample + 1
+    n_bytes = (stop - start).prod(axis=1) * n_samples * pixel_bytes[image]
 
     order = np.arange(n)
     if rng is not None:
@@ -154,9 +162,10 @@ def schedule(
         sample[by_use].tolist(),
         start[by_use].tolist(),
         stop[by_use].tolist(),
+        n_samples[by_use].tolist(),
         strict=True,
     )
-    regions = [Region(i, s, tuple(a), tuple(b)) for i, s, a, b in rows]
+    regions = [Region(i, s, tuple(a), tuple(b), n) for i, s, a, b, n in rows]
     return Schedule(plan.take(order), number, regions, n_bytes[by_use].tolist())
 
 

@@ -12,6 +12,7 @@ from careamics_dm.axes import DataError
 
 MANIFESTS = (".csv", ".yaml", ".yml", ".txt")
 COLUMNS = ("input", "target", "mask", "split")
+"""Of a manifest; others are keys of the format (``scene``, ``level``) or ``channel``."""
 SPLITS = ("train", "val", "test", "predict")
 Data = Any
 """What an argument such as ``train_data`` may be: a path, a list of paths, an array, ..."""
@@ -26,6 +27,17 @@ class Listing:
     masks: list[Any] | None = None
     root: Path | None = None
     """The folder that was searched; files of two folders pair by their names below it."""
+    keys: list[dict[str, str]] | None = None
+    """Per input, the other fields of its row in a manifest, which say what in the file is meant:
+    those of `careamics_dm.stages.Stages.open_source`, and ``channel``."""
+
+    def take(self, rows: Sequence[int]) -> "Listing":
+        """Keep some inputs, with all that belongs to them, in that order."""
+        inputs, targets, masks, keys = (
+            None if column is None else [column[i] for i in rows]
+            for column in (self.inputs, self.targets, self.masks, self.keys)
+        )
+        return Listing(inputs or [], targets, masks, self.root, keys)
 
 
 def list_files(data: Data, extensions: Sequence[str], what: str) -> Listing:
@@ -83,9 +95,10 @@ def read_manifest(path: Path, what: str, extensions: Sequence[str] = ()) -> List
     ----------
     path : Path
         ``.csv`` with a header, ``.yaml`` (a list of mappings or of names) or ``.txt`` (a name
-        per line), in UTF-8. Columns: ``input`` and, where wanted, ``target``, ``mask`` and
-        ``split`` (``train``, ``val``, ``test`` or ``predict``). Relative paths start at the
-        manifest. Targets and masks may be left out for all rows of a split.
+        per line), in UTF-8. Columns: ``input`` and, where wanted, ``target``, ``mask``,
+        ``split`` (``train``, ``val``, ``test`` or ``predict``) and keys that say what in the file
+        is meant (``scene``, ``channel``). Relative paths start at the manifest; what has a ``://``
+        is a URL. Targets and masks may be left out for all rows of a split; so may keys, for some.
     what : str
         Name of the argument; with a ``split`` column, ``train_data`` takes the rows of
         ``train``, and so on.
@@ -100,8 +113,8 @@ def read_manifest(path: Path, what: str, extensions: Sequence[str] = ()) -> List
     Raises
     ------
     DataError
-        It can't be read, has no row, no ``input`` column, an unknown column or split, a row
-        with an empty field, no row for this split, or names a file that does not exist.
+        It can't be read, has no row, no ``input`` column, an unknown split, a row with an empty
+        field, no row for this split, or names a file that does not exist.
     """
     try:
         rows = _rows(path)
@@ -110,10 +123,10 @@ def read_manifest(path: Path, what: str, extensions: Sequence[str] = ()) -> List
     if not rows:
         raise DataError(f"{what}: manifest {path} has no row. Name at least one file.")
     columns = {key for row in rows for key in row}
-    if "input" not in columns or columns - set(COLUMNS):
+    if "input" not in columns:
         raise DataError(
-            f"{what}: manifest {path} has the columns {', '.join(sorted(columns))}. Needed is "
-            f"input; allowed are {', '.join(COLUMNS)}."
+            f"{what}: manifest {path} has the columns {', '.join(sorted(columns))}, but not input, "
+            f"which names the files. There may be {', '.join(COLUMNS)} and keys of the format."
         )
     chosen = list(enumerate(rows, start=1))
     if "split" in columns:
@@ -127,19 +140,26 @@ def read_manifest(path: Path, what: str, extensions: Sequence[str] = ()) -> List
         chosen = [(number, row) for number, row in chosen if row["split"] == split]
         if not chosen:
             raise DataError(f"{what}: manifest {path} has no row with split={split}.")
-    lists: dict[str, list[Path]] = {}
+    lists: dict[str, list[Any]] = {}
     for column in ("input", "target", "mask"):
         empty = [number for number, row in chosen if not row.get(column)]
         if len(empty) == len(chosen) and column != "input":
             continue
         if empty:
             raise DataError(f"{what}: manifest {path}: row {empty[0]} has no {column}.")
-        lists[column] = [path.parent / _at_home(Path(row[column])) for _, row in chosen]
-    _check_files([file for files in lists.values() for file in files], extensions, what)
-    return Listing([*lists["input"]], lists.get("target"), lists.get("mask"))
+        lists[column] = [
+            row[column] if "://" in row[column] else path.parent / _at_home(Path(row[column]))
+            for _, row in chosen
+        ]
+    named = [file for files in lists.values() for file in files if isinstance(file, Path)]
+    _check_files(named, extensions, what)
+    extra = columns - set(COLUMNS)
+    keys = [{key: row[key] for key in sorted(extra) if row.get(key)} for _, row in chosen]
+    lists_of = (lists["input"], lists.get("target"), lists.get("mask"))
+    return Listing(*lists_of, keys=keys if extra else None)
 
 
-def pair(inputs: Listing, others: Listing, what: str) -> list[Any]:
+def pair(inputs: Listing, others: Listing, what: str) -> Listing:
     """Put targets or masks into the order of their inputs.
 
     Files of two folders pair by their path below the folder, without the extension (``.ome.tif``
@@ -154,7 +174,7 @@ def pair(inputs: Listing, others: Listing, what: str) -> list[Any]:
 
     Returns
     -------
-    list
+    Listing
         One of ``others`` per input.
 
     Raises
@@ -170,13 +190,13 @@ def pair(inputs: Listing, others: Listing, what: str) -> list[Any]:
                 f"{what}: files of {inputs.root} and {others.root} pair by name, but these have "
                 f"no partner: {_some(lone)}. Add the missing files or give lists."
             )
-        return [theirs[name] for name in ours]
+        return others.take([theirs[name] for name in ours])
     if len(inputs.inputs) != len(others.inputs):
         raise DataError(
             f"{what}: {len(inputs.inputs)} input(s) but {len(others.inputs)} of these. "
             "Lists pair by order: make them equally long."
         )
-    return others.inputs
+    return others
 
 
 def _as_path(item: Any, what: str) -> Path:
@@ -265,19 +285,19 @@ def _yaml_row(number: int, row: Any) -> dict[str, str]:
     return fields
 
 
-def _by_name(listing: Listing, what: str) -> dict[str, Any]:
+def _by_name(listing: Listing, what: str) -> dict[str, int]:
     root = listing.root
     assert root is not None
-    found: dict[str, Any] = {}
-    for path in listing.inputs:
+    found: dict[str, int] = {}
+    for i, path in enumerate(listing.inputs):
         bare = path.relative_to(root).with_suffix("")
         name = str(bare.with_suffix("") if bare.suffix.lower() == ".ome" else bare)
         if name in found:
             raise DataError(
-                f"{what}: {found[name]} and {path} have the same name without extension, but "
-                "files pair by it. Rename one or give lists."
+                f"{what}: {listing.inputs[found[name]]} and {path} have the same name without "
+                "extension, but files pair by it. Rename one or give lists."
             )
-        found[name] = path
+        found[name] = i
     return found
 
 

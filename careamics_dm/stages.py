@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +14,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from careamics_dm.arguments import Arguments
 from careamics_dm.axes import DataError
 from careamics_dm.held_out import from_rows, hold_out
-from careamics_dm.images import Images, open_images
+from careamics_dm.index import Index
 from careamics_dm.memory import available_bytes
-from careamics_dm.sources import Listing, pair
+from careamics_dm.opening import open_images
+from careamics_dm.sources import COLUMNS, Listing, pair
 
 if TYPE_CHECKING:
     from careamics_dm.image_stack import ImageStack
+    from careamics_dm.images import Images
     from careamics_dm.plan import Plan
 
 VAL_PATCHES = 8
@@ -63,6 +68,9 @@ class Stages(Arguments):
     def open_source(self, source: Any, axes: str) -> list[ImageStack]:
         """Open a source, reading no pixel.
 
+        Its keyword-only parameters, where a format has any, are what a manifest's rows may say
+        of their file (``scene``, ``level``): they come as text, or not at all.
+
         Parameters
         ----------
         source
@@ -81,6 +89,16 @@ class Stages(Arguments):
             It can't be read, or is not what ``axes`` says.
         """
         raise TypeError(f"{type(self).__name__} does not say how to open its sources.")
+
+    def stamp(self, source: Any) -> Any:
+        """Return plain values that change when a source does; ``None`` if that can't be told.
+
+        What ``index`` knows of a source counts as long as its stamp stays the same.
+        """
+        if not isinstance(source, Path) or not source.is_file():
+            return None
+        found = source.stat()
+        return [found.st_mtime_ns, found.st_size]
 
     def setup(self, stage: str) -> None:
         """Open and check the sources of a stage.
@@ -123,9 +141,10 @@ class Stages(Arguments):
     def _open(self, role: str) -> Images:
         what = f"{role}_data"
         inputs, targets, masks = self._list(role)
+        index = None if self.index is None else Index(self.index)
         images, skipped = open_images(
             what,
-            self.open_source,
+            self.open_source if index is None else partial(self._open_known, index),
             inputs,
             targets,
             masks,
@@ -135,8 +154,11 @@ class Stages(Arguments):
             patch_size=None if role == "predict" else self.patch_size,
             small_images=self.small_images,
         )
+        if index is not None:
+            index.save()
         if role == "predict":
             self._check_tiles(images)
+            _tell_gaps(images)
             return images
         if skipped:
             rank_zero_warn(
@@ -148,7 +170,32 @@ class Stages(Arguments):
             images.load()
         return images
 
-    def _list(self, role: str) -> tuple[list[Any], list[Any] | None, list[Any] | None]:
+    def _open_known(self, index: Index, source: Any, axes: str, **keys: str) -> list[ImageStack]:
+        """Open a source unless the index knows it."""
+        shared = inspect.signature(Arguments.__init__).parameters
+        own = {
+            n: getattr(self, n) for n in inspect.signature(type(self)).parameters if n not in shared
+        }
+        how = [type(self).__qualname__, own, self.trust_axes, self.patch_size, axes, keys]
+        key = repr([str(Path(source).absolute()) if isinstance(source, Path) else source, *how])
+        opened = partial(self.open_source, source, axes, **keys)
+        return index.open(key, self.stamp(source), opened)
+
+    def _listed(self, data: Any, what: str) -> Listing:
+        """List sources; refuse columns of a manifest that mean nothing to this format."""
+        listing = self.list_sources(data, what)
+        parameters = inspect.signature(self.open_source).parameters.values()
+        known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} | {"channel"}
+        used = {key for row in listing.keys or () for key in row}
+        if unknown := sorted(used - known):
+            raise DataError(
+                f"{what}: the manifest has the column(s) {', '.join(unknown)}, which "
+                f"{type(self).__name__} does not know. There may be "
+                f"{', '.join([*COLUMNS, *sorted(known)])}."
+            )
+        return listing
+
+    def _list(self, role: str) -> tuple[Listing, Listing | None, Listing | None]:
         """Find inputs, targets and masks of a role, paired; all faults in one message."""
         partners = {f"{role}_target": self.target_data.get(role)}
         if role == "train":
@@ -157,7 +204,7 @@ class Stages(Arguments):
         found, faults = {}, []
         for name, data in given.items():
             try:
-                found[name] = None if data is None else self.list_sources(data, name)
+                found[name] = None if data is None else self._listed(data, name)
             except DataError as error:
                 faults.append(str(error))
         if faults:
@@ -166,8 +213,13 @@ class Stages(Arguments):
         assert inputs is not None
         paired = [None if o is None else pair(inputs, o, name) for name, o in found.items()]
         paired += [None] * (2 - len(paired))
-        masks = inputs.masks if role == "train" else None
-        return inputs.inputs, paired[0] or inputs.targets, paired[1] or masks
+        # What a row says of its file it says of its target and mask too, but for the channel.
+        rows = [{k: v for k, v in row.items() if k != "channel"} for row in inputs.keys or ()]
+        beside = [
+            None if listed is None else Listing(listed, keys=rows or None)
+            for listed in (inputs.targets, inputs.masks if role == "train" else None)
+        ]
+        return inputs, paired[0] or beside[0], paired[1] or beside[1]
 
     def _check_channels(self) -> None:
         """All roles, and a restored checkpoint, must agree on channels."""
@@ -210,6 +262,21 @@ class Stages(Arguments):
             n = min(VAL_PATCHES, cells // 4)
         rng = np.random.default_rng([self.seed, 3])
         return hold_out(extents, self.patch_size, n, rng, masks) if n else None
+
+
+def _tell_gaps(images: Images) -> None:
+    """Warn of what was not acquired: its prediction means nothing."""
+    missing = images.n_not_acquired()
+    if not missing:
+        return
+    first = next(iter(missing))
+    shape = images.stacks[first].data_shape
+    share = missing[first] / (shape[0] * prod(shape[2:]))
+    rank_zero_warn(
+        f"predict_data: {len(missing)} image(s) have parts that were not acquired, of "
+        f"{images.stacks[first].source} {missing[first]} pixels ({share:.1%}). They are read as 0; "
+        "what is predicted there means nothing."
+    )
 
 
 def _without_channels(axes: str) -> str:

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from careamics_dm.axes import DataError
 from careamics_dm.cells import cell_shape
-from careamics_dm.image_stack import Region, read_region
 from careamics_dm.images import PROGRESS_AFTER, nan_message
+from careamics_dm.regions import Region, read_samples
 from careamics_dm.tiling import tile_plan
 
 if TYPE_CHECKING:
@@ -97,11 +97,18 @@ def pixel_blocks(
     for i, extent in enumerate(images.extents()):
         extent, n = extent._replace(in_memory=False), len(extent.size)
         cells = cell_shape(extent, [min(64, size) for size in extent.size], 2**24)
-        plan = tile_plan([extent], cells, [0] * n)
-        boxes = zip(plan.sample.tolist(), plan.crop.tolist(), strict=True)
-        agenda += [Region(i, s, tuple(box[:n]), tuple(box[n:])) for s, box in boxes]
+        together = extent.together
+        plan = tile_plan([extent._replace(samples=1)], cells, [0] * n)
+        agenda += [
+            Region(i, s, tuple(box[:n]), tuple(box[n:]), min(together, extent.samples - s))
+            for s in range(0, extent.samples, together)
+            for box in plan.crop.tolist()
+        ]
     order = np.random.default_rng([seed, 2]).permutation(len(agenda))
-    pixels = [prod(np.subtract(agenda[r].stop, agenda[r].start).tolist()) for r in order]
+    pixels = [
+        agenda[r].n_samples * prod(np.subtract(agenda[r].stop, agenda[r].start).tolist())
+        for r in order
+    ]
     sizes = [
         p * np.dtype(stacks[agenda[r].image].data_dtype).itemsize
         for p, r in zip(pixels, order, strict=True)
@@ -111,18 +118,20 @@ def pixel_blocks(
     bar, some = tqdm(order, "statistics", unit="block", delay=PROGRESS_AFTER, leave=False), False
     for r in bar:
         region = agenda[r]
-        block = read_region(stacks[region.image], region, channels[region.image])
-        flat = block.reshape(len(block), -1)
+        block = read_samples(stacks[region.image], region, channels[region.image])
+        flat = np.moveaxis(block, 1, 0).reshape(block.shape[1], -1)
+        if (acquired := _acquired(images, region)) is not None:
+            flat = flat[:, acquired]
         if block.dtype.kind == "f" and not (finite := np.isfinite(flat)).all():
             if not allow_nan:
                 place = np.argwhere(~np.isfinite(block))[0]
-                where = tuple((place[1:] + region.start).tolist())
+                where = tuple((place[2:] + region.start).tolist())
                 raise DataError(
                     nan_message(
                         stacks[region.image].source,
                         block[tuple(place)],
-                        region.sample,
-                        int(place[0]),
+                        region.sample + int(place[0]),
+                        int(place[1]),
                         where,
                     )
                 )
@@ -133,6 +142,21 @@ def pixel_blocks(
     if not some:
         name = ("images", "targets")[side]
         raise DataError(f"the {name} hold nothing but NaN and infinity, so no statistics.")
+
+
+def _acquired(images: Images, region: Region) -> NDArray[np.bool_] | None:
+    """Whether each pixel of a region, sample by sample, was acquired; ``None``: all were."""
+    samples = range(region.sample, region.sample + region.n_samples)
+    valid = [images.valid_region(region.image, sample) for sample in samples]
+    if all(boxes is None for boxes in valid):
+        return None
+    size = tuple(b - a for a, b in zip(region.start, region.stop, strict=True))
+    acquired = np.zeros((len(valid), *size), bool)
+    for pixels, boxes in zip(acquired, valid, strict=True):
+        for start, stop in [(region.start, region.stop)] if boxes is None else boxes:
+            corners = zip(start, stop, region.start, strict=True)
+            pixels[tuple(slice(max(a - r, 0), max(b - r, 0)) for a, b, r in corners)] = True
+    return acquired.reshape(-1)
 
 
 def _told_if_wide(blocks: Iterator[NDArray[Any]], side: Side) -> Iterator[NDArray[Any]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from careamics_dm.image_stack import ImageStack, Region, read_region
+from careamics_dm.regions import Region, read_region
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from careamics_dm.datamodule import PatchDataModule
+    from careamics_dm.image_stack import ImageStack
     from careamics_dm.loader import PatchLoader
 
 BOXES = 20

@@ -112,7 +112,11 @@ def _lay_out(
         n, n_cells = len(tiles), int(tiles.cell.max()) + 1
         again = tiles.take(np.tile(np.arange(n), extent.samples))
         sample = np.repeat(np.arange(extent.samples), n)
-        parts.append(replace(again, sample=sample, cell=again.cell + sample * n_cells))
+        # Samples that are stored together share their cells.
+        shared = replace(
+            again, sample=sample, cell=again.cell + sample // extent.together * n_cells
+        )
+        parts.append(shared.take(np.argsort(shared.cell, kind="stable")))
     return concatenate(parts)
 
 

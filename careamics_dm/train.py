@@ -17,10 +17,11 @@ from careamics_dm._interrupt import StopOnRequest
 from careamics_dm.axes import DataError
 from careamics_dm.checkpoints import SaveConfig, load_checkpoint
 from careamics_dm.formats.tiff import open_tiff
-from careamics_dm.image_stack import ArrayStack, Region, read_region
+from careamics_dm.image_stack import ArrayStack
 from careamics_dm.metrics import psnr
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.plots import middle_plane, plot_denoised, plot_losses
+from careamics_dm.regions import Region, read_region
 from careamics_dm.writers import check_writable
 
 if TYPE_CHECKING:

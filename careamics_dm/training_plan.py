@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from careamics_dm.images import Images
-    from careamics_dm.plan import Extent, Plan
+    from careamics_dm.plan import Plan
 
 
 def training_plan(
@@ -57,7 +58,7 @@ def training_plan(
     """
     extents = images.extents()
     if sampling == "random":
-        n = n_patches or n_by_default(extents, patch_size, held_out)
+        n = n_patches or n_by_default(images, patch_size, held_out)
         masks = images.origin_masks(patch_size, held_out)
         return RandomPatches(extents, patch_size, n, seed, cell_bytes, held_out, masks)
     plan = grid_plan(extents, patch_size, cell_bytes=cell_bytes)
@@ -74,9 +75,13 @@ def training_plan(
     return GridPatches(plan, seed)
 
 
-def n_by_default(
-    extents: Sequence[Extent], patch_size: Sequence[int], held_out: Plan | None
-) -> int:
+def n_by_default(images: Images, patch_size: Sequence[int], held_out: Plan | None) -> int:
     """Count random patches per epoch: as many as cover the data, but for the held-out ones."""
     held = 0 if held_out is None else len(held_out)
-    return max(n_covering(extents, patch_size) - held, 1)
+    missing = images.n_not_acquired()
+    covering = sum(
+        n_covering([extent], patch_size)
+        * (1 - missing.get(i, 0) / (extent.samples * prod(extent.size)))
+        for i, extent in enumerate(images.extents())
+    )
+    return max(round(covering) - held, 1)

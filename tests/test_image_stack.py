@@ -12,14 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from careamics_dm.axes import DataError, Layout
-from careamics_dm.image_stack import (
-    ArrayStack,
-    ImageStack,
-    MappedArray,
-    Region,
-    block_shape_of,
-    read_region,
-)
+from careamics_dm.image_stack import ArrayStack, ImageStack, MappedArray
+from careamics_dm.regions import Region, block_shape_of, read_region
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

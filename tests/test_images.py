@@ -8,8 +8,10 @@ from stacks import RecordingStack
 
 from careamics_dm.axes import DataError
 from careamics_dm.image_stack import ArrayStack, MappedArray
-from careamics_dm.images import Images, describe, join_faults, open_images
+from careamics_dm.images import Images, describe
 from careamics_dm.memory import available_bytes, left_in_group
+from careamics_dm.opening import join_faults, open_images
+from careamics_dm.sources import Listing
 
 
 def array(*shape, dtype=np.uint16):
@@ -31,7 +33,8 @@ def opened(inputs, targets=None, masks=None, **options):
         "patch_size": (4, 4),
         "small_images": "error",
     } | options
-    return open_images("train_data", open_source, inputs, targets, masks, **options)[0]
+    listings = [None if x is None else Listing(x) for x in (inputs, targets, masks)]
+    return open_images("train_data", open_source, *listings, **options)[0]
 
 
 def stack(*shape, name="a", **options):

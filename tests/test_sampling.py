@@ -82,13 +82,14 @@ def test_exactly_as_many_patches_as_asked_for_lie_inside_their_images(
 
 @PROPERTY
 @given(cases(), st.integers(1, 200), st.integers(0, 2**32))
-def test_patches_of_a_cell_stand_together_and_are_of_one_sample(
+def test_patches_of_a_cell_stand_together_and_are_of_samples_that_are_stored_together(
     case: tuple[tuple[Extent, ...], tuple[int, ...], int], n: int, seed: int
 ) -> None:
     extents, patch, budget = case
     plan = RandomPatches(extents, patch, n, seed, budget).at(0)
     assert np.count_nonzero(np.diff(plan.cell)) + 1 == len(set(plan.cell.tolist()))
-    places = np.column_stack([plan.cell, plan.image, plan.sample])
+    group = plan.sample // np.array([e.together for e in extents])[plan.image]
+    places = np.column_stack([plan.cell, plan.image, group])
     assert len(np.unique(places, axis=0)) == len(set(plan.cell.tolist()))
 
 
@@ -252,7 +253,8 @@ def test_masks_and_held_out_patches_work_together() -> None:
     held = hold_out(extents, (4, 4), 20, np.random.default_rng(0))
     masks = {key: m for key, m in masked(extents, (4, 4)).items() if key[0] == 0}
     for (i, s), mask in masks.items():
-        mask.exclude(held.start[(held.image == i) & (held.sample == s)])
+        starts = held.start[(held.image == i) & (held.sample == s)]
+        mask.exclude(zip(starts, starts + 4, strict=True))
     plan = RandomPatches(tuple(extents), (4, 4), 2000, 0, 300, held, masks).at(0)
     for key, mask in masks.items():
         mine = (plan.image == key[0]) & (plan.sample == key[1])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,8 +190,7 @@ def test_a_text_file_is_a_source_where_the_format_reads_text(files: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "file\nx.tif\n", "has the columns file. Needed is input; allowed are input,"),
-        ("a.csv", "input,weight\nx.tif,1\n", "has the columns input, weight"),
+        ("a.csv", "file\nx.tif\n", "has the columns file, but not input, which names the files"),
         ("a.csv", "input,target\nin/1.tif,out/1.tif\nin/2.tif,\n", "row 2 has no target"),
         ("a.csv", "input,split\nin/1.tif,val\n,train\n", "row 2 has no input"),
         ("a.csv", "input,split\nin/1.tif,trian\n", "row 1 has split=trian. Choose among train,"),
@@ -287,7 +287,8 @@ def make(folder: Path, *names: str) -> Listing:
 def test_files_of_two_folders_pair_by_name_below_the_folder(tmp_path: Path) -> None:
     inputs = make(tmp_path / "in", "b.tif", "a.tif", "x/a.ome.tif", "dots.in.name.tif")
     targets = make(tmp_path / "out", "a.TIFF", "b.tif", "x/a.tif", "dots.in.name.tif")
-    paired = [path.relative_to(tmp_path / "out") for path in pair(inputs, targets, "train_target")]
+    paired = pair(inputs, targets, "train_target").inputs
+    paired = [path.relative_to(tmp_path / "out") for path in paired]
     ours = [str(path.relative_to(tmp_path / "in")) for path in inputs.inputs]
     assert ours == ["a.tif", "b.tif", "dots.in.name.tif", "x/a.ome.tif"]
     assert [str(path) for path in paired] == ["a.TIFF", "b.tif", "dots.in.name.tif", "x/a.tif"]
@@ -309,11 +310,36 @@ def test_two_files_of_one_name_are_an_error_and_none_is_dropped(tmp_path: Path) 
 
 def test_lists_pair_by_order_and_must_be_equally_long() -> None:
     inputs, others = Listing(["a", "b"]), Listing([2, 1])
-    assert pair(inputs, others, "train_target") == [2, 1]
+    assert pair(inputs, others, "train_target").inputs == [2, 1]
     with pytest.raises(DataError, match=r"train_mask: 2 input\(s\) but 1 of these"):
         pair(inputs, Listing([1]), "train_mask")
 
 
 def test_a_folder_and_a_list_pair_by_order(tmp_path: Path) -> None:
     inputs = make(tmp_path / "in", "b.tif", "a.tif")
-    assert pair(inputs, Listing(["for a", "for b"]), "train_target") == ["for a", "for b"]
+    targets = ["for a", "for b"]
+    assert pair(inputs, Listing(targets), "train_target").inputs == targets
+
+
+def test_what_pairs_by_name_keeps_its_own_keys(tmp_path: Path) -> None:
+    inputs = make(tmp_path / "in", "a.tif", "b.tif")
+    targets = make(tmp_path / "out", "b.tif", "a.tif")
+    targets = replace(targets, keys=[{"series": p.stem} for p in targets.inputs])
+    assert pair(inputs, targets, "train_target").keys == [{"series": "a"}, {"series": "b"}]
+
+
+def test_a_manifest_may_say_what_in_its_files_is_meant(files: Path) -> None:
+    manifest = files / "a.csv"
+    manifest.write_text("input,scene,channel\nin/1.tif,2,DAPI\nin/1.tif,,1\n")
+    listing = list_files(manifest, TIFF, "train_data")
+    assert [path.name for path in listing.inputs] == ["1.tif", "1.tif"]
+    assert listing.keys == [{"scene": "2", "channel": "DAPI"}, {"channel": "1"}]
+    assert listing.take([1]).keys == [{"channel": "1"}]
+
+
+def test_a_manifest_may_name_urls(files: Path) -> None:
+    manifest = files / "a.csv"
+    manifest.write_text("input,target\ns3://bucket/a.zarr,in/1.tif\n")
+    listing = list_files(manifest, TIFF, "train_data")
+    assert listing.inputs == ["s3://bucket/a.zarr"]
+    assert listing.targets == [files / "in/1.tif"]

@@ -11,7 +11,8 @@ from modules import Identity, trainer
 from careamics_dm import ArrayDataModule, TiffDataModule, TiffWriter
 from careamics_dm.axes import DataError
 from careamics_dm.formats.tiff import open_tiff
-from careamics_dm.image_stack import ArrayStack, Region, read_region
+from careamics_dm.image_stack import ArrayStack
+from careamics_dm.regions import Region, read_region
 from careamics_dm.writers import check_writable, output_paths, to_dtype
 
 pytestmark = pytest.mark.usefixtures("files_close")

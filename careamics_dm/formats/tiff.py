@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import tifffile
 
+from careamics_dm import checks as check
 from careamics_dm.axes import AXES, DataError, check_axes, same_roles
 from careamics_dm.datamodule import PatchDataModule
 from careamics_dm.formats._tiff_open import FoundSeries, Key, open_series, shaped_metadata
@@ -54,11 +55,17 @@ class TiffDataModule(PatchDataModule):
         """TIFF files; a set of files that is one OME-TIFF image is listed once."""
         return _one_per_image(list_files(data, EXTENSIONS, what), self.series)
 
-    def open_source(self, source: Path, axes: str) -> list[ImageStack]:
-        """See `PatchDataModule.open_source`."""
+    def open_source(
+        self, source: Path, axes: str, *, series: str | None = None, level: str | None = None
+    ) -> list[ImageStack]:
+        """See `PatchDataModule.open_source`; a manifest's rows may name series and level."""
         return [
             open_tiff(
-                source, axes, series=self.series, level=self.level, trust_axes=self.trust_axes
+                source,
+                axes,
+                series=check.key("series", series, self.series),
+                level=check.key("level", level, self.level),
+                trust_axes=self.trust_axes,
             )
         ]
 
@@ -288,7 +295,7 @@ def _ome_pixels(found: FoundSeries) -> ElementTree.Element | None:
 
 def _one_per_image(listing: Listing, series: int) -> Listing:
     """Leave out the files of a multi-file OME-TIFF whose image an earlier file stands for."""
-    if len(listing.inputs) == 1:
+    if len(listing.inputs) == 1 or listing.keys is not None:  # rows say what they mean
         return listing
     seen: set[Hashable] = {("file", str(path.resolve())) for path in listing.inputs}
     keep = []
@@ -297,11 +304,7 @@ def _one_per_image(listing: Listing, series: int) -> Listing:
         if image is None or image not in seen:
             keep.append(i)
         seen.add(image)
-    inputs, targets, masks = (
-        None if values is None else [values[i] for i in keep]
-        for values in (listing.inputs, listing.targets, listing.masks)
-    )
-    return Listing(inputs or [], targets, masks, listing.root)
+    return listing.take(keep)
 
 
 def _image_in_set(path: Path, series: int) -> Hashable | None:
