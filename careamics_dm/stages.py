@@ -176,7 +176,7 @@ class Stages(Arguments):
         own = {
             n: getattr(self, n) for n in inspect.signature(type(self)).parameters if n not in shared
         }
-        how = [type(self).__qualname__, own, self.trust_axes, self.patch_size, axes, keys]
+        how = [type(self).__qualname__, own, self.trust_axes, len(self.patch_size), axes, keys]
         key = repr([str(Path(source).absolute()) if isinstance(source, Path) else source, *how])
         opened = partial(self.open_source, source, axes, **keys)
         return index.open(key, self.stamp(source), opened)

@@ -1,0 +1,125 @@
+"""Images of which parts were never acquired, as mosaics have them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from stacks import RecordingStack
+
+from careamics_dm.axes import DataError
+from careamics_dm.datamodule import PatchDataModule
+from careamics_dm.image_stack import ArrayStack
+from careamics_dm.sources import Listing
+from careamics_dm.testing import check_image_stack
+
+TILES = [((0, 0), (40, 48)), ((36, 40), (80, 100))]
+"""Two tiles that overlap, of an image of 80 × 100; the second sample has only one of them."""
+
+
+class Mosaic:
+    """An array of two samples with gaps, which read as 0; what was acquired is not 0."""
+
+    shape, dtype = (2, 80, 100), np.dtype(np.uint16)
+
+    def __getitem__(self, box):
+        pixels = np.zeros(self.shape, np.uint16)
+        for sample in range(2):
+            for start, stop in self.valid_region(sample):
+                pixels[(sample, *(slice(a, b) for a, b in zip(start, stop, strict=True)))] = 7
+        return pixels[box]
+
+    def valid_region(self, sample):
+        return TILES[: 2 - sample]
+
+
+class Module(PatchDataModule):
+    def __init__(self, **shared):
+        names = ("train_data", "val_data", "test_data", "predict_data")
+        given = {"patch_size": (16, 16), "normalization": "none", "axes": "SYX"}
+        super().__init__(**dict.fromkeys(names, "mosaic") | given | shared)
+
+    def list_sources(self, data, what):
+        return Listing([data])
+
+    def open_source(self, source, axes):
+        if source == "mask":
+            return [ArrayStack(np.indices((2, 80, 100))[2] < 60, "SYX", source)]
+        return [ArrayStack(Mosaic(), "SYX", source, block_shape=(1, 20, 20))]
+
+
+def patches(loader):
+    return np.concatenate([batch["image"].numpy() for batch in loader])
+
+
+@pytest.fixture(params=[True, False], ids=["in memory", "streamed"])
+def in_memory(request):
+    return request.param
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_training_sees_only_what_was_acquired(in_memory, sampling):
+    data = Module(in_memory=in_memory, sampling=sampling, augmentation=False)
+    for _ in range(3):
+        drawn = patches(data.train_dataloader())
+        assert len(drawn) == data.n_train_patches
+        assert (drawn == 7).all()
+    data.teardown("fit")
+
+
+def test_so_do_validation_and_test(in_memory):
+    data = Module(in_memory=in_memory)
+    assert (patches(data.val_dataloader()) == 7).all()
+    assert (patches(data.test_dataloader()) == 7).all()
+    split = Module(in_memory=in_memory, val_data=None, n_val_patches=4)
+    assert (patches(split.val_dataloader()) == 7).all()
+    assert (patches(split.train_dataloader()) == 7).all()
+
+
+def test_statistics_count_only_what_was_acquired(in_memory):
+    data = Module(in_memory=in_memory, normalization="mean_std")
+    data.measure_statistics()
+    assert data.denormalize(torch.zeros(1, 1, 2, 2)).unique().tolist() == [7]  # the mean
+
+
+def test_an_epoch_covers_what_was_acquired(in_memory):
+    data = Module(in_memory=in_memory, n_val_patches=0)
+    area = 2 * 40 * 48 + 44 * 60 - 4 * 8
+    covering = 2 * 5 * 7
+    assert data.n_train_patches == round(covering * area / (2 * 80 * 100))
+
+
+def test_masks_and_gaps_work_together(in_memory):
+    data = Module(in_memory=in_memory, train_mask="mask", augmentation=False)
+    batches = patches(data.train_dataloader())
+    assert (batches == 7).all()
+
+
+def test_prediction_covers_gaps_and_tells_how_many_pixels_they_are():
+    data = Module(tile_size=(32, 32), tile_overlap=(8, 8))
+    lacking = 2 * 80 * 100 - (2 * 40 * 48 + 44 * 60 - 4 * 8)
+    with pytest.warns(UserWarning, match=rf"predict_data: 1 image.* {lacking} pixels .*read as 0"):
+        data.setup("predict")
+    check_image_stack(data.predict_stacks[0])
+    assert len(patches(data.predict_dataloader())) == 2 * 3 * 4
+
+
+def test_gaps_that_leave_no_place_are_an_error(in_memory):
+    data = Module(in_memory=in_memory, patch_size=(64, 64), val_data=None, n_val_patches=0)
+    with pytest.raises(DataError, match=r"no patch of \(64, 64\) lies in what was acquired of mos"):
+        data.train_dataloader()
+
+
+def test_any_stack_may_have_gaps():
+    class Gappy(RecordingStack):
+        def valid_region(self, sample_idx):
+            return TILES
+
+    class Others(Module):
+        def open_source(self, source, axes):
+            pixels = np.zeros((1, 1, 80, 100), np.uint16)
+            for start, stop in TILES:
+                pixels[0, 0, start[0] : stop[0], start[1] : stop[1]] = 7
+            return [Gappy(pixels)]
+
+    assert (patches(Others().train_dataloader()) == 7).all()
