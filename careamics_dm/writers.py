@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from careamics_dm.image_stack import ImageStack
 
+TIFF = (".tif", ".tiff", ".btf", ".tf8")
+CONTAINERS = (".czi", ".zarr", ".zip", ".ozx")
+"""Suffixes of files and folders that hold several images."""
 NOT_IN_OME = (np.int64, np.uint64, np.float16)
 PER_CENTIMETER = {"nm": 1e7, "µm": 1e4, "mm": 10.0, "cm": 1.0}
 """Units that a TIFF without further description can say."""
@@ -222,26 +225,43 @@ def check_inputs_are_safe(stacks: Sequence[ImageStack], paths: Sequence[Path]) -
 def output_paths(stacks: Sequence[ImageStack], folder: Path) -> list[Path]:
     """Name results after their images, ``.tif``, keeping sub-folders below a common one.
 
+    Images inside a container (``a.zarr/0``, ``b.czi/scene_1``) go to a folder of its name
+    (``a/0.tif``, ``b/scene_1.tif``).
+
     Raises
     ------
     DataError
         Two images would get the same name.
     """
-    sources = [Path(os.path.abspath(stack.source)) for stack in stacks]  # noqa: PTH100
-    root = Path(os.path.commonpath([source.parent for source in sources]))
-    tiff = (".tif", ".tiff", ".btf", ".tf8")
-    paths = [
-        folder
-        / (
-            source.relative_to(root)
-            if source.suffix.lower() in tiff
-            else source.relative_to(root).with_suffix(".tif")
-        )
-        for source in sources
-    ]
+    names = [stack.source.replace("://", "/") for stack in stacks]  # of URLs, the path
+    sources = [Path(os.path.abspath(name)) for name in names]  # noqa: PTH100
+    named = [_name(source) for source in sources]
+    root = Path(os.path.commonpath([outer for outer, _ in named]))
+    paths = [folder / outer.relative_to(root) / inner for outer, inner in named]
     if clashes := sorted({str(path) for path in paths if paths.count(path) > 1}):
         raise DataError(f"writer: several images would be written to {', '.join(clashes[:5])}.")
     return paths
+
+
+def _name(source: Path) -> tuple[Path, Path]:
+    """Name a result after its source: its folder, and its path below, without containers."""
+    inside = [i for i, part in enumerate(source.parts[:-1]) if _bare(part) != part]
+    if inside:
+        outer, inner = source.parts[: inside[0]], source.parts[inside[0] :]
+        # Inside a container, what follows a dot is part of the name.
+        return Path(*outer), Path(*map(_bare, inner[:-1]), f"{inner[-1]}.tif")
+    if source.suffix.lower() in TIFF:
+        return source.parent, Path(source.name)
+    bare = _bare(source.name)
+    stem = source.stem if bare == source.name else bare
+    return source.parent, Path(f"{stem}.tif")
+
+
+def _bare(part: str) -> str:
+    """Leave out the suffixes of a container."""
+    while Path(part).suffix.lower() in CONTAINERS:
+        part = Path(part).stem
+    return part
 
 
 def check_writable(folder: Path) -> None:

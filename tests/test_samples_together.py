@@ -1,4 +1,4 @@
-"""Samples that are stored together, as chunks and files of several frames are, are read together."""
+"""Samples that are stored together, as frames in a chunk or a file are, are read together."""
 
 from __future__ import annotations
 

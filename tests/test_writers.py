@@ -64,6 +64,22 @@ class TestFiles:
         predict(arrays([noise(20, 30)] * 2), TiffWriter(tmp_path / "arrays"), tmp_path)
         assert written(tmp_path / "arrays") == ["predict_data_0000.tif", "predict_data_0001.tif"]
 
+    @pytest.mark.parametrize(
+        ("sources", "results"),
+        [
+            (["a.czi"], ["a.tif"]),
+            (["d/a.czi/scene_0", "d/a.czi/scene_1"], ["a/scene_0.tif", "a/scene_1.tif"]),
+            (["d/a.czi/scene_1", "d/b.czi"], ["a/scene_1.tif", "b.tif"]),
+            (["a.zarr", "b.ome.zarr", "c.zarr.zip"], ["a.tif", "b.ome.tif", "c.tif"]),
+            (["p.zarr/A/1/0", "p.zarr/A/2/0"], ["p/A/1/0.tif", "p/A/2/0.tif"]),
+            (["x.zarr/a.1", "x.zarr/a.2", "y.npy"], ["x/a.1.tif", "x/a.2.tif", "y.tif"]),
+            (["s3://b/x.zarr/0", "s3://b/y.zarr/0"], ["x/0.tif", "y/0.tif"]),
+        ],
+    )
+    def test_containers_become_folders(self, tmp_path, sources, results):
+        stacks = [ArrayStack(noise(2, 2), "YX", name) for name in sources]
+        assert output_paths(stacks, tmp_path) == [tmp_path / name for name in results]
+
     def test_two_results_of_one_name_are_told_before(self, tmp_path):
         stacks = [ArrayStack(noise(2, 2), "YX", name) for name in ("x/a.npy", "x/a.tif")]
         with pytest.raises(DataError, match=r"several images would be written to .*a\.tif"):
