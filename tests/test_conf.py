@@ -89,7 +89,7 @@ def test_objects_get_plain_containers(path):
     config = load(path)
     several = path.parent.name == "callbacks"  # parts of an object take after it
     for part in config.values() if several else [config]:
-        assert part.get("_convert_") == "all" or path.parent.name == "experiment"
+        assert part.get("_convert_") == "all" or path.parent.name.startswith("experiment")
 
 
 def test_variants_of_noise2void_differ_only_where_they_say():
@@ -104,10 +104,14 @@ def test_every_option_composes(path):
     group, option = path.parts[0], path.stem
     place = f"+{group}@data.{group}" if group in ("normalization", "augmentation") else group
     app = "predict" if path.as_posix() == "trainer/predict.yaml" else "train"
-    config = compose(app, f"{place}={option}")
+    choices = [f"{place}={option}"]
+    if group == "experiment_data":  # chosen by what they are of
+        experiment, _, data = option.partition("_")
+        choices = [f"experiment={experiment}", f"data={data}"]
+    config = compose(app, *choices)
     part = config.data[group] if place.startswith("+") else config.get(group)
-    if group == "experiment":
-        expected = load(path)["data"]
+    if group.startswith("experiment"):
+        expected = load(path).get("data", load(path))
         part = {key: config.data[key] for key in expected}
     else:
         expected = load(path)

@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 from careamics.config import N2VAlgorithm
 from careamics.config.data.data_config import DataConfig
+from careamics.dataset.factory import ReadFuncLoading
 from careamics.lightning.data.data_module import CareamicsDataModule
 from careamics.lightning.modules.n2v_module import N2VModule
 from side import peak_mib, resident_mib, serve, timed_passes
@@ -42,30 +43,31 @@ def configure(
         patching={"name": "random", "patch_size": patch_size},
         normalization={"name": "mean_std", "input_means": [mean], "input_stds": [std]},
         batch_size=batch_size,
-        in_memory=kind == "array",
+        in_memory=kind in ("array", "custom"),  # it loads what a read function gives
         num_workers=0,
         seed=seed,
     )
 
 
 def open_data(
+    kind: str,
     paths: list[str],
     axes: str,
     patch_size: list[int],
     batch_size: int,
     mean: float,
     std: float,
-    pool_mib: int,
 ) -> dict[str, float]:
-    """Set its data module up: ``.npy`` files as arrays in memory, TIFFs not in memory."""
-    del pool_mib
-    arrays = paths[0].endswith(".npy")
-    data: Any = [np.load(path) for path in paths] if arrays else paths
-    config = configure("array" if arrays else "tiff", axes, patch_size, batch_size, mean, std)
+    """Set its data module up: ``.npy`` files as arrays in memory, others not, where it can."""
+    data: Any = [np.load(path) for path in paths] if kind == "array" else paths
+    config = configure(kind, axes, patch_size, batch_size, mean, std)
     # It wants validation data with random patches: the smallest that will do.
-    small = data[0][tuple(slice(0, p) for p in patch_size)] if arrays else data[0]
+    small = data[0]
+    if kind == "array":
+        small = small[tuple(slice(0, p) for p in patch_size)]
+    loading = ReadFuncLoading(np.load, extension_filter="*.npy") if kind == "custom" else None
     start = time.perf_counter()
-    dm = CareamicsDataModule(config, train_data=data, val_data=small)
+    dm = CareamicsDataModule(config, train_data=data, val_data=[small], loading=loading)
     dm.setup("fit")
     opened["loader"] = dm.train_dataloader()
     return {"set_up": time.perf_counter() - start, "patches": len(dm.train_dataset or ())}

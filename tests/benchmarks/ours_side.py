@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import time
 import warnings
+from math import prod
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -13,7 +15,11 @@ import torch
 from side import peak_mib, resident_mib, serve, timed_passes
 from stops import Stops
 
-from careamics_dm import ArrayDataModule, TiffDataModule
+from careamics_dm.formats.array import ArrayDataModule
+from careamics_dm.formats.custom import CustomDataModule
+from careamics_dm.formats.czi import CziDataModule
+from careamics_dm.formats.tiff import TiffDataModule
+from careamics_dm.formats.zarr import ZarrDataModule
 from careamics_dm.models.masking import Masking
 from careamics_dm.models.n2v import N2VModule
 from careamics_dm.models.unet import UNet
@@ -25,10 +31,18 @@ if TYPE_CHECKING:
     from careamics_dm.datamodule import PatchDataModule
 
 IMPORTED = resident_mib()
+FORMATS: dict[str, Any] = {
+    "array": ArrayDataModule,
+    "tiff": TiffDataModule,
+    "czi": CziDataModule,
+    "zarr": ZarrDataModule,
+    "custom": CustomDataModule,
+}
 opened: dict[str, PatchDataModule] = {}
 
 
-def open_data(
+def make(
+    kind: str,
     paths: list[str],
     axes: str,
     patch_size: list[int],
@@ -36,14 +50,12 @@ def open_data(
     mean: float,
     std: float,
     pool_mib: int,
-) -> dict[str, float]:
-    """Set a data module up: ``.npy`` files as arrays in memory, TIFFs streamed."""
-    arrays = paths[0].endswith(".npy")
-    data: Any = [np.load(path) for path in paths] if arrays else paths
-    kind = ArrayDataModule if arrays else TiffDataModule
-    start = time.perf_counter()
-    dm = kind(
-        train_data=data,
+    options: dict[str, Any],
+) -> PatchDataModule:
+    """Make a data module: ``.npy`` files as arrays in memory, others streamed."""
+    arrays = kind == "array"
+    dm = FORMATS[kind](
+        train_data=[np.load(path) for path in paths] if arrays else paths,
         axes=axes,
         patch_size=patch_size,
         batch_size=batch_size,
@@ -51,10 +63,59 @@ def open_data(
         in_memory=arrays,
         pool_mib=pool_mib,
         normalization=MeanStd(mean=mean, std=std),
+        **options,
     )
+    return dm
+
+
+def open_data(**how: Any) -> dict[str, float]:
+    """Set a data module up; see `make`."""
+    start = time.perf_counter()
+    dm = opened["data"] = make(**how)
     dm.setup("fit")
-    opened["data"] = dm
     return {"set_up": time.perf_counter() - start, "patches": dm.n_train_patches}
+
+
+def decoded(**how: Any) -> float | None:
+    """Stream one epoch; return decoded bytes per byte of patches, None for arrays in memory."""
+    if how["kind"] == "array":
+        return None
+    dm = make(**how)
+    dm.setup("fit")
+    counts = [Counting(stack) for stack in dm.train_stacks]
+    delivered = sum(batch["image"].nbytes for batch in dm.train_dataloader())
+    dm.teardown("fit")
+    return sum(count.bytes for count in counts) / delivered
+
+
+class Counting:
+    """A stored array that counts the bytes of the blocks that are decoded for its boxes.
+
+    It takes the place of the array of a stack of one channel.
+    """
+
+    def __init__(self, stack: Any) -> None:
+        self.array, self.bytes, self.lock = stack.array, 0, Lock()
+        self.shape, self.dtype = stack.array.shape, stack.array.dtype
+        sizes = dict(zip(stack.layout.spatial_axes, stack.block_shape, strict=True))
+        whole = stack.samples_per_block > 1
+        self.block = [
+            sizes.get(axis, n if whole else 1)
+            for axis, n in zip(stack.original_axes, self.shape, strict=True)
+        ]
+        stack.array = self
+
+    def __getitem__(self, box: tuple[slice, ...]) -> Any:
+        met = [
+            min(-(-asked.stop // b) * b, n) - asked.start // b * b
+            for asked, b, n in zip(box, self.block, self.shape, strict=True)
+        ]
+        with self.lock:
+            self.bytes += prod(met) * self.dtype.itemsize
+        return self.array[box]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.array, name)
 
 
 def batches(dm: PatchDataModule) -> Iterator[Any]:
@@ -94,18 +155,12 @@ class OneNumber(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def epochs(folder: str, how: str, epochs: int, pool_mib: int) -> int:
-    """Stream a folder of TIFFs for some epochs; returns the patches."""
-    dm = TiffDataModule(
-        train_data=folder,
-        axes="SYX",
-        batch_size=64,
-        in_memory=False,
-        pool_mib=pool_mib,
-    )
+def epochs(kind: str, how: str, epochs: int, **settings: Any) -> int:
+    """Stream data for some epochs; returns the patches."""
+    dm = FORMATS[kind](in_memory=False, **settings)
     if how == "trainer":
         module = OneNumber()
-        stops = Stops(np.zeros((1, 1)), 0, 1, [], folder)
+        stops = Stops(np.zeros((1, 1)), 0, 1, [], ".")
         stops.trainer(-1, max_epochs=epochs).fit(module, datamodule=dm)
         return module.patches
     dm.setup("fit")
@@ -113,6 +168,19 @@ def epochs(folder: str, how: str, epochs: int, pool_mib: int) -> int:
     patches = sum(len(dm.transform(batch)["image"]) for _ in range(epochs) for batch in loader)
     dm.teardown("fit")
     return patches
+
+
+def opening(kind: str, **settings: Any) -> dict[str, float]:
+    """Time ``setup``, and then the first batch without statistics."""
+    dm = FORMATS[kind](normalization="none", in_memory=False, **settings)
+    start = time.perf_counter()
+    dm.setup("fit")
+    set_up = time.perf_counter() - start
+    next(iter(dm.train_dataloader()))
+    found = {"set_up": set_up, "first": time.perf_counter() - start - set_up}
+    found["images"] = len(dm.train_stacks)
+    dm.teardown("fit")
+    return found
 
 
 def train(
@@ -156,4 +224,14 @@ def train(
 
 
 if __name__ == "__main__":
-    serve({"open": open_data, "passes": passes, "memory": memory, "epochs": epochs, "train": train})
+    serve(
+        {
+            "open": open_data,
+            "passes": passes,
+            "memory": memory,
+            "decoded": decoded,
+            "epochs": epochs,
+            "opening": opening,
+            "train": train,
+        }
+    )

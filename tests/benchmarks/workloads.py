@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tifffile
+from storing import write_czi, write_npy, write_tiff, write_zarr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 MEAN, STD = 229.0, 42.0
 """About what the images have; given, so that no side computes it."""
 GAIN = 1.2  # camera counts per photo-electron
-TILED: dict[str, Any] = {"tile": (256, 256), "compression": "zlib"}
+CUBE = (16, 64, 64)
 
 
 @dataclass(frozen=True)
@@ -25,41 +26,117 @@ class Workload:
 
     name: str
     title: str
+    kind: str
+    """A format of careamics_dm."""
     files: int
     shape: tuple[int, ...]
+    """Of the pixels as they are written."""
     axes: str
     patch_size: tuple[int, ...] = (64, 64)
     batch_size: int = 64
-    tiff: dict[str, Any] | None = None
-    """How the TIFFs are written; None for arrays in memory."""
+    how: dict[str, Any] = field(default_factory=dict)
+    """How the files are written."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of our format."""
     pool_mib: int = 512
     goal: float = 16
     """Patches per second over CAREamics', as DESIGN says."""
 
+    @property
+    def mib(self) -> int:
+        """Pixels in all files, stored dtype."""
+        return self.files * prod(self.shape) * 2 // 2**20
+
     def write(self, folder: Path, images: Images) -> list[str]:
         """Write the files and return their paths."""
-        paths = []
-        for i in range(self.files):
-            path = folder / f"{i:02d}.{'npy' if self.tiff is None else 'tif'}"
-            pixels = images.draw(self.shape)
-            if self.tiff is None:
-                np.save(path, pixels)
-            else:
-                tifffile.imwrite(path, pixels, metadata=None, photometric="minisblack", **self.tiff)
-            paths.append(str(path))
-        return paths
+        suffix, write = STORED[self.kind]
+        paths = [folder / f"{i:02d}.{suffix}" for i in range(self.files)]
+        for path in paths:
+            write(path, self.shape, images.draw, **self.how)
+        return [str(path) for path in paths]
 
 
+STORED: dict[str, tuple[str, Any]] = {
+    "array": ("npy", write_npy),
+    "custom": ("npy", write_npy),
+    "tiff": ("tif", write_tiff),
+    "zarr": ("zarr", write_zarr),
+    "czi": ("czi", write_czi),
+}
 PLANE, VOLUME = (2048, 2048), (64, 512, 512)
+PLANES, STACK, DEEP = (16, *PLANE), (50, *PLANE), (128, 1024, 1024)
+TILED = {"tile": (256, 256), "compression": "zlib"}
+CHUNKS = {"chunks": (1, 256, 256)}
+SHARDS = CHUNKS | {"shards": (1, 2048, 2048)}
+CUBES = {"chunks": (32, 128, 128)}
+SLOW, RAW, ZSTD1 = {"engine": "zarr"}, {"compression": "uncompressed:"}, {"compression": "zstd1:"}
+NPY = {"read_func": "numpy.load"}
 WORKLOADS = [
-    Workload("W1", "arrays 2-D, 8 × 2048²", 8, PLANE, "YX"),
-    Workload("W1b", "arrays 3-D, 4 × 64×512²", 4, VOLUME, "ZYX", (16, 64, 64), 8, goal=4),
-    Workload("W2", "TIFF raw, 16 × 2048²", 16, PLANE, "YX", tiff={}),
-    Workload("W2s", "the same, pool half of it", 16, PLANE, "YX", tiff={}, pool_mib=64),
-    Workload("W2b", "TIFF tiled, deflate, 16 × 2048²", 16, PLANE, "YX", tiff=TILED, goal=6),
-    Workload("W2bs", "the same, pool half of it", 16, PLANE, "YX", tiff=TILED, pool_mib=64, goal=6),
-    Workload("W2c", "TIFF raw stack of 50 × 2048²", 1, (50, *PLANE), "SYX", tiff={}),
-    Workload("W2cs", "the same, pool a sixth of it", 1, (50, *PLANE), "SYX", tiff={}, pool_mib=64),
+    Workload("W1", "arrays 2-D, 8 × 2048²", "array", 8, PLANE, "YX"),
+    Workload("W1b", "arrays 3-D, 4 × 64×512²", "array", 4, VOLUME, "ZYX", CUBE, 8, goal=4),
+    Workload("W2", "TIFF raw, 16 × 2048²", "tiff", 16, PLANE, "YX"),
+    Workload("W2s", "the same, pool half of it", "tiff", 16, PLANE, "YX", pool_mib=64),
+    Workload("W2b", "TIFF tiled, deflate, 16 × 2048²", "tiff", 16, PLANE, "YX", how=TILED, goal=6),
+    Workload(
+        "W2bs", "the same, pool half of it", "tiff", 16, PLANE, "YX", how=TILED, pool_mib=64, goal=6
+    ),
+    Workload("W2c", "TIFF raw stack of 50 × 2048²", "tiff", 1, STACK, "SYX"),
+    Workload("W2cs", "the same, pool a sixth of it", "tiff", 1, STACK, "SYX", pool_mib=64),
+    Workload(
+        "W3",
+        "Zarr 256² chunks, zarr-python",
+        "zarr",
+        1,
+        PLANES,
+        "SYX",
+        how=CHUNKS,
+        options=SLOW,
+        goal=40,
+    ),
+    Workload("W3f", "the same, fastest engine", "zarr", 1, PLANES, "SYX", how=CHUNKS, goal=100),
+    Workload(
+        "W3b",
+        "Zarr sharded, zarr-python",
+        "zarr",
+        1,
+        PLANES,
+        "SYX",
+        how=SHARDS,
+        options=SLOW,
+        goal=120,
+    ),
+    Workload("W3bf", "the same, fastest engine", "zarr", 1, PLANES, "SYX", how=SHARDS, goal=120),
+    Workload(
+        "W3c",
+        "Zarr 3-D, 32×128² chunks, zarr-python",
+        "zarr",
+        1,
+        DEEP,
+        "ZYX",
+        CUBE,
+        8,
+        how=CUBES,
+        options=SLOW,
+        goal=25,
+    ),
+    Workload(
+        "W3cf", "the same, fastest engine", "zarr", 1, DEEP, "ZYX", CUBE, 8, how=CUBES, goal=25
+    ),
+    Workload("W4", "CZI raw, T16 × 2048²", "czi", 1, PLANES, "SCYX", how=RAW, goal=120),
+    Workload("W4b", "CZI Zstandard, T16 × 2048²", "czi", 1, PLANES, "SCYX", how=ZSTD1, goal=500),
+    Workload(
+        "W4c",
+        "CZI raw 3-D, T2 Z32 × 1024²",
+        "czi",
+        1,
+        (2, 32, 1024, 1024),
+        "SCZYX",
+        CUBE,
+        8,
+        how=RAW,
+        goal=35,
+    ),
+    Workload("W5", "numpy.load, 16 × 2048²", "custom", 16, PLANE, "YX", options=NPY),
 ]
 
 
