@@ -10,6 +10,8 @@ from typing import Any
 _HOME = {
     "ArrayDataModule": "formats.array",
     "Augmentation": "augmentation",
+    "CustomDataModule": "formats.custom",
+    "CziDataModule": "formats.czi",
     "ImageStack": "image_stack",
     "Masking": "models.masking",
     "MeanStd": "normalization",
@@ -22,6 +24,7 @@ _HOME = {
     "TiffDataModule": "formats.tiff",
     "TiffWriter": "writers",
     "UNet": "models.unet",
+    "ZarrDataModule": "formats.zarr",
     "stitch": "stitching",
 }
 

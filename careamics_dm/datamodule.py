@@ -124,11 +124,6 @@ class PatchDataModule(Stages):
         kept = images.kept if keep and not self.num_workers else None
         return {"pool_bytes": self.pool_bytes, "keep": keep, "kept": kept}
 
-    def _cell_bytes(self, images: Images) -> int:
-        """Read whole samples if all can be kept; else a part of the pool, so that many mix."""
-        pool_bytes = self.pool_bytes // max(self.num_workers, 1)
-        return pool_bytes if fits(images.extents(), pool_bytes) else pool_bytes // CELLS
-
     def _current_epoch(self) -> int | None:
         """Epoch of a running fit; loaders that are made anew go on from it."""
         if self.trainer is None or self.trainer.state.fn != "fit":
@@ -316,7 +311,8 @@ class PatchDataModule(Stages):
             self.patches_per_epoch,
             self._held_out,
             seed=self.seed,
-            cell_bytes=self._cell_bytes(images),
+            # Whatever the number of workers: the same seed draws the same patches.
+            cell_bytes=self.pool_bytes // CELLS,
         )
 
     @property

@@ -55,7 +55,7 @@ def _npy(path: Path, pixels: NDArray[Any], metres: dict[str, float]) -> None:
 def _tiff(path: Path, pixels: NDArray[Any], metres: dict[str, float]) -> None:
     import tifffile
 
-    resolution = tuple(0.01 / metres[axis] for axis in "XY")
+    resolution = (0.01 / metres["X"], 0.01 / metres["Y"])
     tifffile.imwrite(
         path,
         pixels,

@@ -1,0 +1,108 @@
+"""What every format promises, with the same image in each; formats are found by their YAML."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from modules import digest
+from omegaconf import OmegaConf
+
+from careamics_dm.sample_formats import write
+from careamics_dm.samples import load
+from careamics_dm.testing import check_datamodule, check_image_stack
+
+CONF = Path(str(resources.files("careamics_dm.conf")))
+FORMATS = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("formats")
+    return {path.parent.name: path for path in write(folder)}
+
+
+@contextmanager
+def time_limit(seconds):
+    """Fail, and don't wait for ever, where processes wait for each other."""
+
+    def stop(*_):
+        raise TimeoutError(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def module(name, path, **options):
+    """Make a DataModule as the command line does with experiment=formats."""
+    config = OmegaConf.load(CONF / "data" / f"{name}.yaml")
+    ours = OmegaConf.load(CONF / "experiment_data" / f"formats_{name}.yaml")
+    config = OmegaConf.merge(config, ours, {"axes": "SCYX", "train_data": str(path)}, options)
+    return instantiate(config)
+
+
+def test_there_is_a_copy_for_each_format(copies):
+    assert sorted(copies) == FORMATS
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_image_is_the_same(name, copies):
+    data = module(name, copies[name], in_memory=False)
+    data.setup("fit")
+    (stack,) = data.train_stacks
+    assert stack.source.startswith(str(copies[name]))
+    check_image_stack(stack, load("nuclei").noisy[None, None])
+    data.teardown("fit")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_promises_are_kept(name, copies):
+    check_datamodule(
+        module(
+            name,
+            copies[name],
+            predict_data=str(copies[name]),
+            in_memory=False,
+            patch_size=[100, 100],
+            tile_size=[200, 190],
+            patches_per_epoch=24,
+            batch_size=5,
+        )
+    )
+
+
+def patches(data):
+    """Go through an epoch and count its patches as stored."""
+    found = Counter(digest(patch) for batch in data.train_dataloader() for patch in batch["image"])
+    data.teardown("fit")
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_processes_draw_the_same_patches_after_this_one_has_read(name, method, copies):
+    options = {"in_memory": False, "patches_per_epoch": 40, "batch_size": 4, "pool_mib": 1}
+    with time_limit(SECONDS):
+        alone = module(name, copies[name], **options)
+        expected = patches(alone)
+        assert expected.total() == 40
+        for workers in (2, 4):
+            data = module(name, copies[name], num_workers=workers, start_method=method, **options)
+            data.measure_statistics()  # this process reads, with threads, before it forks
+            assert patches(data) == expected
+            assert data.statistics == alone.statistics
+
+
+def test_all_formats_give_the_same_batches(copies):
+    drawn = [patches(module(name, copies[name], seed=3)) for name in FORMATS]
+    assert all(one == drawn[0] for one in drawn)
