@@ -1,0 +1,212 @@
+"""Pixels of a Zarr array, opened in the process that reads them.
+
+Imports nothing of lightning, so that worker processes start fast.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import zarr
+import zarr.storage
+
+from careamics_dm.axes import DataError
+from careamics_dm.formats._zarr_chunks import chunks_in
+from careamics_dm.formats._zarr_engines import Opened, open_fast, threads
+from careamics_dm.formats._zarr_files import METADATA, Place, is_remote
+from careamics_dm.handles import HandleCache
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from numpy.typing import NDArray
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+_FORKED = Lock()
+_capped_in: int | None = None
+
+
+class Key(NamedTuple):
+    """All that is needed to open an array, small and plain."""
+
+    place: Place
+    zarr_format: Literal[2, 3]
+    options: bytes = b""
+    """Pickled options of a remote file system: they need not be hashable."""
+    engine: str = "zarr"
+    strict: bool = False
+    """Whether reading a missing chunk fails: for stores that can't be listed beforehand."""
+
+
+class ZarrArray:
+    """A Zarr array that is read by boxes; see `StoredArray`.
+
+    Parameters
+    ----------
+    key : Key
+        The array.
+    shape : tuple of int
+        Its shape.
+    dtype : dtype
+        Its dtype; boxes come in the byte order of this machine.
+    """
+
+    def __init__(self, key: Key, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.key = key
+        self.shape = shape
+        self.dtype = dtype.newbyteorder("=")
+
+    def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
+        """Read a box.
+
+        Raises
+        ------
+        DataError
+            A chunk can't be read; the message names it.
+        """
+        with _ARRAYS.use(self.key) as handle:
+            try:
+                pixels = handle.opened[box]
+            except Exception:  # codecs, stores and engines raise what they like
+                pixels = self._read_chunks(box)
+        return np.asarray(pixels, self.dtype)
+
+    @property
+    def engine(self) -> str:
+        """What reads it in this process: zarr, tensorstore or zarrs."""
+        with _ARRAYS.use(self.key) as handle:
+            return handle.engine
+
+    def close(self) -> None:
+        """Close the array; the next read opens it again."""
+        _ARRAYS.close(self.key)
+        _STORES.close((self.key.place.root, self.key.options))
+
+    def _read_chunks(self, box: tuple[slice, ...]) -> NDArray[Any]:
+        """Read a box with zarr-python chunk by chunk, so that the chunk that fails is known."""
+        place = self.key.place
+        array = open_array(self.key)
+        pixels = np.empty([s.stop - s.start for s in box], self.dtype)
+        for name, part in chunks_in(array, box):
+            to = tuple(
+                slice(p.start - s.start, p.stop - s.start) for p, s in zip(part, box, strict=True)
+            )
+            try:
+                pixels[to] = array[part]
+            except MissingChunk as error:
+                raise DataError(missing_message(str(place), [name], 1)) from error
+            except Exception as error:  # as above
+                raise DataError(
+                    f"{place}: chunk {name} cannot be read ({type(error).__name__}: {error}). It "
+                    "is damaged or cut off, or its store does not answer: copy or save it again."
+                ) from error
+        return pixels
+
+
+class MissingChunk(Exception):
+    """A chunk that should be there is not."""
+
+
+def missing_message(name: str, first: list[str], count: int, total: int | None = None) -> str:
+    """Say which chunks are missing and what that may mean."""
+    of = f" of {total}" if total else ""
+    return (
+        f"{name}: {count}{of} chunk(s) are missing: {', '.join(first)}"
+        f"{', ...' if count > len(first) else ''}. Either the writer left out chunks that hold "
+        "nothing but the fill value: then set missing_chunks=fill. Or the store is incomplete: "
+        "then copy or write it again."
+    )
+
+
+def open_array(key: Key) -> Any:
+    """Open an array with zarr-python.
+
+    Raises
+    ------
+    DataError
+        It can't be.
+    """
+    try:
+        with _STORES.use((key.place.root, key.options)) as store:
+            return zarr.open_array(
+                store=_Strict(store) if key.strict else store,
+                path=key.place.path,
+                mode="r",
+                zarr_format=key.zarr_format,
+            )
+    except DataError:
+        raise
+    except Exception as error:  # damaged metadata make zarr raise all sorts
+        text = " ".join(str(error).split())
+        raise DataError(
+            f"{key.place}: cannot be opened ({type(error).__name__}: {text}). If a codec is "
+            "unknown, install its package; else save the array again."
+        ) from error
+
+
+def forget_stores() -> None:
+    """Let go of all stores; arrays that are open keep theirs, others open them anew."""
+    _STORES.close_all()
+
+
+class _Handle:
+    def __init__(self, key: Hashable) -> None:
+        assert isinstance(key, Key)
+        _cap_threads()
+        array = open_array(key)
+        fast = None
+        root = Path(key.place.root)
+        if key.engine != "zarr" and not key.strict and root.is_dir():
+            fast = open_fast(array, root, key.place.path, key.engine)
+        self.engine, self.opened = fast or ("zarr", _as_opened(array))
+
+
+def _as_opened(array: Any) -> Opened:
+    opened: Opened = array
+    return opened
+
+
+def _cap_threads() -> None:
+    """Limit zarr's own threads in a worker process, which is nobody else's."""
+    global _capped_in
+    from torch.utils.data import get_worker_info
+
+    if get_worker_info() is not None and _capped_in != os.getpid():
+        with _FORKED:
+            zarr.config.set({"threading.max_workers": threads()})
+            _capped_in = os.getpid()
+
+
+class _Strict(zarr.storage.WrapperStore[Any]):
+    """A store whose missing chunks are errors."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if found is None and key.rsplit("/", 1)[-1] not in METADATA:
+            raise MissingChunk(key)
+        return found
+
+
+def _open_store(key: Hashable) -> Any:
+    assert isinstance(key, tuple)
+    root, options = key
+    if is_remote(root):
+        given = pickle.loads(options) if options else {}
+        return zarr.storage.FsspecStore.from_url(root, storage_options=given, read_only=True)
+    if Path(root).is_dir():
+        return zarr.storage.LocalStore(root, read_only=True)
+    return zarr.storage.ZipStore(root, mode="r", read_only=True)
+
+
+# Nothing to call: what arrays still read from must stay open, and a zip file closes itself when
+# the last of them is gone.
+_STORES: HandleCache[Any] = HandleCache(_open_store, lambda store: None)
+_ARRAYS: HandleCache[_Handle] = HandleCache(_Handle, lambda handle: None, most=256)

@@ -1,0 +1,258 @@
+"""Zarr and OME-Zarr: stores, groups and arrays; plates; zip files and URLs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from careamics_dm import checks as check
+from careamics_dm.axes import DataError
+from careamics_dm.datamodule import PatchDataModule
+from careamics_dm.formats._zarr_array import forget_stores
+from careamics_dm.formats._zarr_engines import Engine, check_engine
+from careamics_dm.formats._zarr_files import METADATA, is_remote
+from careamics_dm.formats._zarr_find import (
+    READERS,
+    Choice,
+    Found,
+    Selection,
+    ZarrSource,
+    expand,
+    find_stores,
+    is_node_folder,
+    is_uri,
+    locate,
+)
+from careamics_dm.formats._zarr_open import open_zarr
+from careamics_dm.opening import join_faults
+from careamics_dm.sources import MANIFESTS, Listing, list_files, read_manifest
+
+if TYPE_CHECKING:
+    from careamics_dm.formats._zarr_files import Options
+    from careamics_dm.image_stack import ImageStack
+
+
+class ZarrDataModule(PatchDataModule):
+    """Patches from Zarr and OME-Zarr, of format 2 and 3.
+
+    Data arguments take a store (``images.zarr``, a zip file of one, or a URL), a group or an
+    array in it (``images.zarr/group``, or what zarr prints: ``file://images.zarr/group``), a
+    list of stores or of such URIs, a folder (searched recursively for stores), a glob or a
+    manifest. Of OME-Zarr the images are taken, those of all fields of a plate, never labels; of
+    other stores the arrays at the root, by name. OME metadata say axes, pixel size and channel
+    names; arrays that say nothing need an ``axes`` string.
+
+    Parameters
+    ----------
+    level : int
+        Level of the pyramid of OME images; 0 is full resolution. Noise2Void should not learn
+        from others: scaling down makes the noise of neighbours alike.
+    row, column, field : str, int or list, optional
+        Which fields of plates: names (``"B"``, ``3``), a list of them, or patterns
+        (``"[A-C]"``).
+    missing_chunks : {"error", "fill"}
+        What to do about chunks that are not there. Writers may leave out those that hold nothing
+        but the fill value, so ``"fill"`` puts it there; but a chunk may also be lost.
+        Stores that can't be listed (``http``) are checked when they are read; chunks inside
+        shards are looked for in folders only.
+    storage_options : dict, optional
+        For URLs, passed on to the fsspec file system: ``{"anon": True}``.
+    engine : {"auto", "zarr", "tensorstore", "zarrs"}
+        What decodes. ``"auto"`` takes the fastest for the chunks at hand of those installed
+        (``pip install "careamics-dm[fast]"``). They read folders; zarr-python reads the rest,
+        codecs they lack, and in worker processes that are forked after the others were used.
+    **shared
+        Parameters of `PatchDataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        level: int = 0,
+        row: Choice = None,
+        column: Choice = None,
+        field: Choice = None,
+        missing_chunks: Literal["error", "fill"] = "error",
+        storage_options: Options | None = None,
+        engine: Engine = "auto",
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        check_engine(engine)
+        check.one_of("missing_chunks", missing_chunks, ("error", "fill"))
+        self.level = check.number("level", level, 0)
+        self.row, self.column, self.field = row, column, field
+        self.missing_chunks = missing_chunks
+        self.storage_options = storage_options
+        self.engine = engine
+        self._filled: dict[str, int] = {}
+        self._told_level = False
+
+    def list_sources(self, data: Any, what: str) -> Listing:
+        """One source per image array; see the class for what may be named."""
+        items, listing = _items(data, what)
+        keys = listing.keys or [{}] * len(items)
+        inputs, missing = self._expand_all(items, keys, what)
+        others = {
+            name: self._expand_all(column, keys, what)[0]
+            for name in ("targets", "masks")
+            if (column := getattr(listing, name)) is not None
+        }
+        for name, column in others.items():
+            for item, ours, theirs in zip(items, inputs, column, strict=True):
+                if len(ours.sources) != len(theirs.sources):
+                    raise DataError(
+                        f"{what}: {item} has {len(ours.sources)} image(s), but "
+                        f"{len(theirs.sources)} {name}. Name images that match."
+                    )
+        if missing:
+            rank_zero_warn(
+                f"{what}: {len(missing)} well(s), field(s) or image(s) that metadata list are "
+                f"not there and are left out: {', '.join(missing[:3])}"
+                f"{', ...' if len(missing) > 3 else ''}."
+            )
+        self._tell_level(inputs, keys)
+        root = listing.root
+        if root is None and len(items) == 1 and inputs[0].by_name:
+            root = Path(str(locate(items[0])))
+        keys_left = None
+        if any(keys):
+            kept = [{k: v for k, v in row.items() if k not in _FIELDS} for row in keys]
+            keys_left = [k for k, found in zip(kept, inputs, strict=True) for _ in found.sources]
+        return Listing(
+            _flat(inputs),
+            targets=_flat(others["targets"]) if "targets" in others else None,
+            masks=_flat(others["masks"]) if "masks" in others else None,
+            root=root,
+            keys=keys_left,
+        )
+
+    def open_source(
+        self,
+        source: ZarrSource,
+        axes: str,
+        *,
+        level: str | None = None,
+        row: str | None = None,
+        column: str | None = None,
+        field: str | None = None,
+    ) -> list[ImageStack]:
+        """See `PatchDataModule.open_source`; a manifest's rows may name a level and fields."""
+        del row, column, field  # `list_sources` has chosen by them
+        stack, filled = open_zarr(
+            source,
+            axes,
+            level=check.key("level", level, self.level),
+            trust_axes=self.trust_axes,
+            missing_chunks=self.missing_chunks,
+            storage_options=self.storage_options,
+            engine=self.engine,
+        )
+        if filled:
+            self._filled[stack.source] = filled
+        return [stack]
+
+    def stamp(self, source: ZarrSource) -> Any:
+        """Time and size of each metadata file of an image in a folder, else ``None``."""
+        folder = Path(source.place.root)
+        if is_remote(source.place.root) or not folder.is_dir():
+            return None
+        folder = folder.absolute() / source.place.path
+        stamps = []
+        inner = sorted(p for p in folder.iterdir() if p.is_dir()) if source.kind == "image" else []
+        for parent in (folder.parent, folder, *inner):
+            for name in METADATA:
+                path = parent / name
+                if path.is_file():
+                    found = path.stat()
+                    stamps.append([str(path), found.st_mtime_ns, found.st_size])
+        return stamps
+
+    def setup(self, stage: str) -> None:
+        """See `PatchDataModule.setup`; missing chunks that are filled are told once."""
+        try:
+            super().setup(stage)
+        finally:
+            forget_stores()  # zip files stay open only where they are read
+        if self._filled:
+            first, n = next(iter(self._filled)), sum(self._filled.values())
+            rank_zero_warn(
+                f"{n} missing chunk(s) of {len(self._filled)} array(s), such as {first}, are read "
+                "as the fill value (missing_chunks=fill)."
+            )
+            self._filled.clear()
+
+    def _tell_level(self, images: list[Found], keys: list[dict[str, str]]) -> None:
+        """Warn once of levels whose noise is not what cameras make."""
+        for found, row in zip(images, keys, strict=True):
+            level = row.get("level", str(self.level))
+            pyramid = any(source.kind == "image" for source in found.sources)
+            if level != "0" and pyramid and not self._told_level:
+                self._told_level = True
+                rank_zero_warn(
+                    f"level={level}: scaling down makes the noise of neighbouring pixels alike, "
+                    "which Noise2Void and other blind-spot methods then learn. Train at level=0."
+                )
+
+    def _expand_all(
+        self, items: list[Any], keys: list[dict[str, str]], what: str
+    ) -> tuple[list[Found], list[str]]:
+        """Expand what is named; all faults in one message."""
+        labels = not what.endswith("_data")
+
+        def attempt(item: Any, row: dict[str, str]) -> Found | str:
+            own = {name: row.get(name, getattr(self, name)) for name in _FIELDS}
+            try:
+                return expand(locate(item), self.storage_options or {}, Selection(**own), labels)
+            except DataError as error:
+                return str(error)
+            except OSError as error:
+                return f"{item}: cannot be read ({error})."
+
+        with ThreadPoolExecutor(READERS) as pool:
+            results = list(pool.map(attempt, items, keys))
+        if faults := [result for result in results if isinstance(result, str)]:
+            raise DataError(join_faults(what, faults))
+        found = [result for result in results if isinstance(result, Found)]
+        return found, [name for one in found for name in one.missing]
+
+
+_FIELDS = ("row", "column", "field")
+
+
+def _flat(found: list[Found]) -> list[ZarrSource]:
+    return [source for one in found for source in one.sources]
+
+
+def _items(data: Any, what: str) -> tuple[list[Any], Listing]:
+    """List what an argument names, before any store is opened."""
+    if isinstance(data, list | tuple):
+        uris = [item for item in data if is_uri(item)]
+        if uris and len(uris) < len(data):
+            other = next(item for item in data if not is_uri(item))
+            raise DataError(
+                f"{what}: the list mixes URIs ({uris[0]}) and stores ({other}). Name only stores, "
+                "or only groups and arrays by their URIs."
+            )
+        if not data or not all(isinstance(item, str | Path) for item in data):
+            listing = list_files(data, ("",), what)  # says what is wrong
+            return listing.inputs, listing
+        return list(data), Listing(list(data))
+    if isinstance(data, str) and (is_uri(data) or is_remote(data)):
+        return [data], Listing([data])
+    path = Path(data).expanduser() if isinstance(data, str | Path) else None
+    if path is not None and path.is_dir() and not is_node_folder(path):
+        stores = find_stores(path)
+        if stores:
+            return [*stores], Listing([*stores], root=path)
+        return [path], Listing([path])  # refused: told what is there
+    if path is not None and path.suffix.lower() in MANIFESTS and path.is_file():
+        listing = read_manifest(path, what, ("",))
+        return listing.inputs, listing
+    if path is None or not str(data) or (not path.exists() and any(c in str(path) for c in "*?[")):
+        listing = list_files(data, ("",), what)
+        return listing.inputs, listing
+    return [path], Listing([path])
