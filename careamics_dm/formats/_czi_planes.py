@@ -51,7 +51,6 @@ PIXEL_TYPES = {
     2: PixelType("Gray32Float", "float32", 1),
     3: PixelType("Bgr24", "uint8", 3),
     4: PixelType("Bgr48", "uint16", 3),
-    8: PixelType("Bgr96Float", "float32", 3),
 }
 """What can be read, by its number in the file."""
 

@@ -37,6 +37,7 @@ COMPRESSIONS = {0: "none", 4: "JPEG XR", 5: "Zstandard", 6: "Zstandard"}
 """Those that libCZI decodes, by number."""
 OTHER_NAMES = {
     "pixel type": {
+        8: "Bgr96Float",
         9: "Bgra32",
         10: "Gray64ComplexFloat",
         11: "Bgr192ComplexFloat",
