@@ -191,7 +191,7 @@ def _check_valid_region(stack: ImageStack) -> None:
     ask: Any = getattr(stack, "valid_region", None)
     size = tuple(stack.data_shape[2:])
     for sample in range(stack.data_shape[0] if ask else 0):
-        for start, stop in ask(sample) or ():
+        for start, stop in ask(sample, None) or ():
             inside = all(0 <= a < b <= n for a, b, n in zip(start, stop, size, strict=True))
             expect(
                 inside, f"{stack.source}: valid_region({sample}) has {start} to {stop} of {size}"

@@ -11,6 +11,7 @@ from careamics_dm.axes import DataError, Layout
 from careamics_dm.pixels import MappedArray as MappedArray
 from careamics_dm.pixels import file_of, share, shared_pixels
 from careamics_dm.regions import clip_box, pad_to
+from careamics_dm.valid_origins import common
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +32,9 @@ class ImageStack(Protocol):
     ``extract_samples(sample_idx, n_samples, channels, coords, patch_size)``
         Like ``extract_patch`` for successive samples: ``S C (Z) Y X``. With it,
         ``samples_per_block : int`` says how many samples are stored and decoded as a unit.
-    ``valid_region(sample_idx) : list of (start, stop), or None``
-        Boxes, ``(Z) Y X``, pixels, whose union was acquired in every channel; ``None`` is all.
-        Training patches lie inside; what was not acquired is filled, and told, in prediction.
+    ``valid_region(sample_idx, channels) : list of (start, stop), or None``
+        Boxes, ``(Z) Y X``, pixels, whose union was acquired in these channels (``None``: in all
+        of them); ``None`` is everywhere. Training patches lie inside; what was not acquired is filled, and told, in prediction.
     ``in_memory : bool``
         Patches are views that cost neither reading nor memory.
     ``scale : dict of str to tuple of (float, str)``
@@ -93,7 +94,7 @@ class ImageStack(Protocol):
 class StoredArray(Protocol):
     """What a format has to give: an array that is read by boxes.
 
-    It may have ``close()`` and ``valid_region(sample)``, see `ImageStack`.
+    It may have ``close()`` and ``valid_region(sample, channels)``, see `ImageStack`.
     """
 
     @property
@@ -153,7 +154,8 @@ class ArrayStack:
         self.data_dtype = np.dtype(array.dtype)
         self.scale = scale or {}
         self.channel_names = tuple(channel_names) if channel_names else None
-        self._valid: list[Boxes | None] | None = None  # of an array that was loaded
+        # Per sample and channel, of an array that was loaded.
+        self._valid: list[list[Boxes | None]] | None = None
         if block_shape is not None:
             block = Layout(axes, block_shape)
             self.block_shape = tuple(block.size(axis) for axis in block.spatial_axes)
@@ -220,12 +222,14 @@ class ArrayStack:
             patch = patch[:, [c - read.start for c in channels]]
         return patch
 
-    def valid_region(self, sample_idx: int) -> Boxes | None:
+    def valid_region(self, sample_idx: int, channels: Sequence[int] | None = None) -> Boxes | None:
         """Boxes that were acquired; see `ImageStack`."""
         if self._valid is not None:
-            return self._valid[sample_idx]
+            of_channel = self._valid[sample_idx]
+            chosen = of_channel if channels is None else [of_channel[c] for c in channels]
+            return common(chosen, self.data_shape[2:])
         ask = getattr(self.array, "valid_region", None)
-        found: Boxes | None = ask(sample_idx) if ask else None
+        found: Boxes | None = ask(sample_idx, channels) if ask else None
         return found
 
     def load(self) -> ArrayStack:
@@ -244,7 +248,10 @@ class ArrayStack:
             channel_names=self.channel_names,
         )
         if hasattr(self.array, "valid_region"):
-            loaded._valid = [self.valid_region(s) for s in range(self.data_shape[0])]
+            n, n_channels = self.data_shape[:2]
+            loaded._valid = [
+                [self.valid_region(s, [c]) for c in range(n_channels)] for s in range(n)
+            ]
         self.close()
         return loaded
 

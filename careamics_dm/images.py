@@ -14,7 +14,7 @@ from careamics_dm.image_stack import ArrayStack, ImageStack
 from careamics_dm.origin_mask import OriginMask
 from careamics_dm.plan import Extent, Plan
 from careamics_dm.regions import block_shape_of
-from careamics_dm.valid_origins import ValidOrigins, gaps, n_pixels
+from careamics_dm.valid_origins import ValidOrigins, common, gaps, n_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,11 +92,11 @@ class Images:
     def valid_region(self, image: int, sample: int) -> Boxes | None:
         """Boxes that were acquired, of images and targets alike; ``None`` is all."""
         if (image, sample) not in self.valid:
-            ask = [getattr(stacks[image], "valid_region", None) for stacks, _ in self.sides]
-            known = [valid for a in ask if a is not None and (valid := a(sample)) is not None]
-            size = self.stacks[image].data_shape[2:]
-            lacking = [box for boxes in known for box in gaps(boxes, size)]
-            self.valid[image, sample] = gaps(lacking, size) if lacking else None
+            known = []
+            for stacks, channels in self.sides:
+                if ask := getattr(stacks[image], "valid_region", None):
+                    known.append(ask(sample, channels[image]))
+            self.valid[image, sample] = common(known, self.stacks[image].data_shape[2:])
         return self.valid[image, sample]
 
     def n_not_acquired(self) -> dict[int, int]:
@@ -193,10 +193,13 @@ def describe(role: str, images: Images) -> str:
     samples = sum(e.samples for e in extents)
     dtypes = ", ".join(sorted({str(stack.data_dtype) for stack in images.stacks}))
     axes = ", ".join(sorted({stack.original_axes for stack in images.stacks}))
+    missing = sum(images.n_not_acquired().values())
+    gaps = f", {missing / sum(e.samples * prod(e.size) for e in extents):.0%} not acquired"
+    gaps = gaps if missing else ""
     extra = " with targets" * bool(images.targets) + " with masks" * bool(images.masks)
     return (
         f"{role:<8} {len(extents)} image(s) {axes}{extra}, {samples} sample(s) of {size}, "
-        f"{images.n_channels} channel(s), {dtypes}, {images.n_bytes() / 2**20:.1f} MiB, "
+        f"{images.n_channels} channel(s), {dtypes}, {images.n_bytes() / 2**20:.1f} MiB{gaps}, "
         f"{'in memory' if all(getattr(s, 'in_memory', False) for s in images.stacks) else how}"
     )
 

@@ -119,7 +119,7 @@ def _describe(stacks: list[ImageStack]) -> bytes | None:
         if len(described) > LARGEST * max(len(stacks), 1):
             return None
         _Descriptions(io.BytesIO(described)).load()
-    except (pickle.PicklingError, AttributeError, TypeError):
+    except (pickle.PickleError, AttributeError, TypeError):
         return None  # of a class of someone else's: opened anew each time
     return described
 

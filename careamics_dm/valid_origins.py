@@ -128,6 +128,13 @@ def _gaps(boxes: Boxes, size: tuple[int, ...]) -> Boxes:
     return found
 
 
+def common(regions: Sequence[Boxes | None], size: Sequence[int]) -> Boxes | None:
+    """Return what several regions have in common; ``None`` is all of ``size``."""
+    different = [boxes for i, boxes in enumerate(regions) if boxes not in regions[:i]]
+    lacking = [gap for boxes in different if boxes is not None for gap in gaps(boxes, size)]
+    return gaps(lacking, size) if lacking else None
+
+
 def n_pixels(boxes: Boxes) -> int:
     """Count the pixels of disjoint boxes."""
     return sum(prod(b - a for a, b in zip(*box, strict=True)) for box in boxes)

@@ -25,11 +25,11 @@ class Mosaic:
     def __getitem__(self, box):
         pixels = np.zeros(self.shape, np.uint16)
         for sample in range(2):
-            for start, stop in self.valid_region(sample):
+            for start, stop in self.valid_region(sample, None):
                 pixels[(sample, *(slice(a, b) for a, b in zip(start, stop, strict=True)))] = 7
         return pixels[box]
 
-    def valid_region(self, sample):
+    def valid_region(self, sample, channels):
         return TILES[: 2 - sample]
 
 
@@ -110,9 +110,33 @@ def test_gaps_that_leave_no_place_are_an_error(in_memory):
         data.train_dataloader()
 
 
+def test_only_the_channels_that_are_used_count(in_memory):
+    class TwoChannels(Mosaic):
+        """The second channel was acquired everywhere."""
+
+        shape = (2, 2, 80, 100)
+
+        def __getitem__(self, box):
+            pixels = np.full(self.shape, 7, np.uint16)
+            pixels[:, 0] = Mosaic()[(slice(0, 2), slice(0, 80), slice(0, 100))]
+            return pixels[box]
+
+        def valid_region(self, sample, channels):
+            return None if channels == [1] else TILES[: 2 - sample]
+
+    class Module2(Module):
+        def open_source(self, source, axes):
+            return [ArrayStack(TwoChannels(), "SCYX", source)]
+
+    for channels, n in ((None, 20), ([0], 20), ([1], 70)):
+        data = Module2(axes="SCYX", channels=channels, in_memory=in_memory, n_val_patches=0)
+        assert data.n_train_patches == n
+        assert (patches(data.train_dataloader()) == 7).all()
+
+
 def test_any_stack_may_have_gaps():
     class Gappy(RecordingStack):
-        def valid_region(self, sample_idx):
+        def valid_region(self, sample_idx, channels):
             return TILES
 
     class Others(Module):

@@ -70,7 +70,10 @@ class TestStacks:
             ({"block_shape": (0, 30)}, r"block_shape \(0, 30\) is not"),
             ({"samples_per_block": 2}, "samples_per_block is 2, but there is no extract_samples"),
             ({"extract_samples": lambda self, *_: np.zeros(1)}, "extract_samples gives other pix"),
-            ({"valid_region": lambda self, s: [((0, 0), (21, 30))]}, r"has \(0, 0\) to \(21, 30\)"),
+            (
+                {"valid_region": lambda self, s, c: [((0, 0), (21, 30))]},
+                r"has \(0, 0\) to \(21, 30\)",
+            ),
             ({"scale": {"Y": (0.0, "µm")}}, r"is not \(size, unit\)"),
             ({"channel_names": ("one",)}, r"3 channel\(s\), but channel_names"),
             ({"in_memory": False}, "pickles to .* bytes, but reads from a file"),

@@ -126,8 +126,8 @@ def _validate(model: str, value: Any, attributes: dict[str, Any], source: str) -
             return validate(value)
     except ValidationError as error:
         faults = [
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].splitlines()[0]}"
-            for fault in error.errors()[:3]
+            ": ".join(filter(None, [".".join(map(str, f["loc"])), " ".join(f["msg"].split())]))
+            for f in error.errors()[:3]
         ]
         raise DataError(
             f"{source}: its metadata are not OME-Zarr {version}: {'; '.join(faults)}. Correct "

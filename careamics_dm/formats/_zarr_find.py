@@ -180,7 +180,7 @@ def expand(place: Place, options: Options, chosen: Selection, allow_labels: bool
         found.sources = [ZarrSource(place, "image", str(place))]
     elif "plate" in metadata or "well" in metadata:
         return _fields(files, place, node, chosen)
-    elif "bioformats2raw.layout" in metadata or "series" in metadata:
+    elif "bioformats2raw.layout" in metadata:
         _collection(files, place, node, found)
     else:
         found.sources = _arrays(files, place, node)
@@ -240,16 +240,14 @@ def _fields(files: Files, place: Place, node: Node, chosen: Selection) -> Found:
 
 def _collection(files: Files, place: Place, node: Node, found: Found) -> None:
     """Expand images one beside another, as bioformats2raw writes them."""
-    series = node if "series" in ome_metadata(node.attributes) else None
-    series = series or read_node(files, place.below("OME"))
+    series = read_node(files, place.below("OME"))
     if series is not None and "series" in ome_metadata(series.attributes):
         paths = read_series(series.attributes, str(place))
     else:
         names = [name for name in child_names(files, place, node) if name.isdecimal()]
         paths = sorted(names, key=int)
-    top = Place(place.root, place.path.removesuffix("OME").rstrip("/"))
     for path in paths:
-        image = (top if series is node else place).below(path)
+        image = place.below(path)
         if files.has(image.path):
             found.sources.append(ZarrSource(image, "image", str(image)))
         else:
@@ -286,7 +284,7 @@ def _matches(name: str, wanted: Choice) -> bool:
 
 
 def _no_node(files: Files, place: Place) -> str:
-    names = files.children(place.path) if files.has(place.path) else []
+    names = files.children(place.path) if not place.path or files.has(place.path) else []
     inside = f" (found: {', '.join(_some(names))})" if names else ""
     return (
         f"{place}: not a Zarr store, group or array: there is no zarr.json, .zgroup or .zarray"

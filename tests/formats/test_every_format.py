@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import shutil
 import signal
 from collections import Counter
 from contextlib import contextmanager
@@ -101,6 +104,36 @@ def test_processes_draw_the_same_patches_after_this_one_has_read(name, method, c
             data.measure_statistics()  # this process reads, with threads, before it forks
             assert patches(data) == expected
             assert data.statistics == alone.statistics
+
+
+@contextmanager
+def descriptors(more):
+    """Allow only so many more open files than there are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (now + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_of_hundreds_of_files_few_are_open_at_once(name, copies, tmp_path):
+    files = [tmp_path / f"{i:03d}{copies[name].suffix}" for i in range(200)]
+    for file in files:
+        if copies[name].is_dir():
+            shutil.copytree(copies[name], file, copy_function=os.link)
+        else:
+            os.link(copies[name], file)
+    options = {"in_memory": False, "pool_mib": 1, "patch_size": [256, 256], "sampling": "grid"}
+    options |= {"train_data": list(map(str, files)), "n_val_patches": 0}
+    data = module(name, copies[name], **options)
+    with descriptors(100):
+        data.setup("fit")
+        assert len(data.train_stacks) == 200
+        assert sum(len(batch["image"]) for batch in data.train_dataloader()) == 800
+        data.teardown("fit")
 
 
 def test_all_formats_give_the_same_batches(copies):

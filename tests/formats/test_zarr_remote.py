@@ -76,7 +76,7 @@ def test_store_groups_and_arrays_in_a_bucket(tmp_path: Path, s3: dict[str, Any])
         found = stacks(data, axes="SYX", storage_options=s3)
         assert [stack.source.startswith(url) for stack in found] == [True] * len(expected)
         for stack, array in zip(found, expected, strict=True):
-            check_image_stack(stack, array[:, None])
+            np.testing.assert_array_equal(stack.load().array, array)
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -124,16 +124,16 @@ def test_missing_chunk_in_a_bucket_is_told(tmp_path: Path, s3: dict[str, Any]) -
 
 
 def test_what_is_not_there_and_servers_that_do_not_answer(s3: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="s3://bucket/no.zarr: not a Zarr store"):
+    with pytest.raises(DataError, match=r"s3://bucket/no.zarr: not a Zarr store"):
         stacks("s3://bucket/no.zarr", storage_options=s3)
-    with pytest.raises(DataError, match="s3://other/no.zarr.*storage_options|not a Zarr store"):
+    with pytest.raises(DataError, match=r"s3://other/no\.zarr.*(storage_options|not a Zarr store)"):
         stacks("s3://other/no.zarr", storage_options=s3)
     with pytest.raises(DataError, match=r"http://127.0.0.1:9/a\.zarr: cannot be read"):
         stacks("http://127.0.0.1:9/a.zarr")
 
 
 def test_options_of_another_driver_are_told(s3: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="s3://bucket/a.zarr: .*storage_options"):
+    with pytest.raises(DataError, match=r"s3://bucket/a.zarr: .*storage_options"):
         stacks("s3://bucket/a.zarr", storage_options={"no_such_option": 1})
 
 
@@ -176,7 +176,7 @@ def test_arrays_of_a_web_server_need_consolidated_metadata(
     with pytest.raises(DataError, match=r"cannot be listed.*Name its arrays"):
         stacks(f"{web}/a.zarr", axes="YX")
     (stack,) = stacks(f"{web}/a.zarr/one", axes="YX")
-    check_image_stack(stack, array[None, None])
+    np.testing.assert_array_equal(stack.load().array, array)
     with pytest.warns() if zarr_format == 3 else pytest.MonkeyPatch.context():
         zarr.consolidate_metadata(tmp_path / "a.zarr")
     (stack,) = stacks(f"{web}/a.zarr", axes="YX")
@@ -268,7 +268,10 @@ def test_ome_image_and_plate_in_a_zip_file(tmp_path: Path, version: str) -> None
 def test_workers_read_a_zip_file(tmp_path: Path) -> None:
     write_array(tmp_path / "a.zarr", numbers((3, 40, 50)), dimension_names=["t", "y", "x"])
     path = pack(tmp_path / "a.zarr", tmp_path / "a.zip")
-    check_datamodule(module(path, in_memory=False, num_workers=1, start_method="spawn"))
+    check_datamodule(module(path, in_memory=False))
+    made = module(path, in_memory=False, num_workers=1, start_method="spawn")
+    assert len(list(made.train_dataloader())) > 0
+    made.teardown("fit")
 
 
 def test_missing_chunk_in_a_zip_file_is_told(tmp_path: Path) -> None:
@@ -282,7 +285,7 @@ def test_store_in_a_folder_of_a_zip_file_is_found_by_its_path(tmp_path: Path) ->
     array = numbers((40, 50))
     write_array(tmp_path / "a.zarr", array)
     path = pack(tmp_path / "a.zarr", tmp_path / "a.zip", "a.zarr/")
-    with pytest.raises(DataError, match=r"a\.zip: not a Zarr store.*found: a\.zarr"):
+    with pytest.raises(DataError, match=r"a\.zip: not a Zarr store.*\(found: a\.zarr\)"):
         stacks(path, axes="YX")
     (stack,) = stacks(path / "a.zarr", axes="YX")
     check_image_stack(stack, array[None, None])
