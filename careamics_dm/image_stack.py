@@ -34,7 +34,8 @@ class ImageStack(Protocol):
         ``samples_per_block : int`` says how many samples are stored and decoded as a unit.
     ``valid_region(sample_idx, channels) : list of (start, stop), or None``
         Boxes, ``(Z) Y X``, pixels, whose union was acquired in these channels (``None``: in all
-        of them); ``None`` is everywhere. Training patches lie inside; what was not acquired is filled, and told, in prediction.
+        of them); ``None`` is everywhere. Training patches lie inside; what was not acquired is
+        filled, and told, in prediction.
     ``in_memory : bool``
         Patches are views that cost neither reading nor memory.
     ``scale : dict of str to tuple of (float, str)``

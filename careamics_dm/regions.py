@@ -78,6 +78,11 @@ def read_samples(stack: ImageStack, region: Region, channels: Sequence[int] | No
             f"{stack.source}: reading {place} gave shape {patch.shape[1:]} instead of {asked[1:]}. "
             "Correct its extract_patch, or save the file anew."
         )
+    if patch.dtype.newbyteorder("=") != np.dtype(stack.data_dtype).newbyteorder("="):
+        raise DataError(
+            f"{stack.source}: reading {place} gave {patch.dtype} instead of {stack.data_dtype}. "
+            "Correct its data_dtype, or convert in its extract_patch."
+        )
     return pad_to(patch, region.start, region.stop, start, stop)
 
 

@@ -128,7 +128,7 @@ def test_only_the_channels_that_are_used_count(in_memory):
         def open_source(self, source, axes):
             return [ArrayStack(TwoChannels(), "SCYX", source)]
 
-    for channels, n in ((None, 20), ([0], 20), ([1], 70)):
+    for channels, n in ((None, 28), ([0], 28), ([1], 70)):
         data = Module2(axes="SCYX", channels=channels, in_memory=in_memory, n_val_patches=0)
         assert data.n_train_patches == n
         assert (patches(data.train_dataloader()) == 7).all()

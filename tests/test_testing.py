@@ -71,7 +71,7 @@ class TestStacks:
             ({"samples_per_block": 2}, "samples_per_block is 2, but there is no extract_samples"),
             ({"extract_samples": lambda self, *_: np.zeros(1)}, "extract_samples gives other pix"),
             (
-                {"valid_region": lambda self, s, c: [((0, 0), (21, 30))]},
+                {"valid_region": lambda *_: [((0, 0), (21, 30))]},
                 r"has \(0, 0\) to \(21, 30\)",
             ),
             ({"scale": {"Y": (0.0, "µm")}}, r"is not \(size, unit\)"),

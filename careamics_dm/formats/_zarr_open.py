@@ -71,6 +71,13 @@ def open_zarr(
             "Name the arrays that are images."
         )
     known = known or _from_array(array)
+    if known.axes and len(known.axes) != array.ndim:
+        if axes == "auto" or not trust_axes:
+            raise DataError(
+                f"{source}: its metadata name {len(known.axes)} axes ({known.axes}), but the array "
+                f"has shape {array.shape}. Save it again, or give axes and set trust_axes=true."
+            )
+        known = _Known("", {}, ())
     axes = _axes(known, axes, array.shape, trust_axes, source.name)
     folder = Path(place.root) if Path(place.root).is_dir() else None
     missing = find_missing(array, files, place.path, folder)
@@ -85,8 +92,11 @@ def open_zarr(
         axes,
         source.name,
         block_shape=block_shape(array),
-        # By letters, as those of a pixel size may be trusted elsewhere than the metadata say.
-        scale={a: known.scale[a] for a in axes if a in known.scale},
+        scale={
+            letter: known.scale[told]
+            for letter, told in zip(axes, known.axes, strict=False)
+            if letter in "ZYX" and told in known.scale
+        },
         channel_names=names if fits else None,
     )
     return stack, missing.n if missing else 0
@@ -169,11 +179,6 @@ _NAMES = {letter.lower(): letter for letter in AXES} | {
 
 def _axes(known: _Known, axes: str, shape: tuple[int, ...], trust_axes: bool, source: str) -> str:
     """Take the axes of the metadata, or check a user's against them."""
-    if known.axes and len(known.axes) != len(shape):
-        raise DataError(
-            f"{source}: its metadata name {len(known.axes)} axes ({known.axes}), but the array has "
-            f"shape {shape}. Save it again, or name the array itself and give axes."
-        )
     if axes == "auto":
         if {"Y", "X"} <= set(known.axes) and len(set(known.axes)) == len(known.axes):
             return known.axes

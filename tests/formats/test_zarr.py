@@ -41,10 +41,11 @@ def module(data: Any, **given: Any) -> ZarrDataModule:
 
 def stacks(data: Any, axes: str = "auto", **given: Any) -> list[ArrayStack]:
     made = module(data, axes=axes, **given)
-    sources = made.list_sources(data, "train_data").inputs
-    found = [made.open_source(source, made.axes)[0] for source in sources]
-    forget_stores()
-    return found
+    try:
+        sources = made.list_sources(data, "train_data").inputs
+        return [made.open_source(source, made.axes)[0] for source in sources]
+    finally:
+        forget_stores()
 
 
 def whole(stack: ArrayStack) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
-from zarr_files import NAMES, SCALE, numbers, write_array, write_image, write_plate
+from zarr_files import NAMES, SCALE, numbers, write_array, write_image, write_labels, write_plate
 
 from careamics_dm.axes import DataError
 from careamics_dm.formats._zarr_array import forget_stores
@@ -36,10 +36,11 @@ def module(data: Any, **given: Any) -> ZarrDataModule:
 
 def stacks(data: Any, axes: str = "auto", **given: Any) -> list[ArrayStack]:
     made = module(data, axes=axes, **given)
-    sources = made.list_sources(data, "train_data").inputs
-    found = [made.open_source(source, made.axes)[0] for source in sources]
-    forget_stores()
-    return found
+    try:
+        sources = made.list_sources(data, "train_data").inputs
+        return [made.open_source(source, made.axes)[0] for source in sources]
+    finally:
+        forget_stores()
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -150,12 +151,9 @@ def test_names_and_units_as_files_have_them(tmp_path: Path) -> None:
 
 
 def test_labels_are_no_images_but_may_be_masks(tmp_path: Path) -> None:
-    from ome_zarr.writer import write_labels
-
     array = numbers((40, 50))
     write_image(tmp_path / "a.zarr", array, "yx", "0.5", "ome-zarr")
-    root = zarr.open_group(tmp_path / "a.zarr")
-    write_labels(array.astype("uint8"), root, "cells", axes="yx", scale_factors=[])
+    write_labels(tmp_path / "a.zarr", "cells", array.astype("uint8"), "yx")
     assert [s.source for s in stacks(tmp_path / "a.zarr")] == [str(tmp_path / "a.zarr")]
     for inner in ("labels", "labels/cells"):
         with pytest.raises(DataError, match=f"a.zarr/{inner}: holds labels"):

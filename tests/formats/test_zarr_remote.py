@@ -35,10 +35,11 @@ def module(data: Any, **given: Any) -> ZarrDataModule:
 
 def stacks(data: Any, **given: Any) -> list[ArrayStack]:
     made = module(data, **given)
-    sources = made.list_sources(data, "train_data").inputs
-    found = [made.open_source(source, made.axes)[0] for source in sources]
-    forget_stores()
-    return found
+    try:
+        sources = made.list_sources(data, "train_data").inputs
+        return [made.open_source(source, made.axes)[0] for source in sources]
+    finally:
+        forget_stores()
 
 
 # ------------------------------------------------------------------------------------------ S3

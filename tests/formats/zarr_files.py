@@ -129,6 +129,16 @@ def write_image(path: Path, array: NDArray[Any], axes: str, version: str, writer
         WRITERS[writer](path, array, axes, version)
 
 
+def write_labels(path: Path, name: str, labels: NDArray[Any], axes: str) -> None:
+    """Write a label image into an OME-Zarr 0.5 image."""
+    from ome_zarr import writer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root = zarr.open_group(path)
+        writer.write_labels(labels, root, name, axes=axes, scale_factors=[2])
+
+
 # ------------------------------------------------------------------------------------- plates
 
 WELLS = ["A/1", "A/2", "B/2"]
