@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from careamics_dm.origin_mask import OriginMask
     from careamics_dm.valid_origins import ValidOrigins
 
+    Masks = Mapping[tuple[int, int], OriginMask | ValidOrigins]
+
 
 def hold_out(
     extents: Sequence[Extent],
     patch_size: Sequence[int],
     n_patches: int,
     rng: np.random.Generator,
-    masks: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
+    masks: Masks | None = None,
 ) -> Plan:
     """Choose validation patches: cells of a grid of patches, at random.
 
@@ -52,15 +54,7 @@ def hold_out(
         Fewer than ``n_patches + 1`` patches in the data: nothing would be left to train on.
     """
     counts = [_n_cells(extent.size, patch_size) for extent in extents]
-    image = np.repeat(np.arange(len(extents)), [extent.samples for extent in extents])
-    sample = np.concatenate([np.arange(extent.samples) for extent in extents])
-    available = np.array([prod(count) for count in counts])[image]
-    allowed: dict[int, NDArray[np.int64]] = {}
-    for row, (i, s) in enumerate(zip(image.tolist(), sample.tolist(), strict=True)):
-        if masks and (i, s) in masks and available[row]:
-            starts = _origins(np.arange(available[row]), counts[i], patch_size)
-            allowed[row] = np.flatnonzero(masks[i, s].allows(starts))
-            available[row] = len(allowed[row])
+    image, sample, available, allowed = _available(extents, patch_size, masks)
     until = np.cumsum(available)
     if n_patches >= until[-1]:
         raise DataError(
@@ -77,6 +71,28 @@ def hold_out(
         cells = allowed[row][number[mine]] if row in allowed else number[mine]
         start[mine] = _origins(cells, counts[image[row]], patch_size)
     return _to_plan(extents, patch_size, image[chosen], sample[chosen], start)
+
+
+def n_available(extents: Sequence[Extent], patch_size: Sequence[int], masks: Masks | None) -> int:
+    """Count the patches that lie side by side where masks and gaps allow them."""
+    return int(_available(extents, patch_size, masks)[2].sum())
+
+
+def _available(
+    extents: Sequence[Extent], patch_size: Sequence[int], masks: Masks | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], dict[int, NDArray[np.int64]]]:
+    """Image, sample and count of cells of each sample; of masked ones, the cells by number."""
+    counts = [_n_cells(extent.size, patch_size) for extent in extents]
+    image = np.repeat(np.arange(len(extents)), [extent.samples for extent in extents])
+    sample = np.concatenate([np.arange(extent.samples) for extent in extents])
+    available = np.array([prod(count) for count in counts])[image]
+    allowed: dict[int, NDArray[np.int64]] = {}
+    for row, (i, s) in enumerate(zip(image.tolist(), sample.tolist(), strict=True)):
+        if masks and (i, s) in masks and available[row]:
+            starts = _origins(np.arange(available[row]), counts[i], patch_size)
+            allowed[row] = np.flatnonzero(masks[i, s].allows(starts))
+            available[row] = len(allowed[row])
+    return image, sample, available, allowed
 
 
 def _n_cells(size: Sequence[int], patch_size: Sequence[int]) -> tuple[int, ...]:

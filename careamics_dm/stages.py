@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.arguments import Arguments
 from careamics_dm.axes import DataError
-from careamics_dm.held_out import from_rows, hold_out
+from careamics_dm.held_out import from_rows, hold_out, n_available
 from careamics_dm.index import Index
 from careamics_dm.memory import available_bytes
 from careamics_dm.opening import open_images
@@ -255,11 +255,7 @@ class Stages(Arguments):
         extents, masks = train.extents(), train.origin_masks(self.patch_size)
         n = self.n_val_patches
         if n is None:
-            cells = sum(
-                e.samples * prod(n // p for n, p in zip(e.size, self.patch_size, strict=True))
-                for e in extents
-            )
-            n = min(VAL_PATCHES, cells // 4)
+            n = min(VAL_PATCHES, n_available(extents, self.patch_size, masks) // 4)
         rng = np.random.default_rng([self.seed, 3])
         return hold_out(extents, self.patch_size, n, rng, masks) if n else None
 

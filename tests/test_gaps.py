@@ -134,6 +134,20 @@ def test_only_the_channels_that_are_used_count(in_memory):
         assert (patches(data.train_dataloader()) == 7).all()
 
 
+def test_few_acquired_patches_mean_few_for_validation():
+    class OneCorner(Mosaic):
+        def valid_region(self, sample, channels):
+            return [((0, 0), (40, 48))] if sample == 0 else []
+
+    class Module1(Module):
+        def open_source(self, source, axes):
+            return [ArrayStack(OneCorner(), "SYX", source)]
+
+    data = Module1(val_data=None)
+    assert len(patches(data.val_dataloader())) == 6 // 4
+    assert (patches(data.train_dataloader()) == 7).all()
+
+
 def test_any_stack_may_have_gaps():
     class Gappy(RecordingStack):
         def valid_region(self, sample_idx, channels):

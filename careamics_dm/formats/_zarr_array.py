@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-_FORKED = Lock()
 _capped_in: int | None = None
 
 
@@ -178,9 +176,8 @@ def _cap_threads() -> None:
     from torch.utils.data import get_worker_info
 
     if get_worker_info() is not None and _capped_in != os.getpid():
-        with _FORKED:
-            zarr.config.set({"threading.max_workers": threads()})
-            _capped_in = os.getpid()
+        zarr.config.set({"threading.max_workers": threads()})
+        _capped_in = os.getpid()
 
 
 class _Strict(zarr.storage.WrapperStore[Any]):

@@ -39,6 +39,15 @@ _context: Any = None
 """tensorstore's threads, shared by all arrays of the process."""
 
 
+def _renew_lock() -> None:
+    global _LOCK
+    _LOCK = Lock()  # a thread that is not here may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 class Opened(Protocol):
     """An array that reads boxes."""
 

@@ -300,14 +300,18 @@ class _Remote:
         if not self.can_list:
             return None
         prefix = join(self.path, folder) + "/"
-        keys = self._ask(lambda: self.system.find(prefix)) or []
-        return [key.split(prefix, 1)[-1] for key in keys]
+        keys = self._ask(lambda: self.system.find(prefix), denied=False)
+        if keys is False:
+            return None
+        return [key.split(prefix, 1)[-1] for key in keys or []]
 
-    def _ask(self, question: Any) -> Any:
+    def _ask(self, question: Any, denied: Any = None) -> Any:
         try:
             return question()
         except FileNotFoundError:
             return None
+        except PermissionError:  # so buckets that may not be listed say that something is not there
+            return denied
         except Exception as error:  # drivers raise their own: network, rights, time
             raise DataError(
                 f"{self.url}: cannot be read ({_short(error)}). Check the URL, the network and "

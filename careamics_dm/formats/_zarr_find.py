@@ -286,9 +286,12 @@ def _matches(name: str, wanted: Choice) -> bool:
 def _no_node(files: Files, place: Place) -> str:
     names = files.children(place.path) if not place.path or files.has(place.path) else []
     inside = f" (found: {', '.join(_some(names))})" if names else ""
+    advice = "the path"
+    if scheme_of(place.root):
+        advice = "the URL, and storage_options if it asks for a key"
     return (
         f"{place}: not a Zarr store, group or array: there is no zarr.json, .zgroup or .zarray"
-        f"{inside}. Check the path."
+        f"{inside}. Check {advice}."
     )
 
 
