@@ -6,7 +6,8 @@ Imports nothing of lightning, so that worker processes start fast.
 from __future__ import annotations
 
 import os
-import pickle
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ import zarr.storage
 from careamics_dm.axes import DataError
 from careamics_dm.formats._zarr_chunks import chunks_in
 from careamics_dm.formats._zarr_engines import Opened, open_fast, threads
-from careamics_dm.formats._zarr_files import METADATA, Place, is_remote
+from careamics_dm.formats._zarr_files import METADATA, Options, Place, is_remote
 from careamics_dm.handles import HandleCache
 
 if TYPE_CHECKING:
@@ -27,7 +28,22 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
+# True, but nothing that a reader of the file could change.
+warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
+
 _capped_in: int | None = None
+"""The worker process whose threads are limited."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Options that a user gave, as part of a key: their values need not be hashable."""
+
+    options: Options = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        """Hash what they look like."""
+        return hash(repr(sorted(self.options.items())))
 
 
 class Key(NamedTuple):
@@ -35,8 +51,8 @@ class Key(NamedTuple):
 
     place: Place
     zarr_format: Literal[2, 3]
-    options: bytes = b""
-    """Pickled options of a remote file system: they need not be hashable."""
+    given: Given = Given()
+    """Of a remote file system."""
     engine: str = "zarr"
     strict: bool = False
     """Whether reading a missing chunk fails: for stores that can't be listed beforehand."""
@@ -72,7 +88,10 @@ class ZarrArray:
             try:
                 pixels = handle.opened[box]
             except Exception:  # codecs, stores and engines raise what they like
-                pixels = self._read_chunks(box)
+                array = open_array(self.key)
+                pixels = self._read_chunks(array, box)
+                # No chunk is damaged, so the engine is not up to this array.
+                handle.engine, handle.opened = "zarr", array
         return np.asarray(pixels, self.dtype)
 
     @property
@@ -84,12 +103,11 @@ class ZarrArray:
     def close(self) -> None:
         """Close the array; the next read opens it again."""
         _ARRAYS.close(self.key)
-        _STORES.close((self.key.place.root, self.key.options))
+        _STORES.close((self.key.place.root, self.key.given))
 
-    def _read_chunks(self, box: tuple[slice, ...]) -> NDArray[Any]:
+    def _read_chunks(self, array: Any, box: tuple[slice, ...]) -> NDArray[Any]:
         """Read a box with zarr-python chunk by chunk, so that the chunk that fails is known."""
         place = self.key.place
-        array = open_array(self.key)
         pixels = np.empty([s.stop - s.start for s in box], self.dtype)
         for name, part in chunks_in(array, box):
             to = tuple(
@@ -131,7 +149,7 @@ def open_array(key: Key) -> Any:
         It can't be.
     """
     try:
-        with _STORES.use((key.place.root, key.options)) as store:
+        with _STORES.use((key.place.root, key.given)) as store:
             return zarr.open_array(
                 store=_Strict(store) if key.strict else store,
                 path=key.place.path,
@@ -162,12 +180,10 @@ class _Handle:
         root = Path(key.place.root)
         if key.engine != "zarr" and not key.strict and root.is_dir():
             fast = open_fast(array, root, key.place.path, key.engine)
-        self.engine, self.opened = fast or ("zarr", _as_opened(array))
-
-
-def _as_opened(array: Any) -> Opened:
-    opened: Opened = array
-    return opened
+        self.engine: str = "zarr"
+        self.opened: Opened = array
+        if fast is not None:
+            self.engine, self.opened = fast
 
 
 def _cap_threads() -> None:
@@ -194,10 +210,11 @@ class _Strict(zarr.storage.WrapperStore[Any]):
 
 def _open_store(key: Hashable) -> Any:
     assert isinstance(key, tuple)
-    root, options = key
+    root, given = key
     if is_remote(root):
-        given = pickle.loads(options) if options else {}
-        return zarr.storage.FsspecStore.from_url(root, storage_options=given, read_only=True)
+        return zarr.storage.FsspecStore.from_url(
+            root, storage_options=given.options, read_only=True
+        )
     if Path(root).is_dir():
         return zarr.storage.LocalStore(root, read_only=True)
     return zarr.storage.ZipStore(root, mode="r", read_only=True)

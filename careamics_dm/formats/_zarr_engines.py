@@ -126,8 +126,8 @@ def _open_zarrs(array: Any, folder: Path) -> Opened:
     import zarr
     import zarrs
 
-    if not array.dtype.isnative:
-        raise TypeError("zarrs reads no other byte order.")
+    if not array.dtype.isnative or array.order != "C":
+        raise TypeError("zarrs fills arrays of this machine's byte order, by rows.")
     inner = array.async_array
     # The settings are read while the pipeline is made; strict: raise, do not warn.
     with zarr.config.set({"threading.max_workers": threads(), "codec_pipeline.strict": True}):

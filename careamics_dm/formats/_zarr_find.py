@@ -108,9 +108,7 @@ def locate(item: str | os.PathLike[str]) -> Place:
         text = text.split("://", 1)[1]
         if len(text) > 2 and text[0] == "/" and text[2] == ":":  # /C:/folder
             text = text[1:]
-    path = Path(text)
-    if path.parts[:1] == ("~",):
-        path = path.expanduser()
+    path = at_home(Path(text))
     if path.is_dir():
         return Place(str(path))
     for parent in (path, *path.parents):
@@ -121,6 +119,11 @@ def locate(item: str | os.PathLike[str]) -> Place:
     names = sorted(p.name for p in there.iterdir())[:5] if there.is_dir() else []
     found = f" ({there} has {', '.join(names) or 'nothing'})" if there != Path() else ""
     raise DataError(f"{item} does not exist (seen from {Path.cwd()}){found}. Check the path.")
+
+
+def at_home(path: Path) -> Path:
+    """Resolve a ``~`` that stands alone: a store may be called ``~a.zarr``."""
+    return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
 def find_stores(folder: Path) -> list[Path]:

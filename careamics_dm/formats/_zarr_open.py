@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from careamics_dm.axes import AXES, DataError, check_axes, same_roles
 from careamics_dm.formats._ome_zarr import Pyramid, Scale, ome_metadata, read_pyramid
-from careamics_dm.formats._zarr_array import Key, ZarrArray, missing_message, open_array
+from careamics_dm.formats._zarr_array import Given, Key, ZarrArray, missing_message, open_array
 from careamics_dm.formats._zarr_chunks import block_shape, find_missing
 from careamics_dm.formats._zarr_files import Files, Options, Place, files_of, is_remote, read_node
 from careamics_dm.image_stack import ArrayStack
@@ -62,8 +61,8 @@ def open_zarr(
     options = storage_options or {}
     files = files_of(source.place.root, options)
     place, known, zarr_format = _describe(files, options, source, axes, level)
-    packed = pickle.dumps(options) if is_remote(place.root) and options else b""
-    key = Key(place, zarr_format, packed, engine)
+    given = Given(options if is_remote(place.root) else {})
+    key = Key(place, zarr_format, given, engine)
     array = open_array(key)
     if array.ndim < 2:
         raise DataError(

@@ -20,6 +20,7 @@ from careamics_dm.formats._zarr_find import (
     Found,
     Selection,
     ZarrSource,
+    at_home,
     expand,
     find_stores,
     is_node_folder,
@@ -42,7 +43,8 @@ class ZarrDataModule(PatchDataModule):
     array in it (``images.zarr/group``, or what zarr prints: ``file://images.zarr/group``), a
     list of stores or of such URIs, a folder (searched recursively for stores), a glob or a
     manifest. Of OME-Zarr the images are taken, those of all fields of a plate, never labels; of
-    other stores the arrays at the root, by name. OME metadata say axes, pixel size and channel
+    other stores the arrays at the root, by name. A pyramid's level or a label image may be named
+    itself, the latter as mask or target. OME metadata say axes, pixel size and channel
     names; arrays that say nothing need an ``axes`` string.
 
     Parameters
@@ -243,7 +245,7 @@ def _items(data: Any, what: str) -> tuple[list[Any], Listing]:
         return list(data), Listing(list(data))
     if isinstance(data, str) and (is_uri(data) or is_remote(data)):
         return [data], Listing([data])
-    path = Path(data).expanduser() if isinstance(data, str | Path) else None
+    path = at_home(Path(data)) if isinstance(data, str | Path) else None
     if path is not None and path.is_dir() and not is_node_folder(path):
         stores = find_stores(path)
         if stores:

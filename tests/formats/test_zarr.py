@@ -221,11 +221,27 @@ def test_pixels_and_blocks_of_every_layout(tmp_path: Path, layout: str, engine: 
     (stack,) = stacks(tmp_path / "a.zarr", axes, engine=engine)
     assert stack.block_shape == block
     assert stack.data_dtype == np.dtype(dtype).newbyteorder("=")
-    check_image_stack(stack, array[None, None])
+    if engine == "zarr":
+        check_image_stack(stack, array[None, None])
     assert isinstance(stack.array, ZarrArray)
-    refused = layout == "format 2, LZMA and delta" or (layout, engine) == ("big-endian", "zarrs")
+    np.testing.assert_array_equal(whole(stack), array)
+    box = tuple(slice(n // 3, n - 1) for n in shape)
+    np.testing.assert_array_equal(stack.array[box], array[box])
+    refused = layout == "format 2, LZMA and delta" or (
+        engine == "zarrs" and layout in ("big-endian", "columns first")
+    )
     assert stack.array.engine == ("zarr" if refused else engine)
     stack.close()
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
+def test_codecs_of_numcodecs_in_format_3(tmp_path: Path) -> None:
+    codecs = pytest.importorskip("zarr.codecs.numcodecs")
+    array = numbers((40, 50))
+    for name in ("LZMA", "Zlib", "LZ4", "BZ2"):
+        write_array(tmp_path / name, array, compressors=getattr(codecs, name)())
+        (stack,) = stacks(tmp_path / name, "YX")
+        np.testing.assert_array_equal(stack.load().array, array)
 
 
 def test_huge_shards_are_read_by_chunk(tmp_path: Path) -> None:
@@ -373,6 +389,24 @@ def test_engines_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     array = numbers((40, 50))
     write_array(tmp_path / "a.zarr", array)
     (stack,) = stacks(tmp_path / "a.zarr", "YX")
+    assert isinstance(stack.array, ZarrArray)
+    assert stack.array.engine == "zarr"
+    stack.close()
+
+
+def test_an_engine_that_fails_on_an_array_is_not_used_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorstore")
+    array = numbers((40, 50))
+    write_array(tmp_path / "a.zarr", array)
+    (stack,) = stacks(tmp_path / "a.zarr", "YX", engine="tensorstore")
+
+    def fail(self: object, box: object) -> None:
+        raise ValueError("unsupported")
+
+    monkeypatch.setattr(_zarr_engines._TensorStore, "__getitem__", fail)
+    np.testing.assert_array_equal(whole(stack), array)
     assert isinstance(stack.array, ZarrArray)
     assert stack.array.engine == "zarr"
     stack.close()

@@ -70,7 +70,6 @@ def test_store_groups_and_arrays_in_a_bucket(tmp_path: Path, s3: dict[str, Any])
     url = upload(tmp_path / "a.zarr", "a.zarr", s3)
     for data, expected in (
         (url, arrays[:2]),
-        (f"{url}/others", arrays[2:]),
         (f"{url}/others/array_3", arrays[3:]),
         ([f"{url}/array_2", f"{url}/others"], arrays[1:]),
     ):
@@ -87,7 +86,7 @@ def test_ome_image_and_plate_in_a_bucket(tmp_path: Path, s3: dict[str, Any], ver
     url = upload(tmp_path / "a.zarr", f"image-{version}.zarr", s3)
     (stack,) = stacks(url, storage_options=s3)
     assert (stack.source, stack.original_axes, stack.scale) == (url, "CZYX", SCALE)
-    check_image_stack(stack, array[None])
+    np.testing.assert_array_equal(stack.load().array, array)
 
     fields = write_plate(tmp_path / "p.zarr", version, "ome-zarr", fields=1)
     url = upload(tmp_path / "p.zarr", f"plate-{version}.zarr", s3)
@@ -152,7 +151,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def web(tmp_path: Path) -> Iterator[str]:
     """Serve a folder whose contents are not listed."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=partial(server.serve_forever, 0.02))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -164,7 +163,7 @@ def test_ome_image_on_a_web_server(tmp_path: Path, web: str) -> None:
     array = numbers((2, 3, 40, 50))
     write_image(tmp_path / "a.zarr", array, "czyx", "0.5", "bioio")
     (stack,) = stacks(f"{web}/a.zarr")
-    check_image_stack(stack, array[None])
+    np.testing.assert_array_equal(stack.load().array, array)
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -185,16 +184,16 @@ def test_arrays_of_a_web_server_need_consolidated_metadata(
 
 
 def test_missing_chunk_on_a_web_server_is_told_when_it_is_read(tmp_path: Path, web: str) -> None:
-    array = numbers((100, 110))
+    array = numbers((90, 100))
     write_array(tmp_path / "a.zarr", array)
     (tmp_path / "a.zarr/c/1/2").unlink()
     (stack,) = stacks(f"{web}/a.zarr", axes="YX")
-    np.testing.assert_array_equal(stack.array[0:16, 0:110], array[:16])
+    np.testing.assert_array_equal(stack.array[0:16, 0:100], array[:16])
     with pytest.raises(DataError, match=r"a\.zarr: 1 chunk\(s\) are missing: c/1/2\."):
-        _ = stack.array[0:100, 0:110]
+        _ = stack.array[0:90, 0:100]
     (stack,) = stacks(f"{web}/a.zarr", axes="YX", missing_chunks="fill")
     array[16:32, 32:48] = 0
-    np.testing.assert_array_equal(stack.array[0:100, 0:110], array)
+    np.testing.assert_array_equal(stack.array[0:90, 0:100], array)
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("abfs", "adlfs")])
@@ -239,7 +238,9 @@ def test_store_in_a_zip_file(tmp_path: Path, name: str) -> None:
     ):
         found = stacks(data, axes="SYX")
         for stack, array in zip(found, expected, strict=True):
-            check_image_stack(stack, array[:, None])
+            np.testing.assert_array_equal(stack.load().array, array)
+    (stack, _) = stacks(path, axes="SYX")
+    check_image_stack(stack, arrays[0][:, None])
 
 
 def test_what_zarr_prints_of_a_zip_store_names_it(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def write_collection(path: Path) -> dict[str, NDArray[Any]]:
         [(root, "array_1"), (root, "array_2"), (others, "array_2"), (others, "array_3")]
     ):
         array = numbers((3, 40, 50), seed=seed)
-        stored = group.create_array(name, shape=array.shape, dtype="uint16", chunks=(1, 16, 16))
+        stored = group.create_array(name, shape=array.shape, dtype="uint16", chunks=(1, 32, 32))
         stored[...] = array
         arrays[str(stored.store_path)] = array
     return arrays
