@@ -1,0 +1,110 @@
+"""Formats from the command line: what each may be told, from training to files."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from apps import SMALL, SMALL_3D, noise, refuse, succeed
+from czi_files import Tile, write_czi
+
+from careamics_dm.sample_formats import write
+
+T, Z = 3, 5
+
+
+@pytest.fixture
+def czi(tmp_path):
+    """T and Z that begin at other numbers than 0, and a negative origin."""
+    tiles = [
+        Tile(noise((40, 36), t * Z + z), {"T": t + 2, "Z": z + 3, "C": 0}, (-500, 70))
+        for t in range(T)
+        for z in range(Z)
+    ]
+    return write_czi(tmp_path / "stack.czi", tiles)
+
+
+@pytest.mark.parametrize(
+    ("axes", "options", "shape"),
+    [
+        ("SCYX", SMALL, (T * Z, 1, 40, 36)),
+        ("SCZYX", SMALL_3D, (T, 1, Z, 40, 36)),
+        ("SCTYX", (*SMALL, "data.patch_size=[2,16,16]"), (Z, 1, T, 40, 36)),
+    ],
+)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_each_axes_of_czi_trains_and_predicts(czi, tmp_path, axes, options, shape, in_memory):
+    data = ("data=czi", f"data.axes={axes}", f"data.in_memory={in_memory}")
+    names = (f"data.train_data={czi.name}", f"data.predict_data={czi.name}")
+    trained = succeed("train", tmp_path, *options, *data, *names)
+    assert {"model.ckpt", "denoised.png", "denoised/stack.tif"} <= trained.files
+    tiles = "[20,24]" if len(shape) == 4 else "[2,20,24]"
+    again = ("checkpoint=run/model.ckpt", f"data.predict_data={czi.name}", "writer.folder=tiled")
+    succeed("predict", tmp_path, *data, *again, f"data.tile_size={tiles}", folder="second")
+    for path in (trained.folder / "denoised" / "stack.tif", tmp_path / "tiled" / "stack.tif"):
+        denoised = tifffile.imread(path)
+        assert denoised.shape == shape
+        assert denoised.dtype == np.float32
+        assert np.isfinite(denoised).all()
+
+
+def test_a_model_of_one_format_is_for_all(czi, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", noise((40, 36)), metadata={"axes": "YX"})
+    succeed("train", tmp_path, *SMALL, "data=tiff", "data.train_data=a.tif", folder="trained")
+    place = ("checkpoint=trained/model.ckpt", "writer.folder=results", "data.axes=SCYX")
+    succeed("predict", tmp_path, "data=czi", f"data.predict_data={czi.name}", *place)
+    assert tifffile.imread(tmp_path / "results" / "stack.tif").shape == (T * Z, 1, 40, 36)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """The store of CAREamics' data preparation guide."""
+    group = zarr.open_group(tmp_path / "store.zarr", mode="w")
+    for name in ("array_1", "array_2", "others/array_2", "others/array_3"):
+        group.create_array(name, data=noise((64, 64)), chunks=(32, 32))
+    return group
+
+
+def test_what_zarr_prints_names_stores_groups_and_arrays(store, tmp_path):
+    uris = [str(store[name].store_path) for name in ("array_1", "others/array_2", "array_2")]
+    uris.append(str(store["others/array_3"].store_path))
+    choices = [("store.zarr", 2), (str(store["others"].store_path), 2), (uris[1], 1)]
+    for i, (named, n) in enumerate([*choices, (f"[{','.join(uris)}]", 4)]):
+        overrides = (f"data.train_data={named}", "data.axes=YX", "data.patch_size=[16,16]")
+        done = succeed("preview", tmp_path, "data=zarr", *overrides)
+        assert f"{n} image(s) YX, {n} sample(s) of 64×64" in done.out
+        trained = succeed("train", tmp_path, *SMALL, "data=zarr", *overrides, folder=f"run{i}")
+        assert "model.ckpt" in trained.files
+    (tmp_path / "list.txt").write_text("\n".join(uris))
+    done = succeed("preview", tmp_path, "data=zarr", "data.train_data=list.txt", *overrides[1:])
+    assert "4 image(s)" in done.out
+
+
+def test_a_mix_of_stores_and_uris_is_refused(store, tmp_path):
+    uri = store["array_1"].store_path
+    mixed = f"data.train_data=[store.zarr,{uri}]"
+    message = refuse("train", tmp_path, "data=zarr", mixed, "data.axes=YX")
+    assert "train_data: the list mixes URIs" in message
+
+
+def test_the_same_image_gives_the_same_losses_in_every_format(tmp_path):
+    write(tmp_path / "formats")
+    formats = ("tiff", "zarr", "czi", "custom", "array")
+    small = [text for text in SMALL if not text.startswith("data.n_val")]
+    sweep = ("-m", *small, f"data={','.join(formats)}", "experiment=formats")
+    done = succeed("train", tmp_path, *sweep, "hydra.sweep.dir=sweep", folder=None)
+    summaries = [line for line in done.out.splitlines() if line.startswith("train    ")]
+    summaries += [line for line in done.err.splitlines() if line.startswith("train    ")]
+    assert len(summaries) == len(formats)
+    assert len(set(summaries)) == 1
+    losses = []
+    for number in range(len(formats)):
+        with (tmp_path / "sweep" / str(number) / "logs" / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        found = {key: float(row[key]) for row in rows for key in row if row[key] and "loss" in key}
+        assert {"train_loss", "val_loss"} <= found.keys()
+        losses.append([found["train_loss"], found["val_loss"]])
+    np.testing.assert_allclose(losses, [losses[0]] * len(formats), rtol=1e-6)
