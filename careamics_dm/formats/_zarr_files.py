@@ -196,13 +196,13 @@ class _Folder:
             return sorted(entry.name for entry in entries if entry.is_dir())
 
     def below(self, folder: str) -> Iterable[str]:
-        todo = [(str(self.root / folder), "")]
-        while todo:
-            path, prefix = todo.pop()
+        waiting = [(str(self.root / folder), "")]
+        while waiting:
+            path, prefix = waiting.pop()
             with os.scandir(path) as entries:
                 for entry in entries:
                     if entry.is_dir():
-                        todo.append((entry.path, f"{prefix}{entry.name}/"))
+                        waiting.append((entry.path, f"{prefix}{entry.name}/"))
                     else:
                         yield prefix + entry.name
 

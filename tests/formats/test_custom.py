@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock
 from time import sleep
 
+import h5py
 import lightning as L
 import numpy as np
 import pytest
@@ -106,7 +107,6 @@ def folder(tmp_path):
 @pytest.fixture
 def mystacks(tmp_path, monkeypatch):
     """A user's module, importable; and an HDF5 file of two stacks."""
-    h5py = pytest.importorskip("h5py")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.delitem(sys.modules, "mystacks", raising=False)

@@ -264,9 +264,6 @@ def test_the_directory_is_read_as_libczi_reads_it(tmp_path: Path) -> None:
         found.append((box.y, box.x, box.y + box.h, box.x + box.w, number, *sorted(place.items())))
         return True
 
-    if not hasattr(CziReader, "enumerate_subblocks_subset"):
-        pytest.skip("this pylibCZIrw does not tell")
-
     with closing(CziReader(str(path))) as file:
         file.enumerate_subblocks_subset(note, only_layer0=True)
     blocks = read_directory(str(path))

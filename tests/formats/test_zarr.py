@@ -14,6 +14,7 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
+import zarr.codecs.numcodecs as numcodecs_of_zarr
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr_files import numbers, write_array, write_collection, zstd
 
@@ -212,8 +213,6 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], Any, dict[str, Any], tuple[int, ...]]]
 @pytest.mark.parametrize("engine", ["zarr", *FAST])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pixels_and_blocks_of_every_layout(tmp_path: Path, layout: str, engine: str) -> None:
-    if engine in FAST:
-        pytest.importorskip(engine)
     shape, dtype, how, block = LAYOUTS[layout]
     array = numbers(shape, dtype)
     write_array(tmp_path / "a.zarr", array, **how)
@@ -236,10 +235,9 @@ def test_pixels_and_blocks_of_every_layout(tmp_path: Path, layout: str, engine: 
 
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
 def test_codecs_of_numcodecs_in_format_3(tmp_path: Path) -> None:
-    codecs = pytest.importorskip("zarr.codecs.numcodecs")
     array = numbers((40, 50))
     for name in ("LZMA", "Zlib", "LZ4", "BZ2"):
-        write_array(tmp_path / name, array, compressors=getattr(codecs, name)())
+        write_array(tmp_path / name, array, compressors=getattr(numcodecs_of_zarr, name)())
         (stack,) = stacks(tmp_path / name, "YX")
         np.testing.assert_array_equal(stack.load().array, array)
 
@@ -302,8 +300,6 @@ def test_workers_start_without_lightning() -> None:
 
 
 def test_engine_suits_the_chunks(tmp_path: Path) -> None:
-    for engine in FAST:
-        pytest.importorskip(engine)
     array = numbers((4, 600, 600))
     for name, expected, how in (
         ("small", "tensorstore", {"chunks": (1, 64, 64)}),
@@ -320,7 +316,6 @@ def test_engine_suits_the_chunks(tmp_path: Path) -> None:
 
 
 def test_engines_leave_zarr_as_it_is(tmp_path: Path) -> None:
-    pytest.importorskip("zarrs")
     before = zarr.config.get("codec_pipeline"), zarr.config.get("threading.max_workers")
     write_array(tmp_path / "a.zarr", numbers((40, 50)))
     (stack,) = stacks(tmp_path / "a.zarr", "YX", engine="zarrs")
