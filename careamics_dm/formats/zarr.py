@@ -13,7 +13,7 @@ from careamics_dm.axes import DataError
 from careamics_dm.datamodule import PatchDataModule
 from careamics_dm.formats._zarr_array import forget_stores
 from careamics_dm.formats._zarr_engines import Engine, check_engine
-from careamics_dm.formats._zarr_files import METADATA, is_remote
+from careamics_dm.formats._zarr_files import is_remote
 from careamics_dm.formats._zarr_find import (
     READERS,
     Choice,
@@ -28,6 +28,7 @@ from careamics_dm.formats._zarr_find import (
     locate,
 )
 from careamics_dm.formats._zarr_open import open_zarr
+from careamics_dm.formats._zarr_stamp import metadata_stamp
 from careamics_dm.opening import join_faults
 from careamics_dm.sources import MANIFESTS, Listing, list_files, read_manifest
 
@@ -159,19 +160,8 @@ class ZarrDataModule(PatchDataModule):
 
     def stamp(self, source: ZarrSource) -> Any:
         """Time and size of each metadata file of an image in a folder, else ``None``."""
-        folder = Path(source.place.root)
-        if is_remote(source.place.root) or not folder.is_dir():
-            return None
-        folder = folder.absolute() / source.place.path
-        stamps = []
-        inner = sorted(p for p in folder.iterdir() if p.is_dir()) if source.kind == "image" else []
-        for parent in (folder.parent, folder, *inner):
-            for name in METADATA:
-                path = parent / name
-                if path.is_file():
-                    found = path.stat()
-                    stamps.append([str(path), found.st_mtime_ns, found.st_size])
-        return stamps
+        root = source.place.root
+        return None if is_remote(root) else metadata_stamp(root, source.place.path)
 
     def setup(self, stage: str) -> None:
         """See `PatchDataModule.setup`; missing chunks that are filled are told once."""
