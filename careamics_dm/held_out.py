@@ -87,10 +87,14 @@ def _available(
     sample = np.concatenate([np.arange(extent.samples) for extent in extents])
     available = np.array([prod(count) for count in counts])[image]
     allowed: dict[int, NDArray[np.int64]] = {}
+    known: dict[tuple[tuple[int, ...], int], NDArray[np.int64]] = {}
     for row, (i, s) in enumerate(zip(image.tolist(), sample.tolist(), strict=True)):
         if masks and (i, s) in masks and available[row]:
-            starts = _origins(np.arange(available[row]), counts[i], patch_size)
-            allowed[row] = np.flatnonzero(masks[i, s].allows(starts))
+            key = (counts[i], id(masks[i, s]))  # samples with the same gaps share theirs
+            if key not in known:
+                starts = _origins(np.arange(available[row]), counts[i], patch_size)
+                known[key] = np.flatnonzero(masks[i, s].allows(starts))
+            allowed[row] = known[key]
             available[row] = len(allowed[row])
     return image, sample, available, allowed
 
@@ -210,7 +214,18 @@ def without_overlap(plan: Plan, held_out: Plan) -> Plan:
 def to_rows(held_out: Plan, stacks: Sequence[ImageStack]) -> list[list[Any]]:
     """Write held-out patches as plain values, ``[source, sample, *origin]`` each."""
     columns = (held_out.image.tolist(), held_out.sample.tolist(), held_out.start.tolist())
-    return [[stacks[i].source, s, *start] for i, s, start in zip(*columns, strict=True)]
+    names = _names(stacks)
+    return [[names[i], s, *start] for i, s, start in zip(*columns, strict=True)]
+
+
+def _names(stacks: Sequence[ImageStack]) -> list[str]:
+    """Name images by source; further channels of one file, which are images too, by number."""
+    sources = [stack.source for stack in stacks]
+    seen: dict[str, int] = {}
+    for i, source in enumerate(sources):
+        seen[source] = seen.get(source, 0) + 1
+        sources[i] = source if seen[source] == 1 else f"{source} ({seen[source]})"
+    return sources
 
 
 def from_rows(
@@ -223,7 +238,7 @@ def from_rows(
     DataError
         A validation image is not among the training data any more, or is smaller now.
     """
-    number = {stack.source: i for i, stack in enumerate(stacks)}
+    number = {name: i for i, name in enumerate(_names(stacks))}
     advice = "Train on the same data with the same patch_size, or give val_data."
     if missing := sorted({row[0] for row in rows} - set(number)):
         raise DataError(

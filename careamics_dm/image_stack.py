@@ -228,6 +228,8 @@ class ArrayStack:
         if self._valid is not None:
             of_channel = self._valid[sample_idx]
             chosen = of_channel if channels is None else [of_channel[c] for c in channels]
+            if all(boxes is chosen[0] for boxes in chosen):
+                return chosen[0]
             return common(chosen, self.data_shape[2:])
         ask = getattr(self.array, "valid_region", None)
         found: Boxes | None = ask(sample_idx, channels) if ask else None
@@ -250,9 +252,9 @@ class ArrayStack:
         )
         if hasattr(self.array, "valid_region"):
             n, n_channels = self.data_shape[:2]
-            loaded._valid = [
-                [self.valid_region(s, [c]) for c in range(n_channels)] for s in range(n)
-            ]
+            same: dict[str, Boxes | None] = {}  # most samples and channels are alike
+            boxes = ((self.valid_region(s, [c]) for c in range(n_channels)) for s in range(n))
+            loaded._valid = [[same.setdefault(repr(b), b) for b in row] for row in boxes]
         self.close()
         return loaded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,10 @@ class Images:
     """Whole samples that loaders of this process share, see `PatchDataset`."""
     valid: dict[tuple[int, int], Boxes | None] = field(default_factory=dict)
     """What `valid_region` found, by image and sample."""
+    _same: dict[Any, Boxes | None] = field(default_factory=dict)
+    """The same, by what stacks said: samples are mostly alike, and share their boxes."""
+    _origins: dict[Any, ValidOrigins] = field(default_factory=dict)
+    """Those that `_places` made."""
 
     @property
     def n_channels(self) -> int:
@@ -92,11 +97,15 @@ class Images:
     def valid_region(self, image: int, sample: int) -> Boxes | None:
         """Boxes that were acquired, of images and targets alike; ``None`` is all."""
         if (image, sample) not in self.valid:
-            known = []
+            known, size = [], tuple(self.stacks[image].data_shape[2:])
             for stacks, channels in self.sides:
                 if ask := getattr(stacks[image], "valid_region", None):
                     known.append(ask(sample, channels[image]))
-            self.valid[image, sample] = common(known, self.stacks[image].data_shape[2:])
+            said = (None if b is None else tuple((tuple(p), tuple(q)) for p, q in b) for b in known)
+            key = (size, tuple(said))
+            if key not in self._same:
+                self._same[key] = common(known, size)
+            self.valid[image, sample] = self._same[key]
         return self.valid[image, sample]
 
     def n_not_acquired(self) -> dict[int, int]:
@@ -105,8 +114,8 @@ class Images:
         for i, stack in enumerate(self.stacks):
             size = stack.data_shape[2:]
             valid = [self.valid_region(i, s) for s in range(stack.data_shape[0])]
-            n = sum(prod(size) - n_pixels(boxes) for boxes in valid if boxes is not None)
-            if n:
+            of = {id(boxes): prod(size) - n_pixels(boxes) for boxes in valid if boxes is not None}
+            if n := sum(of.get(id(boxes), 0) for boxes in valid):
                 counts[i] = n
         return counts
 
@@ -152,12 +161,13 @@ class Images:
                 allowed: OriginMask | ValidOrigins = OriginMask(pixels, patch_size)
                 allowed.exclude([] if valid is None else gaps(valid, size))
             elif valid is not None:
-                allowed = ValidOrigins(valid, size, patch_size)
+                allowed = self._places(i, sample, patch_size)
             else:
                 continue
-            if held_out is not None:
-                here = (held_out.image == i) & (held_out.sample == sample)
+            here = held_out is not None and (held_out.image == i) & (held_out.sample == sample)
+            if held_out is not None and np.any(here):
                 starts = held_out.start[here]
+                allowed = copy(allowed)
                 allowed.exclude(zip(starts.tolist(), (starts + patch_size).tolist(), strict=True))
             found[i, sample] = allowed
         if len(found) == len(everything) and not any(mask.n_allowed for mask in found.values()):
@@ -170,6 +180,28 @@ class Images:
             )
         return found
 
+    def without_place(self, patch_size: Sequence[int]) -> list[int]:
+        """List the images, of several, whose gaps leave no place for a patch."""
+        if self.masks:  # what they leave out is meant
+            return []
+        lost = []
+        for i, stack in enumerate(self.stacks):
+            samples = range(stack.data_shape[0])
+            gappy = all(self.valid_region(i, s) is not None for s in samples)
+            if gappy and not any(self._places(i, s, patch_size).n_allowed for s in samples):
+                lost.append(i)
+        return lost
+
+    def _places(self, image: int, sample: int, patch_size: Sequence[int]) -> ValidOrigins:
+        """Return the origins that gaps allow; samples alike share them, so they stay as is."""
+        valid = self.valid_region(image, sample)
+        assert valid is not None
+        size, patch = tuple(self.stacks[image].data_shape[2:]), tuple(patch_size)
+        key = (size, patch, id(valid))  # boxes live as long as this
+        if key not in self._origins:
+            self._origins[key] = ValidOrigins(valid, size, patch)
+        return self._origins[key]
+
     def without_gaps(self, plan: Plan) -> Plan:
         """Keep the patches of a plan that lie in what was acquired."""
         keep = np.ones(len(plan), bool)
@@ -177,8 +209,14 @@ class Images:
             valid = self.valid_region(i, sample)
             if valid is not None:
                 mine = np.flatnonzero((plan.image == i) & (plan.sample == sample))
-                allowed = ValidOrigins(valid, self.stacks[i].data_shape[2:], plan.size[mine[0]])
+                allowed = self._places(i, sample, plan.size[mine[0]].tolist())
                 keep[mine] = allowed.allows(plan.start[mine])
+        if len(plan) and not keep.any():
+            raise DataError(
+                f"no patch of {tuple(plan.size[0].tolist())}, side by side, lies in what was "
+                f"acquired of {self.stacks[0].source}: its gaps are too close. Use a smaller "
+                "patch_size."
+            )
         return plan.take(np.flatnonzero(keep))
 
 

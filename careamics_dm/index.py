@@ -38,20 +38,13 @@ class Index:
     """
 
     def __init__(self, path: str | Path) -> None:
+        if not isinstance(path, str | os.PathLike) or not str(path):
+            raise DataError(f"index={path!r} is not a path. Name a file; it is made if missing.")
         self.path = Path(path).expanduser()
-        self._found: dict[str, tuple[Any, bytes]] = {}
-        self._changed = False
-        if not self.path.exists():
-            return
-        try:
-            head, entries = _Descriptions(io.BytesIO(self.path.read_bytes())).load()
-        except Exception as error:  # a file of another kind makes pickle raise all sorts
-            raise DataError(
-                f"index: {self.path} is not an index ({type(error).__name__}: {error}). Name "
-                "another file, or remove it: it is made anew."
-            ) from error
-        if head == _head():  # another version may describe stacks otherwise
-            self._found = entries
+        if self.path.is_dir():
+            raise DataError(f"index: {self.path} is a folder. Name a file: {self.path / 'index'}.")
+        self._found = self._read()
+        self._new: dict[str, tuple[Any, bytes]] = {}
 
     def open(
         self, key: str, stamp: Any, opened: Callable[[], list[ImageStack]]
@@ -82,20 +75,20 @@ class Index:
         stacks = opened()
         described = _describe(stacks)
         if described is not None:
-            self._found[key] = (stamp, described)
-            self._changed = True
+            self._new[key] = (stamp, described)
         return stacks
 
     def save(self) -> None:
-        """Write the file, if anything is new: whole or not at all.
+        """Write the file, if anything is new: whole or not at all, with what others found since.
 
         Raises
         ------
         DataError
             It can't be written.
         """
-        if not self._changed:
+        if not self._new:
             return
+        self._found = self._read() | self._new
         part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +98,20 @@ class Index:
             raise DataError(
                 f"index: {self.path} can't be written ({error.strerror}). Name another file."
             ) from error
-        self._changed = False
+        self._new = {}
+
+    def _read(self) -> dict[str, tuple[Any, bytes]]:
+        if not self.path.exists():
+            return {}
+        try:
+            head, entries = _Descriptions(io.BytesIO(self.path.read_bytes())).load()
+            entries = dict(entries)
+        except Exception as error:  # a file of another kind makes pickle raise all sorts
+            raise DataError(
+                f"index: {self.path} is not an index ({type(error).__name__}: {error}). Name "
+                "another file: one that does not exist yet is made."
+            ) from error
+        return entries if head == _head() else {}  # another version may describe otherwise
 
 
 def _head() -> tuple[str, str]:
@@ -128,14 +134,17 @@ class _Descriptions(pickle.Unpickler):
     """Makes descriptions of stacks and nothing else, whatever the file says."""
 
     def find_class(self, module: str, name: str) -> Any:
-        ours = module.startswith("careamics_dm.")
+        ours = module.startswith(_OURS) and "." not in name  # of a module they import: io.FileIO
         plain = (module.partition(".")[0], name) in _PLAIN
         found = super().find_class(module, name) if ours or plain else None
-        if not isinstance(found, type):  # no function is ever called
+        # No function is ever called, and no class that a module of ours only imports.
+        if not isinstance(found, type) or (ours and found.__module__ != module):
             raise pickle.UnpicklingError(f"{module}.{name} is no part of a description")
         return found
 
 
+_OURS = tuple(f"careamics_dm.{part}" for part in ("formats.", "image_stack", "axes", "pixels"))
+"""Modules whose classes describe stacks."""
 _PLAIN = {
     ("numpy", "dtype"),
     *(("pathlib", name) for name in ("Path", "PosixPath", "WindowsPath")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,7 +107,7 @@ def open_images(
                 images.target_channels.append(target_chosen)
             if mask is not None:
                 images.masks.append(mask)
-    faults += _disagreements(images)
+    faults += _disagreements(images) + _twice(images)
     if not images.stacks and not faults:
         faults.append(
             f"every image is smaller than patch_size {tuple(patch_size or ())}: use smaller ones."
@@ -198,6 +199,15 @@ def _channels_of(listing: Listing, i: int, otherwise: Channels) -> Channels:
 def _select(stack: ImageStack, channels: Channels) -> list[int] | None:
     names = getattr(stack, "channel_names", None)
     return select_channels(channels, stack.data_shape[1], names, stack.source)
+
+
+def _twice(images: Images) -> list[str]:
+    """Images that are listed again: validation patches of one would be trained on in the other."""
+    named = zip(images.stacks, images.channels, strict=True)
+    count = Counter((stack.source, tuple(chosen or ())) for stack, chosen in named)
+    return [
+        f"{source} is listed {n} times. Name it once." for (source, _), n in count.items() if n > 1
+    ]
 
 
 def _disagreements(images: Images) -> list[str]:

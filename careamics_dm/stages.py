@@ -20,6 +20,8 @@ from careamics_dm.opening import open_images
 from careamics_dm.sources import COLUMNS, Listing, pair
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from careamics_dm.image_stack import ImageStack
     from careamics_dm.images import Images
     from careamics_dm.plan import Plan
@@ -165,6 +167,8 @@ class Stages(Arguments):
                 f"{what}: {len(skipped)} image(s) smaller than patch_size {self.patch_size} are "
                 f"left out: {', '.join(skipped[:5])}{', ...' if len(skipped) > 5 else ''}."
             )
+        if role == "train":
+            _tell_without_place(images, self.patch_size)
         small = images.bytes_to_load() < available_bytes() // 4
         if self.in_memory is True or (self.in_memory == "auto" and small):
             images.load()
@@ -177,7 +181,9 @@ class Stages(Arguments):
             n: getattr(self, n) for n in inspect.signature(type(self)).parameters if n not in shared
         }
         how = [type(self).__qualname__, own, self.trust_axes, len(self.patch_size), axes, keys]
-        key = repr([str(Path(source).absolute()) if isinstance(source, Path) else source, *how])
+        # A description has the path as it was given, which may mean another file elsewhere.
+        place = Path.cwd() if isinstance(source, Path) and not source.is_absolute() else ""
+        key = repr([str(source) if isinstance(source, Path) else source, str(place), *how])
         opened = partial(self.open_source, source, axes, **keys)
         return index.open(key, self.stamp(source), opened)
 
@@ -211,6 +217,12 @@ class Stages(Arguments):
             raise DataError("\n".join(faults))
         inputs = found.pop(f"{role}_data")
         assert inputs is not None
+        for name, listed in zip(found, (inputs.targets, inputs.masks), strict=False):
+            if listed is not None and found[name] is not None:
+                raise DataError(
+                    f"{name} is given, and the manifest of {role}_data has a column "
+                    f"{name.split('_')[1]} too. Leave one of them out."
+                )
         paired = [None if o is None else pair(inputs, o, name) for name, o in found.items()]
         paired += [None] * (2 - len(paired))
         # What a row says of its file it says of its target and mask too, but for the channel.
@@ -273,6 +285,18 @@ def _tell_gaps(images: Images) -> None:
         f"{images.stacks[first].source} {missing[first]} pixels ({share:.1%}). They are read as 0; "
         "what is predicted there means nothing."
     )
+
+
+def _tell_without_place(images: Images, patch_size: Sequence[int]) -> None:
+    """Warn of images that no patch is drawn from, because of their gaps."""
+    lost = images.without_place(patch_size)
+    if 0 < len(lost) < len(images.stacks):  # without any place, drawing says so
+        names = [images.stacks[i].source for i in lost]
+        rank_zero_warn(
+            f"train_data: {len(names)} image(s) give no patch of {tuple(patch_size)}, as so much "
+            f"in one piece was not acquired: {', '.join(names[:5])}{', ...' * (len(names) > 5)}. "
+            "Use a smaller patch_size, or channels that were acquired together."
+        )
 
 
 def _without_channels(axes: str) -> str:

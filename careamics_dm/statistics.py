@@ -113,25 +113,33 @@ def pixel_blocks(
         p * np.dtype(stacks[agenda[r].image].data_dtype).itemsize
         for p, r in zip(pixels, order, strict=True)
     ]
-    if n_bytes is not None:
-        order = order[: int(np.searchsorted(np.cumsum(sizes), n_bytes)) + 1]
-    bar, some = tqdm(order, "statistics", unit="block", delay=PROGRESS_AFTER, leave=False), False
-    for r in bar:
+    wanted = sum(sizes) if n_bytes is None else n_bytes
+    n, some, done = int(np.searchsorted(np.cumsum(sizes), wanted)) + 1, False, 0
+    bar = tqdm(total=n, desc="statistics", unit="block", delay=PROGRESS_AFTER, leave=False)
+    for r, size in zip(order, sizes, strict=True):
+        if done >= wanted:
+            break
         region = agenda[r]
+        acquired = _acquired(images, region)
+        if acquired is not None and not acquired.any():
+            continue  # else a sparse mosaic would give nothing but gaps
+        done += size
+        bar.update()
         block = read_samples(stacks[region.image], region, channels[region.image])
         flat = np.moveaxis(block, 1, 0).reshape(block.shape[1], -1)
-        if (acquired := _acquired(images, region)) is not None:
+        if acquired is not None:
             flat = flat[:, acquired]
         if block.dtype.kind == "f" and not (finite := np.isfinite(flat)).all():
             if not allow_nan:
                 place = np.argwhere(~np.isfinite(block))[0]
                 where = tuple((place[2:] + region.start).tolist())
+                chosen, channel = channels[region.image], int(place[1])
                 raise DataError(
                     nan_message(
                         stacks[region.image].source,
                         block[tuple(place)],
                         region.sample + int(place[0]),
-                        int(place[1]),
+                        channel if chosen is None else chosen[channel],
                         where,
                     )
                 )
@@ -139,9 +147,13 @@ def pixel_blocks(
         if flat.size:
             some = True
             yield flat
+    bar.close()
     if not some:
         name = ("images", "targets")[side]
-        raise DataError(f"the {name} hold nothing but NaN and infinity, so no statistics.")
+        raise DataError(
+            f"the {name} hold nothing but NaN and infinity, or gaps, so no statistics. Check what "
+            "was acquired, and in which channels."
+        )
 
 
 def _acquired(images: Images, region: Region) -> NDArray[np.bool_] | None:

@@ -40,7 +40,8 @@ class ValidOrigins:
 
     def exclude(self, boxes: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
         """Forbid every origin whose patch would overlap one of these boxes of pixels."""
-        self._forbidden += [origins_near(box, self.patch_size, self.shape) for box in boxes]
+        near = [origins_near(box, self.patch_size, self.shape) for box in boxes]
+        self._forbidden = self._forbidden + near  # not in place: a copy must not change
         allowed = gaps(self._forbidden, self.shape)
         corners = np.array(allowed, np.int64).reshape(len(allowed), 2, len(self.shape))
         self._start, self._stop = corners[:, 0], corners[:, 1]
@@ -59,8 +60,16 @@ class ValidOrigins:
     def allows(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each of ``(N, D)`` origins is allowed."""
         allowed = np.zeros(len(starts), bool)
-        for start, stop in zip(self._start, self._stop, strict=True):
-            allowed |= ((starts >= start) & (starts < stop)).all(axis=1)
+        order = np.argsort(starts[:, 0], kind="stable")
+        ordered = starts[order]
+        # Boxes are flat along the first axis: each is asked only for what lies at its height.
+        first = np.searchsorted(ordered[:, 0], self._start[:, 0])
+        last = np.searchsorted(ordered[:, 0], self._stop[:, 0])
+        rows = zip(first.tolist(), last.tolist(), self._start, self._stop, strict=True)
+        for a, b, start, stop in rows:
+            at = ordered[a:b, 1:]
+            inside = ((at >= start[1:]) & (at < stop[1:])).all(axis=1)
+            allowed[order[a:b][inside]] = True
         return allowed
 
     def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -114,12 +123,17 @@ def _gaps(boxes: Boxes, size: tuple[int, ...]) -> Boxes:
     edges = sorted({0, size[0], *(edge for start, stop in boxes for edge in (start[0], stop[0]))})
     found: Boxes = []
     before: tuple[Any, ...] | None = None
+    waiting, at = sorted(boxes, key=lambda box: box[0][0]), 0
+    active: Boxes = []
     for low, high in pairwise(edges):
-        active = [(a[1:], b[1:]) for a, b in boxes if a[0] <= low and b[0] >= high]
+        active = [box for box in active if box[1][0] > low]
+        while at < len(waiting) and waiting[at][0][0] == low:
+            active.append(waiting[at])
+            at += 1
         if len(size) == 1:
             rest: Boxes = [] if active else [((), ())]
         else:
-            rest = _gaps(active, size[1:])
+            rest = _gaps([(start[1:], stop[1:]) for start, stop in active], size[1:])
         if before is not None and rest == before[1]:  # the strip goes on
             found[len(found) - len(rest) :] = [((before[0], *a), (high, *b)) for a, b in rest]
         else:

@@ -239,7 +239,11 @@ def output_paths(stacks: Sequence[ImageStack], folder: Path) -> list[Path]:
     root = Path(os.path.commonpath([outer for outer, _ in named]))
     paths = [folder / outer.relative_to(root) / inner for outer, inner in named]
     if clashes := sorted({str(path) for path in paths if paths.count(path) > 1}):
-        raise DataError(f"writer: several images would be written to {', '.join(clashes[:5])}.")
+        raise DataError(
+            f"writer: several images would be written to {', '.join(clashes[:5])}. Name each "
+            "once; channels of one image, and images of one name, go to folders of their own, one "
+            "prediction after another."
+        )
     return paths
 
 

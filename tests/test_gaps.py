@@ -10,8 +10,11 @@ from stacks import RecordingStack
 from careamics_dm.axes import DataError
 from careamics_dm.datamodule import PatchDataModule
 from careamics_dm.image_stack import ArrayStack
+from careamics_dm.images import Images
 from careamics_dm.sources import Listing
+from careamics_dm.statistics import pixel_blocks
 from careamics_dm.testing import check_image_stack
+from careamics_dm.tiling import grid_plan
 
 TILES = [((0, 0), (40, 48)), ((36, 40), (80, 100))]
 """Two tiles that overlap, of an image of 80 × 100; the second sample has only one of them."""
@@ -161,3 +164,86 @@ def test_any_stack_may_have_gaps():
             return [Gappy(pixels)]
 
     assert (patches(Others().train_dataloader()) == 7).all()
+
+
+def test_images_that_give_no_patch_are_told():
+    class Two(Module):
+        def list_sources(self, data, what):
+            return Listing(["whole", "mosaic"])
+
+        def open_source(self, source, axes):
+            if source == "mosaic":
+                return super().open_source(source, axes)
+            return [ArrayStack(np.full((1, 80, 100), 7, np.uint16), "SYX", source)]
+
+    data = Two(patch_size=(64, 64), val_data=None)
+    with pytest.warns(UserWarning, match=r"1 image.* give no patch of \(64, 64\).*: mosaic\. Use"):
+        data.setup("fit")
+    assert (patches(data.train_dataloader()) == 7).all()
+
+
+def test_gaps_that_leave_nothing_to_validate_or_test_are_an_error():
+    class Whole(Module):
+        def open_source(self, source, axes):
+            if source == "whole":
+                return [ArrayStack(np.full((1, 80, 100), 7, np.uint16), "SYX", source)]
+            return super().open_source(source, axes)
+
+    data = Whole(train_data="whole", patch_size=(64, 64))
+    for loader in (data.val_dataloader, data.test_dataloader):
+        with pytest.raises(DataError, match=r"no patch of \(64, 64\), side by side, lies in what"):
+            loader()
+
+
+def test_samples_alike_share_what_is_known_of_them():
+    class Many(RecordingStack):
+        def valid_region(self, sample_idx, channels):
+            return [((0, 0), (40, 48))] if sample_idx < 3 else list(TILES)
+
+    images = Images([Many(np.zeros((6, 1, 80, 100), np.uint16))], channels=[None])
+    assert len({id(images.valid_region(0, s)) for s in range(6)}) == 2
+    masks = images.origin_masks((16, 16))
+    assert len({id(mask) for mask in masks.values()}) == 2
+    before = [masks[0, s].n_allowed for s in range(6)]
+    held = grid_plan(images.extents(), (16, 16)).take(np.array([0]))
+    after = images.origin_masks((16, 16), held)
+    assert after[0, 0].n_allowed < before[0]
+    assert [after[0, s].n_allowed for s in range(1, 6)] == before[1:]
+    assert images.origin_masks((16, 16))[0, 0].n_allowed == before[0]
+    one, other = 80 * 100 - 40 * 48, 80 * 100 - (40 * 48 + 44 * 60 - 4 * 8)
+    assert images.n_not_acquired() == {0: 3 * (one + other)}
+
+
+def test_statistics_pass_over_what_is_gaps():
+    class Sparse(Mosaic):
+        """Of 40 samples, one was acquired."""
+
+        shape = (40, 80, 100)
+
+        def __getitem__(self, box):
+            pixels = np.zeros(self.shape, np.uint16)
+            pixels[17] = 7
+            return pixels[box]
+
+        def valid_region(self, sample, channels):
+            return None if sample == 17 else []
+
+    images = Images([ArrayStack(Sparse(), "SYX", "sparse")], channels=[None])
+    (block,) = pixel_blocks(images, 0, 1, seed=0, allow_nan=False)
+    assert (block == 7).all()
+    assert block.size == 80 * 100
+
+
+def test_what_was_loaded_keeps_equal_boxes_once():
+    class Long(Mosaic):
+        shape = (50, 80, 100)
+
+        def valid_region(self, sample, channels):
+            return list(TILES)
+
+        def __getitem__(self, box):
+            return np.zeros(self.shape, np.uint16)[box]
+
+    loaded = ArrayStack(Long(), "SYX", "long").load()
+    assert len({id(loaded.valid_region(s)) for s in range(50)}) == 1
+    assert loaded.valid_region(3) == TILES

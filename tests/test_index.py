@@ -124,3 +124,58 @@ def test_an_index_that_cannot_be_written_is_told(folder, tmp_path):
     data = TiffDataModule(train_data=folder, index=index, patch_size=(16, 16))
     with pytest.raises(DataError, match=r"index: .* can't be written"):
         data.setup("fit")
+
+
+def test_nothing_is_made_of_what_our_modules_import(folder, tmp_path):
+    path = str(tmp_path / "executed")
+    for module, name in (("careamics_dm.index", "io.FileIO"), ("careamics_dm.writers", "Path")):
+        # GLOBAL with a dotted name, which protocol 4 follows; then a call.
+        content = b"".join(
+            [
+                b"\x80\x04",
+                *(b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name)),
+                b"\x93",
+                *(b"\x8c" + bytes([len(text)]) + text.encode() for text in (path, "w")),
+                b"\x86R.",
+            ]
+        )
+        (tmp_path / "index").write_bytes(content)
+        with pytest.raises(DataError, match=rf"{module}.{name} is no part of a description"):
+            open_files(folder)
+        assert not (tmp_path / "executed").exists()
+
+
+def test_a_relative_path_means_what_it_means_here(tmp_path, monkeypatch):
+    for i, name in enumerate(("here", "there")):
+        (tmp_path / name / "files").mkdir(parents=True)
+        image = np.full((40, 40), i, np.uint16)
+        tifffile.imwrite(tmp_path / name / "files" / "0.tif", image, metadata={"axes": "YX"})
+    for folder, data, value in (("here", "files", 0), ("there", tmp_path / "here" / "files", 0)):
+        monkeypatch.chdir(tmp_path / folder)
+        module = TiffDataModule(
+            train_data=data, index=tmp_path / "index", patch_size=(16, 16), in_memory=False
+        )
+        module.setup("fit")
+        assert (module.train_stacks[0].extract_patch(0, None, (0, 0), (4, 4)) == value).all()
+        module.teardown("fit")
+
+
+@pytest.mark.parametrize("index", [5, True, ""])
+def test_what_is_no_path_is_refused(folder, index):
+    with pytest.raises(DataError, match=r"index=.* is not a path\. Name a file"):
+        TiffDataModule(train_data=folder, index=index, patch_size=(16, 16)).setup("fit")
+
+
+def test_a_folder_is_refused(folder):
+    with pytest.raises(DataError, match=r"index: .* is a folder\. Name a file"):
+        TiffDataModule(train_data=folder, index=folder, patch_size=(16, 16)).setup("fit")
+
+
+def test_runs_at_the_same_time_keep_what_each_found(tmp_path):
+    ours, theirs = (Index(tmp_path / "index") for _ in range(2))
+    for index, key in ((ours, "a"), (theirs, "b")):
+        index.open(key, 1, lambda: [])
+        index.save()
+    both = Index(tmp_path / "index")
+    for key in ("a", "b"):
+        assert both.open(key, 1, lambda: pytest.fail("opened again")) == []

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
+from careamics_dm import TiffDataModule
 from careamics_dm.axes import DataError
 from careamics_dm.sources import Listing, list_files, pair, read_manifest
 
 TIFF = (".tif", ".tiff", ".ome.tif")
+YX = {"axes": "YX"}
 
 NASTY = [
     "a=b.tif",
@@ -343,3 +346,39 @@ def test_a_manifest_may_name_urls(files: Path) -> None:
     listing = list_files(manifest, TIFF, "train_data")
     assert listing.inputs == ["s3://bucket/a.zarr"]
     assert listing.targets == [files / "in/1.tif"]
+
+
+def test_targets_are_given_once(tmp_path):
+    for name in "abc":
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((32, 32), np.uint16), metadata=YX)
+    (tmp_path / "m.csv").write_text("input,target\na.tif,b.tif\n")
+    data = TiffDataModule(
+        train_data=tmp_path / "m.csv", train_target=tmp_path / "c.tif", patch_size=(8, 8)
+    )
+    with pytest.raises(DataError, match=r"train_target is given, and the manifest of train_data"):
+        data.setup("fit")
+
+
+def test_an_image_is_listed_once(tmp_path):
+    image = np.zeros((2, 32, 32), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", image, metadata={"axes": "CYX"})
+    (tmp_path / "m.csv").write_text("input,channel\na.tif,0\na.tif,1\n")
+    data = TiffDataModule(train_data=tmp_path / "m.csv", patch_size=(8, 8), n_val_patches=8)
+    data.setup("fit")  # channels of one image are several
+    data.measure_statistics()
+    state = data.state_dict()
+    assert len({row[0] for row in state["held_out"]}) == 2
+    again = TiffDataModule(train_data=tmp_path / "m.csv", patch_size=(8, 8))
+    again.load_state_dict(state)
+    again.setup("fit")
+    assert again.state_dict()["held_out"] == state["held_out"]
+    twice = TiffDataModule(train_data=[tmp_path / "a.tif"] * 2, patch_size=(8, 8))
+    with pytest.raises(DataError, match=r"a\.tif is listed 2 times\. Name it once"):
+        twice.setup("fit")
+
+
+def test_a_key_that_is_no_number_is_told_with_its_file(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), np.uint16), metadata=YX)
+    (tmp_path / "m.csv").write_text("input,series\na.tif,x\n")
+    with pytest.raises(DataError, match=r"a\.tif: series=x: a manifest gives it as a whole"):
+        TiffDataModule(train_data=tmp_path / "m.csv", patch_size=(8, 8)).setup("fit")

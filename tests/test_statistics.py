@@ -195,3 +195,12 @@ def test_integers_up_to_there_are_not():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data(image).measure_statistics()
+
+
+def test_a_nan_is_told_by_its_channel_in_the_file():
+    pixels = np.zeros((1, 3, 20, 20), np.float32)
+    pixels[0, 2, 4, 5] = np.nan
+    one = images(pixels)
+    one.channels[0] = [2]
+    with pytest.raises(DataError, match=r"sample 0, channel 2, YX=\(4, 5\)"):
+        list(pixel_blocks(one, 0, None, 0, allow_nan=False))

@@ -89,6 +89,8 @@ class CustomDataModule(PatchDataModule):
             )
         extensions = () if self.extension is None else (self.extension,)
         listing = list_files(data, extensions, what)
+        if self.num_workers:
+            check_travels(self.read_func, "read_func", self.start_method)
         axes = (self.target_axes if what.endswith("_target") else None) or self.axes
         if axes == "auto":
             shape = FileArray(listing.inputs[0], self.read_func).shape
@@ -104,8 +106,6 @@ class CustomDataModule(PatchDataModule):
         if self.read_func is None:
             assert self.image_stack_loader is not None
             return self._checked(load_stacks(self.image_stack_loader, source, axes))
-        if self.num_workers:
-            check_travels(self.read_func, "read_func", self.start_method)
         array = FileArray(source, self.read_func)
         axes = check_axes(axes, array.shape, str(source))
         return [ArrayStack(array, axes, str(source), block_shape=array.shape)]

@@ -63,8 +63,8 @@ class TiffDataModule(PatchDataModule):
             open_tiff(
                 source,
                 axes,
-                series=check.key("series", series, self.series),
-                level=check.key("level", level, self.level),
+                series=check.key(f"{source}: series", series, self.series),
+                level=check.key(f"{source}: level", level, self.level),
                 trust_axes=self.trust_axes,
             )
         ]

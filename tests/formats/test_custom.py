@@ -601,3 +601,20 @@ class TestCommandLine:
         assert "read_func, image_stack_loader: neither is given" in message
         data = ("data=custom", "data.train_data=in", "data.read_func=nothing.here")
         assert "there is no module nothing." in refuse("train", tmp_path, *data)
+
+
+def test_a_function_that_does_not_travel_is_told_once(tmp_path):
+    for i in range(3):
+        np.save(tmp_path / f"{i}.npy", np.zeros((32, 32), np.uint16))
+    data = CustomDataModule(
+        read_func=lambda path: np.load(path),
+        extension=".npy",
+        axes="YX",
+        train_data=tmp_path,
+        patch_size=(8, 8),
+        num_workers=1,
+        start_method="spawn",
+    )
+    with pytest.raises(DataError) as error:
+        data.setup("fit")
+    assert str(error.value).count("can't be sent to worker processes") == 1
