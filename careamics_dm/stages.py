@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,7 @@ class Stages(Arguments):
         index = None if self.index is None else Index(self.index)
         images, skipped = open_images(
             what,
-            self.open_source if index is None else partial(self._open_known, index),
+            self.open_source if index is None else partial(self._open_known, index, self._manner()),
             inputs,
             targets,
             masks,
@@ -174,18 +175,23 @@ class Stages(Arguments):
             images.load()
         return images
 
-    def _open_known(self, index: Index, source: Any, axes: str, **keys: str) -> list[ImageStack]:
+    def _open_known(
+        self, index: Index, manner: str, source: Any, axes: str, **keys: str
+    ) -> list[ImageStack]:
         """Open a source unless the index knows it."""
-        shared = inspect.signature(Arguments.__init__).parameters
-        own = {
-            n: getattr(self, n) for n in inspect.signature(type(self)).parameters if n not in shared
-        }
-        how = [type(self).__qualname__, own, self.trust_axes, len(self.patch_size), axes, keys]
         # A description has the path as it was given, which may mean another file elsewhere.
         place = Path.cwd() if isinstance(source, Path) and not source.is_absolute() else ""
-        key = repr([str(source) if isinstance(source, Path) else source, str(place), *how])
+        key = f"{place} {source!r} {axes} {keys} {manner}"
         opened = partial(self.open_source, source, axes, **keys)
         return index.open(key, self.stamp(source), opened)
+
+    def _manner(self) -> str:
+        """Summarise what decides how sources are opened, without showing it: it may be a secret."""
+        shared = inspect.signature(Arguments.__init__).parameters
+        names = [n for n in inspect.signature(type(self)).parameters if n not in shared]
+        own = {name: getattr(self, name) for name in names}
+        how = [type(self).__qualname__, own, self.trust_axes, len(self.patch_size)]
+        return sha256(repr(how).encode()).hexdigest()
 
     def _listed(self, data: Any, what: str) -> Listing:
         """List sources; refuse columns of a manifest that mean nothing to this format."""

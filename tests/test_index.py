@@ -70,6 +70,14 @@ def test_files_opened_otherwise_are_others(folder):
     assert open_files(folder) == []
 
 
+def test_settings_that_may_be_secret_are_not_written(folder, tmp_path):
+    data = Counting(train_data=folder, index=tmp_path / "index", patch_size=(16, 16))
+    data.series = 0
+    data.level = type("Secret", (int,), {"__repr__": lambda self: "my password"})(0)
+    data.setup("fit")
+    assert b"password" not in (tmp_path / "index").read_bytes()
+
+
 def test_pixels_are_not_kept(folder, tmp_path):
     open_files(folder)
     assert (tmp_path / "index").stat().st_size < 4000
