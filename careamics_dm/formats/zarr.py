@@ -62,7 +62,8 @@ class ZarrDataModule(PatchDataModule):
         Stores that can't be listed (``http``) are checked when they are read; chunks inside
         shards are looked for in folders only.
     storage_options : dict, optional
-        For URLs, passed on to the fsspec file system: ``{"anon": True}``.
+        For URLs, passed on to the fsspec file system: ``{"anon": True}``. Commands keep them with
+        the run, so leave keys and passwords to the environment (``AWS_PROFILE``, say).
     engine : {"auto", "zarr", "tensorstore", "zarrs"}
         What decodes. ``"auto"`` takes the fastest for the chunks at hand of those installed
         (``pip install "careamics-dm[fast]"``). They read folders; zarr-python reads the rest,
