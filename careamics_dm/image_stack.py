@@ -151,6 +151,7 @@ class ArrayStack:
     ) -> None:
         self.array = array
         self.layout = Layout(axes, tuple(array.shape))
+        self.data_shape = self.layout.data_shape  # asked for often
         self.source = source
         self.data_dtype = np.dtype(array.dtype)
         self.scale = scale or {}
@@ -168,11 +169,6 @@ class ArrayStack:
             )
         if 0 in self.layout.shape:
             raise DataError(f"{source}: shape {self.layout.shape} holds no pixel.")
-
-    @property
-    def data_shape(self) -> tuple[int, ...]:
-        """``(S, C, [Z], Y, X)``."""
-        return self.layout.data_shape
 
     @property
     def original_axes(self) -> str:
