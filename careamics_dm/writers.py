@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from careamics_dm.image_stack import ImageStack
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
-CONTAINERS = (".czi", ".zarr", ".zip", ".ozx")
+CONTAINERS = (".czi", ".zarr", ".zip", ".ozx", *TIFF)
 """Suffixes of files and folders that hold several images."""
 NOT_IN_OME = (np.int64, np.uint64, np.float16)
 PER_CENTIMETER = {"nm": 1e7, "µm": 1e4, "mm": 10.0, "cm": 1.0}

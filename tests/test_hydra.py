@@ -27,7 +27,7 @@ def test_help_explains(tmp_path, app):
     done = run(app, tmp_path, "--help")
     assert done.code == 0
     assert f"careamics-{app} " in done.out  # an example
-    assert "data: array, tiff" in done.out
+    assert "data: array, custom, czi, tiff, zarr" in done.out
     assert "patch_size:" in done.out
     assert not list(tmp_path.iterdir())
 
@@ -45,9 +45,9 @@ BAD = {
     ("model.network.dept=3",): "Did you mean model.network.depth?",
     ("modl.optimizer.lr=1",): "there is no modl",
     ("trainer.limit_train_batches=1",): "+trainer.limit_train_batches=... adds a key",
-    ("data=tif",): "there is no data=tif. Choose among array, tiff.",
+    ("data=tif",): "there is no data=tif. Choose among array, custom, czi, tiff, zarr.",
     ("logger=nothing",): "there is no logger=nothing. Choose among csv, tensorboard, wandb.",
-    ("experiment=nothing",): "there is no experiment=nothing. Choose among n2v_3d.",
+    ("experiment=nothing",): "there is no experiment=nothing. Choose among formats, n2v_3d.",
     ("+data.colour=red",): "data: TypeError: ",
     # Values
     ("data.batch_size=0",): "batch_size=0 is too small",

@@ -73,6 +73,10 @@ class TestFiles:
             (["a.zarr", "b.ome.zarr", "c.zarr.zip"], ["a.tif", "b.ome.tif", "c.tif"]),
             (["p.zarr/A/1/0", "p.zarr/A/2/0"], ["p/A/1/0.tif", "p/A/2/0.tif"]),
             (["x.zarr/a.1", "x.zarr/a.2", "y.npy"], ["x/a.1.tif", "x/a.2.tif", "y.tif"]),
+            (
+                ["a.tif", "b.tif/series_0", "b.tif/series_1"],
+                ["a.tif", "b/series_0.tif", "b/series_1.tif"],
+            ),
             (["s3://b/x.zarr/0", "s3://b/y.zarr/0"], ["x/0.tif", "y/0.tif"]),
         ],
     )

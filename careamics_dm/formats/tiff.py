@@ -59,15 +59,18 @@ class TiffDataModule(PatchDataModule):
         self, source: Path, axes: str, *, series: str | None = None, level: str | None = None
     ) -> list[ImageStack]:
         """See `PatchDataModule.open_source`; a manifest's rows may name series and level."""
-        return [
-            open_tiff(
-                source,
-                axes,
-                series=check.key(f"{source}: series", series, self.series),
-                level=check.key(f"{source}: level", level, self.level),
-                trust_axes=self.trust_axes,
-            )
-        ]
+        stack = open_tiff(
+            source,
+            axes,
+            series=check.key(f"{source}: series", series, self.series),
+            level=check.key(f"{source}: level", level, self.level),
+            trust_axes=self.trust_axes,
+        )
+        # Rows may name several images of a file.
+        chosen = {"series": series, "level": level}
+        named = "_".join(f"{key}_{n}" for key, n in chosen.items() if n is not None)
+        stack.source += f"/{named}" * bool(named)
+        return [stack]
 
 
 def open_tiff(

@@ -155,6 +155,8 @@ class ZarrDataModule(PatchDataModule):
             storage_options=self.storage_options,
             engine=self.engine,
         )
+        if level is not None and source.kind == "image":
+            stack.source += f"/level_{level}"  # rows may name several of an image
         if filled:
             self._filled[stack.source] = filled
         return [stack]

@@ -1030,3 +1030,21 @@ def test_the_module_and_its_stacks_keep_all_promises(tmp_path: Path, case: str) 
         expected = array.swapaxes(1, 2) if axes == "TZCYX" else array[None, None]
         check_image_stack(stack, expected)
         check_image_stack(stack.load(), expected)
+
+
+def test_rows_of_a_manifest_name_series_and_channel(tmp_path: Path) -> None:
+    one, two = (np.zeros(shape, np.uint16) for shape in ((3, 40, 50), (3, 30, 40)))
+    with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as file:
+        for image in (one, two):
+            file.write(image, metadata={"axes": "CYX"}, photometric="minisblack")
+    (tmp_path / "m.csv").write_text("input,series,channel\na.tif,0,2\na.tif,1,0\n")
+    data = TiffDataModule(train_data=tmp_path / "m.csv", patch_size=(16, 16))
+    data.setup("fit")
+    assert [s.source for s in data.train_stacks] == [
+        str(tmp_path / "a.tif" / name) for name in ("series_0", "series_1")
+    ]
+    assert [s.data_shape for s in data.train_stacks] == [(1, 3, 40, 50), (1, 3, 30, 40)]
+    assert data.n_channels == 1
+    (tmp_path / "m.csv").write_text("input,series\na.tif,first\n")
+    with pytest.raises(DataError, match=r"a.tif: series=first: a manifest gives it as a whole"):
+        TiffDataModule(train_data=tmp_path / "m.csv").setup("fit")
