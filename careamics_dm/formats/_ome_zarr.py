@@ -163,7 +163,10 @@ def _channel_names(metadata: dict[str, Any]) -> tuple[str, ...]:
     Not with the library's model: it refuses channels without a color or a window, which are for
     display and which many files lack.
     """
-    channels = (metadata.get("omero") or {}).get("channels") or []
+    omero = metadata.get("omero")
+    channels = omero.get("channels") if isinstance(omero, dict) else None
+    if not isinstance(channels, list):
+        return ()
     names = [c.get("label") if isinstance(c, dict) else None for c in channels]
     good = [name for name in names if isinstance(name, str) and name]
     return tuple(good) if len(set(good)) == len(names) else ()

@@ -74,7 +74,8 @@ class ZarrArray:
     def __init__(self, key: Key, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.key = key
         self.shape = shape
-        self.dtype = dtype.newbyteorder("=")
+        # Text of any length has no byte order; it is refused as an image.
+        self.dtype = dtype if dtype.kind == "T" else dtype.newbyteorder("=")
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """Read a box.
@@ -160,9 +161,11 @@ def open_array(key: Key) -> Any:
         raise
     except Exception as error:  # damaged metadata make zarr raise all sorts
         text = " ".join(str(error).split())
+        advice = "If a codec is unknown, install its package; else save the array again."
+        if isinstance(error, FileNotFoundError):
+            advice = "The copy is incomplete, or the metadata are wrong: copy or save it again."
         raise DataError(
-            f"{key.place}: cannot be opened ({type(error).__name__}: {text}). If a codec is "
-            "unknown, install its package; else save the array again."
+            f"{key.place}: cannot be opened ({type(error).__name__}: {text}). {advice}"
         ) from error
 
 

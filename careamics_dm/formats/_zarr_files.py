@@ -131,8 +131,9 @@ def read_node(files: Files, place: Place) -> Node | None:
                 f"{place}: zarr.json has node_type={kind!r} and zarr_format={number!r}. Expected "
                 "is a group or an array of format 3: save it again."
             )
-        inner = (found.get("consolidated_metadata") or {}).get("metadata") or {}
-        return Node(kind, 3, found.get("attributes") or {}, inner)
+        told = _mapping(found, "consolidated_metadata", place)
+        inner = _mapping(told, "metadata", place)
+        return Node(kind, 3, _mapping(found, "attributes", place), inner)
     attributes = _read_json(files, place, ".zattrs")
     if _read_json(files, place, ".zarray") is not None:
         return Node("array", 2, attributes or {}, {})
@@ -141,7 +142,7 @@ def read_node(files: Files, place: Place) -> Node | None:
         return None
     inner = {}
     if not files.can_list:
-        inner = (_read_json(files, place, ".zmetadata") or {}).get("metadata") or {}
+        inner = _mapping(_read_json(files, place, ".zmetadata") or {}, "metadata", place)
     return Node("group", 2, attributes or {}, inner)
 
 
@@ -174,6 +175,17 @@ def _read_json(files: Files, place: Place, name: str) -> dict[str, Any] | None:
         raise DataError(f"{place}: {name} is damaged ({error}). Copy or save it again.") from error
     if not isinstance(value, dict):
         raise DataError(f"{place}: {name} holds no metadata. Copy or save it again.")
+    return value
+
+
+def _mapping(metadata: dict[str, Any], key: str, place: Place) -> dict[str, Any]:
+    """Return a part of the metadata; empty where it is not given."""
+    value = metadata.get(key) or {}
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{place}: its metadata have {key}={str(value)[:40]!r}, which should be a mapping of "
+            "names to values. Copy or save it again."
+        )
     return value
 
 
@@ -218,7 +230,8 @@ class _Zip:
             self._content = _read_zip(root, found.st_mtime_ns, found.st_size)
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(
-                f"{root}: not a Zarr store: neither a folder nor a readable zip file ({error})."
+                f"{root}: not a Zarr store: neither a folder nor a readable zip file ({error}). "
+                "Check the path and the format."
             ) from error
 
     def read(self, key: str) -> bytes | None:

@@ -32,7 +32,7 @@ from careamics_dm.formats._zarr_files import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-Choice = str | int | list[str | int] | None
+Choice = str | int | list[str | int] | tuple[str | int, ...] | None
 """Names of rows, columns or fields: one, several, or patterns such as ``[A-C]``; ``None``: all."""
 
 SUFFIXES = (".zarr", ".zarr.zip", ".ozx")
@@ -202,10 +202,13 @@ def _fields(files: Files, place: Place, node: Node, chosen: Selection) -> Found:
             for well in wells
             if _matches(well.row, chosen.row) and _matches(well.column, chosen.column)
         ]
-        if not picked:
-            rows, columns = ({well[i]: None for well in wells} for i in (0, 1))
+        rows, columns = ({well[i]: None for well in wells} for i in (0, 1))
+        slips = [f"row={name}" for name in _unmatched(rows, chosen.row)]
+        slips += [f"column={name}" for name in _unmatched(columns, chosen.column)]
+        if slips or not picked:
+            asked = " nor ".join(slips) or chosen
             raise DataError(
-                f"{place}: no well has {chosen}. There are rows {', '.join(rows)} and columns "
+                f"{place}: no well has {asked}. There are rows {', '.join(rows)} and columns "
                 f"{', '.join(columns)}."
             )
         places = [place.below(well.path) for well in picked]
@@ -231,6 +234,11 @@ def _fields(files: Files, place: Place, node: Node, chosen: Selection) -> Found:
             found.sources += [ZarrSource(field, "image", str(field)) for field in there]
             found.missing += missing
             known |= dict.fromkeys(names)
+    if slips := _unmatched(known, chosen.field) if known and found.sources else []:
+        raise DataError(
+            f"{place}: no field has field={' nor field='.join(slips)}. There are fields "
+            f"{', '.join(known)}."
+        )
     if not found.sources:
         raise DataError(
             f"{place}: no field has {chosen}. There are fields {', '.join(known) or 'none'}."
@@ -269,15 +277,27 @@ def _arrays(files: Files, place: Place, node: Node) -> list[ZarrSource]:
         elif child is not None and "image-label" not in ome_metadata(child.attributes):
             arrays.append(ZarrSource(place.below(name), "array", str(place.below(name))))
     if not arrays:
-        there = f"the groups {', '.join(groups[:10])}: name one" if groups else "nothing"
-        raise DataError(f"{place}: holds no array and has no OME metadata. There is {there}.")
+        there = f"are the groups {', '.join(groups[:10])}: name one" if groups else "is nothing"
+        raise DataError(f"{place}: holds no array and has no OME metadata. There {there}.")
     return arrays
+
+
+def _each(wanted: Choice) -> Sequence[str | int]:
+    if wanted is None:
+        return []
+    return wanted if isinstance(wanted, list | tuple) else [wanted]
+
+
+def _unmatched(names: Iterable[str], wanted: Choice) -> list[str]:
+    """Return what is asked for by name, but is called so nowhere: a slip, not a missing well."""
+    names = list(names)
+    return [str(w) for w in _each(wanted) if not any(_matches(name, w) for name in names)]
 
 
 def _matches(name: str, wanted: Choice) -> bool:
     if wanted is None:
         return True
-    for item in wanted if isinstance(wanted, list) else [wanted]:
+    for item in _each(wanted):
         text = str(item)
         if fnmatchcase(name, text):
             return True
@@ -288,6 +308,9 @@ def _matches(name: str, wanted: Choice) -> bool:
 
 def _no_node(files: Files, place: Place) -> str:
     names = files.children(place.path) if not place.path or files.has(place.path) else []
+    folder = Path(place.root)
+    if not names and not place.path and not scheme_of(place.root) and folder.is_dir():
+        names = sorted(path.name for path in folder.iterdir())  # TIFFs, say
     inside = f" (found: {', '.join(_some(names))})" if names else ""
     advice = "the path"
     if scheme_of(place.root):

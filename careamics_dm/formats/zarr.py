@@ -118,6 +118,7 @@ class ZarrDataModule(PatchDataModule):
                 f"not there and are left out: {', '.join(missing[:3])}"
                 f"{', ...' if len(missing) > 3 else ''}."
             )
+        self._check_level(inputs, keys, what)
         self._tell_level(inputs, keys)
         root = listing.root
         if root is None and len(items) == 1 and inputs[0].by_name:
@@ -180,6 +181,17 @@ class ZarrDataModule(PatchDataModule):
             )
             self._filled.clear()
 
+    def _check_level(self, images: list[Found], keys: list[dict[str, str]], what: str) -> None:
+        """Refuse levels of what has none; masks and targets may be of the level's size already."""
+        for found, row in zip(images, keys, strict=True):
+            level = row.get("level", str(self.level))
+            plain = [source for source in found.sources if source.kind == "array"]
+            if level != "0" and plain and what.endswith("_data"):
+                raise DataError(
+                    f"{what}: {plain[0]}: is an array, but level={level} chooses one of a pyramid. "
+                    "Leave it out, or name the OME image around it."
+                )
+
     def _tell_level(self, images: list[Found], keys: list[dict[str, str]]) -> None:
         """Warn once of levels whose noise is not what cameras make."""
         for found, row in zip(images, keys, strict=True):
@@ -232,13 +244,14 @@ def _items(data: Any, what: str) -> tuple[list[Any], Listing]:
                 f"{what}: the list mixes URIs ({uris[0]}) and stores ({other}). Name only stores, "
                 "or only groups and arrays by their URIs."
             )
-        if not data or not all(isinstance(item, str | Path) for item in data):
+        if not data or not all(isinstance(item, str | Path) and str(item) for item in data):
             listing = list_files(data, ("",), what)  # says what is wrong
             return listing.inputs, listing
         return list(data), Listing(list(data))
     if isinstance(data, str) and (is_uri(data) or is_remote(data)):
         return [data], Listing([data])
-    path = at_home(Path(data)) if isinstance(data, str | Path) else None
+    # Path("") is the current folder, but an empty name is a mistake.
+    path = at_home(Path(data)) if isinstance(data, str | Path) and str(data) else None
     if path is not None and path.is_dir() and not is_node_folder(path):
         stores = find_stores(path)
         if stores:
@@ -247,7 +260,7 @@ def _items(data: Any, what: str) -> tuple[list[Any], Listing]:
     if path is not None and path.suffix.lower() in MANIFESTS and path.is_file():
         listing = read_manifest(path, what, ("",))
         return listing.inputs, listing
-    if path is None or not str(data) or (not path.exists() and any(c in str(path) for c in "*?[")):
+    if path is None or (not path.exists() and any(c in str(path) for c in "*?[")):
         listing = list_files(data, ("",), what)
         return listing.inputs, listing
     return [path], Listing([path])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -493,7 +495,7 @@ def no_path(path: Path) -> str:
 
 def no_arrays(path: Path) -> str:
     zarr.open_group(path / "a.zarr", mode="w").create_group("inner")
-    return r"a\.zarr: holds no array and has no OME metadata\. There is the groups inner"
+    return r"a\.zarr: holds no array and has no OME metadata\. There are the groups inner"
 
 
 def empty_group(path: Path) -> str:
@@ -552,6 +554,26 @@ def text(path: Path) -> str:
     return r"a\.zarr: dtype <U3 is not a real number"
 
 
+def text_of_any_length(path: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a dtype that format 3 does not specify
+        zarr.create_array(path / "a.zarr", shape=(2, 3), chunks=(2, 3), dtype=str)[...] = "abc"
+    return r"a\.zarr: dtype .* is not a real number"
+
+
+def attributes_that_are_a_list(path: Path) -> str:
+    write_array(path / "a.zarr", numbers((40, 50)))
+    content = json.loads((path / "a.zarr/zarr.json").read_text())
+    (path / "a.zarr/zarr.json").write_text(json.dumps(content | {"attributes": [1]}))
+    return r"a\.zarr: its metadata have attributes='\[1\]', which should be a mapping"
+
+
+def folder_of_other_files(path: Path) -> str:
+    (path / "a.zarr").mkdir()
+    (path / "a.zarr/1.tif").write_bytes(b"II")
+    return r"a\.zarr: not a Zarr store.*found: 1\.tif"
+
+
 def no_pixels(path: Path) -> str:
     zarr.create_array(path / "a.zarr", shape=(0, 50), chunks=(1, 50), dtype="u2")
     return r"a\.zarr: shape \(0, 50\) holds no pixel"
@@ -573,6 +595,9 @@ BAD: list[Callable[[Path], str]] = [
     no_dimension,
     complex_numbers,
     text,
+    text_of_any_length,
+    attributes_that_are_a_list,
+    folder_of_other_files,
     no_pixels,
 ]
 
@@ -616,6 +641,11 @@ def test_lists_and_arguments_that_mean_nothing(tmp_path: Path) -> None:
         stacks([tmp_path / "a.zarr", uris[0]], "SYX")
     with pytest.raises(DataError, match="the list is empty"):
         stacks([])
+    for nothing in ("", [""], ["", tmp_path / "a.zarr"]):  # not the current folder
+        with pytest.raises(DataError, match="the path is empty"):
+            stacks(nothing)
+    with pytest.raises(DataError, match=r"a\.zarr/array_1: is an array, but level=1"):
+        stacks(tmp_path / "a.zarr", "SYX", level=1)
     with pytest.raises(DataError, match="int is not a path"):
         stacks([3])
     with pytest.raises(DataError, match="dict is not a path"):
