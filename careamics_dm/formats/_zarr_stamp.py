@@ -1,17 +1,18 @@
-"""When the metadata of an image in a folder last changed."""
+"""When an image in a folder last changed: its metadata, and how many chunks are there."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from careamics_dm.formats._zarr_files import METADATA
+from careamics_dm.formats._zarr_files import METADATA, files_of
 
 
-def metadata_stamp(root: str, path: str) -> list[list[str | int]] | None:
+def image_stamp(root: str, path: str) -> list[list[str | int]] | None:
     """Stamp the metadata of a node: its own, its parent's, and those of the nodes just below.
 
-    In few system calls, as a plate has thousands of images.
+    In few system calls, as a plate has thousands of images. Files are counted too: an image that
+    was whole may have lost a chunk since, which would be read as the fill value.
 
     Parameters
     ----------
@@ -21,8 +22,8 @@ def metadata_stamp(root: str, path: str) -> list[list[str | int]] | None:
     Returns
     -------
     list of [str, int, int], or None
-        Name, time of the last change (ns) and size of each file; ``None`` for stores that are no
-        folder.
+        Name, time of the last change (ns) and size of each file of metadata, and how many files
+        there are; ``None`` for stores that are no folder.
     """
     if not Path(root).is_dir():
         return None
@@ -46,4 +47,5 @@ def metadata_stamp(root: str, path: str) -> list[list[str | int]] | None:
         except OSError:
             continue
         stamps.append([file, known.st_mtime_ns, known.st_size])
-    return stamps
+    count = sum(1 for _ in files_of(root, {}).below(path) or ())
+    return [*stamps, [str(folder), count, 0]]

@@ -28,7 +28,7 @@ from careamics_dm.formats._zarr_find import (
     locate,
 )
 from careamics_dm.formats._zarr_open import open_zarr
-from careamics_dm.formats._zarr_stamp import metadata_stamp
+from careamics_dm.formats._zarr_stamp import image_stamp
 from careamics_dm.opening import join_faults
 from careamics_dm.sources import MANIFESTS, Listing, list_files, read_manifest
 
@@ -163,9 +163,9 @@ class ZarrDataModule(PatchDataModule):
         return [stack]
 
     def stamp(self, source: ZarrSource) -> Any:
-        """Time and size of each metadata file of an image in a folder, else ``None``."""
+        """Metadata and number of files of an image in a folder, else ``None``."""
         root = source.place.root
-        return None if is_remote(root) else metadata_stamp(root, source.place.path)
+        return None if is_remote(root) else image_stamp(root, source.place.path)
 
     def setup(self, stage: str) -> None:
         """See `PatchDataModule.setup`; missing chunks that are filled are told once."""

@@ -686,3 +686,6 @@ def test_an_index_knows_a_store_until_its_metadata_change(tmp_path: Path) -> Non
         made = module(tmp_path / "a.zarr", index=tmp_path / "index")
         made.setup("fit")
         assert made.train_stacks[0].data_shape == (1, 1, 40, 50)
+    (tmp_path / "a.zarr/c/1/1").unlink()  # not read as zeros
+    with pytest.raises(DataError, match=r"a\.zarr: 1 of 12 chunk\(s\) are missing: c/1/1"):
+        module(tmp_path / "a.zarr", index=tmp_path / "index").setup("fit")
