@@ -114,8 +114,8 @@ def _validate(model: str, value: Any, attributes: dict[str, Any], source: str) -
     version = str(ome_metadata(attributes).get("version", "0.5")) if "ome" in attributes else "0.4"
     if not version.startswith(("0.4", "0.5")):
         raise DataError(
-            f"{source}: OME-Zarr {version} is not known here; 0.4 and 0.5 are. Name its array "
-            f"({source}/0, say) and give axes."
+            f"{source}: OME-Zarr {version} is not known here; 0.4 and 0.5 are. As a way "
+            f"out, {_way_out(model, value, source)}."
         )
     models = yaozarrs.v05 if version.startswith("0.5") else yaozarrs.v04
     validate: Callable[[Any], Any] = getattr(models, model).model_validate
@@ -131,8 +131,19 @@ def _validate(model: str, value: Any, attributes: dict[str, Any], source: str) -
         ]
         raise DataError(
             f"{source}: its metadata are not OME-Zarr {version}: {'; '.join(faults)}. Correct "
-            f"them, or name the array ({source}/0, say) and give axes."
+            f"them, or {_way_out(model, value, source)}."
         ) from error
+
+
+def _way_out(model: str, value: Any, source: str) -> str:
+    """Say what can be named instead of what has these metadata."""
+    if model != "Multiscale":
+        return "list the images in it by their paths"
+    try:
+        path = str(value["datasets"][0]["path"])
+    except (TypeError, LookupError):
+        path = "0"
+    return f"name the array ({source}/{path}, say) and give axes"
 
 
 def _letters(axes: Sequence[Any]) -> str:
