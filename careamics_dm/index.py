@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from careamics_dm.axes import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from careamics_dm.image_stack import ImageStack
 
 LARGEST = 2**14
@@ -46,37 +44,32 @@ class Index:
         self._found = self._read()
         self._new: dict[str, tuple[Any, bytes]] = {}
 
-    def open(
-        self, key: str, stamp: Any, opened: Callable[[], list[ImageStack]]
-    ) -> list[ImageStack]:
-        """Return the stacks of a source: as they are known, or else opened.
+    def recall(self, key: str, stamp: Any) -> list[ImageStack] | None:
+        """Return the stacks of a source, if they are known.
 
         Parameters
         ----------
         key : str
             Names the source and how it is opened.
         stamp
-            Plain values that change when the source does; ``None`` where that can't be told, so
-            that the source is opened in any case.
-        opened : callable
-            Opens it.
+            Plain values that change when the source does; ``None`` where that can't be told.
 
         Returns
         -------
-        list of ImageStack
-            Equal to what ``opened`` returns.
+        list of ImageStack, or None
+            ``None`` if the source is unknown, or has changed.
         """
-        if stamp is None:
-            return opened()
         known = self._found.get(key)
-        if known is not None and known[0] == stamp:
-            stacks: list[ImageStack] = _Descriptions(io.BytesIO(known[1])).load()
-            return stacks
-        stacks = opened()
-        described = _describe(stacks)
+        if stamp is None or known is None or known[0] != stamp:
+            return None
+        stacks: list[ImageStack] = _Descriptions(io.BytesIO(known[1])).load()
+        return stacks
+
+    def remember(self, key: str, stamp: Any, stacks: list[ImageStack]) -> None:
+        """Keep the stacks of a source, if they are no more than descriptions; see `recall`."""
+        described = None if stamp is None else _describe(stacks)
         if described is not None:
             self._new[key] = (stamp, described)
-        return stacks
 
     def save(self) -> None:
         """Write the file, if anything is new: whole or not at all, with what others found since.

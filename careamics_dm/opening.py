@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tqdm.auto import tqdm
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from careamics_dm.sources import Listing
 
     Open = Callable[..., list[ImageStack]]
+    Recall = Callable[..., list[ImageStack] | None]
     Channels = Sequence[int | str] | None
 
 OPENERS = 8
@@ -37,6 +38,7 @@ def open_images(
     target_channels: Channels,
     patch_size: Sequence[int] | None,
     small_images: Literal["error", "pad", "skip"],
+    recall: Recall | None = None,
 ) -> tuple[Images, list[str]]:
     """Open the sources of one role and check them against each other.
 
@@ -56,6 +58,8 @@ def open_images(
         ``None`` leaves sizes unchecked, as for prediction.
     small_images : {"error", "pad", "skip"}
         What to do about images smaller than the patch.
+    recall : callable, optional
+        Like ``open_source``, but returns ``None`` for sources that are to be opened.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def open_images(
     """
     faults: list[str] = []
     columns = [
-        [] if listing is None else _open_all(open_source, listing, role_axes, faults)
+        [] if listing is None else _open_all(open_source, recall, listing, role_axes, faults)
         for listing, role_axes in zip((inputs, targets, masks), axes, strict=True)
     ]
     images, skipped = Images([]), []
@@ -128,14 +132,15 @@ def join_faults(what: str, faults: Sequence[str], most: int = 20) -> str:
 
 
 def _open_all(
-    open_source: Open, listing: Listing, axes: str, faults: list[str]
+    open_source: Open, recall: Recall | None, listing: Listing, axes: str, faults: list[str]
 ) -> list[list[ImageStack] | None]:
     """Open sources; ``None`` for those whose fault is put on the list."""
     sources = listing.inputs
-    rows = listing.keys or [{}] * len(sources)
+    rows = [{k: v for k, v in row.items() if k != "channel"} for row in listing.keys or ()]
+    rows = rows or [{}] * len(sources)
 
-    def attempt(source: Any, row: dict[str, str]) -> list[ImageStack] | str:
-        keys = {key: value for key, value in row.items() if key != "channel"}
+    def attempt(i: int) -> list[ImageStack] | str:
+        source, keys = sources[i], rows[i]
         try:
             return open_source(source, axes, **keys)
         except DataError as error:
@@ -143,12 +148,17 @@ def _open_all(
         except OSError as error:
             return f"{source if isinstance(source, str | Path) else ''}: cannot be read ({error})."
 
+    # Recalling waits for nothing: threads would only be in each other's way.
+    results: dict[int, list[ImageStack] | str | None] = dict.fromkeys(range(len(sources)))
+    if recall is not None:
+        results = {i: recall(sources[i], axes, **rows[i]) for i in results}
+    unknown = [i for i, result in results.items() if result is None]
     with ThreadPoolExecutor(OPENERS) as pool:
-        work = pool.map(attempt, sources, rows)
-        bar = tqdm(work, "opening", len(sources), unit="file", delay=PROGRESS_AFTER, leave=False)
-        results = list(bar)
-    faults += [result for result in results if isinstance(result, str)]
-    return [None if isinstance(result, str) else result for result in results]
+        work = pool.map(attempt, unknown)
+        bar = tqdm(work, "opening", len(unknown), unit="file", delay=PROGRESS_AFTER, leave=False)
+        results |= zip(unknown, bar, strict=True)
+    faults += [result for result in results.values() if isinstance(result, str)]
+    return [None if isinstance(result, str) else result for result in results.values()]
 
 
 def _check_partner(stack: ImageStack, other: ImageStack | None, name: str) -> None:

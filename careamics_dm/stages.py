@@ -144,10 +144,10 @@ class Stages(Arguments):
     def _open(self, role: str) -> Images:
         what = f"{role}_data"
         inputs, targets, masks = self._list(role)
-        index = None if self.index is None else Index(self.index)
+        index, manner = None if self.index is None else Index(self.index), self._manner()
         images, skipped = open_images(
             what,
-            self.open_source if index is None else partial(self._open_known, index, self._manner()),
+            self.open_source if index is None else partial(self._open_new, index, manner),
             inputs,
             targets,
             masks,
@@ -156,6 +156,7 @@ class Stages(Arguments):
             target_channels=self.target_channels,
             patch_size=None if role == "predict" else self.patch_size,
             small_images=self.small_images,
+            recall=None if index is None else partial(self._recall, index, manner),
         )
         if index is not None:
             index.save()
@@ -175,15 +176,30 @@ class Stages(Arguments):
             images.load()
         return images
 
-    def _open_known(
-        self, index: Index, manner: str, source: Any, axes: str, **keys: str
-    ) -> list[ImageStack]:
-        """Open a source unless the index knows it."""
+    def _key(self, manner: str, source: Any, axes: str, keys: dict[str, str]) -> str:
+        """Name a source, and how it is opened, in an index."""
         # A description has the path as it was given, which may mean another file elsewhere.
         place = Path.cwd() if isinstance(source, Path) and not source.is_absolute() else ""
-        key = f"{place} {source!r} {axes} {keys} {manner}"
-        opened = partial(self.open_source, source, axes, **keys)
-        return index.open(key, self.stamp(source), opened)
+        return f"{place} {source!r} {axes} {keys} {manner}"
+
+    def _recall(
+        self, index: Index, manner: str, source: Any, axes: str, **keys: str
+    ) -> list[ImageStack] | None:
+        """Return what the index knows of a source."""
+        try:
+            stamp = self.stamp(source)
+        except OSError:  # told when it is opened
+            return None
+        return index.recall(self._key(manner, source, axes, keys), stamp)
+
+    def _open_new(
+        self, index: Index, manner: str, source: Any, axes: str, **keys: str
+    ) -> list[ImageStack]:
+        """Open a source that the index does not know."""
+        stamp = self.stamp(source)  # before: it may change meanwhile
+        stacks = self.open_source(source, axes, **keys)
+        index.remember(self._key(manner, source, axes, keys), stamp, stacks)
+        return stacks
 
     def _manner(self) -> str:
         """Summarise what decides how sources are opened, without showing it: it may be a secret."""

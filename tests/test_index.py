@@ -84,17 +84,15 @@ def test_pixels_are_not_kept(folder, tmp_path):
     index = Index(tmp_path / "arrays")
     module = ArrayDataModule(axes="YX")
     large = module.open_source(("large", np.zeros((99, 999))), "YX")
-    assert index.open("large", 1, lambda: large) is large
+    index.remember("large", 1, large)
     index.save()
     assert not (tmp_path / "arrays").exists()
 
 
 def test_sources_that_cannot_tell_a_change_are_opened_each_time(tmp_path):
     index = Index(tmp_path / "index")
-    calls = []
-    for _ in range(2):
-        index.open("key", None, lambda: calls.append(1) or [])
-    assert len(calls) == 2
+    index.remember("key", None, [])
+    assert index.recall("key", None) is None
 
 
 def test_a_file_of_another_kind_is_refused_and_left_alone(folder, tmp_path):
@@ -182,8 +180,9 @@ def test_a_folder_is_refused(folder):
 def test_runs_at_the_same_time_keep_what_each_found(tmp_path):
     ours, theirs = (Index(tmp_path / "index") for _ in range(2))
     for index, key in ((ours, "a"), (theirs, "b")):
-        index.open(key, 1, lambda: [])
+        index.remember(key, 1, [])
         index.save()
     both = Index(tmp_path / "index")
     for key in ("a", "b"):
-        assert both.open(key, 1, lambda: pytest.fail("opened again")) == []
+        assert both.recall(key, 1) == []
+        assert both.recall(key, 2) is None
