@@ -328,12 +328,10 @@ def test_engines_leave_zarr_as_it_is(tmp_path: Path) -> None:
     stack.close()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 @pytest.mark.parametrize("engine", FAST)
 def test_a_forked_process_reads_with_zarr_if_its_parent_used_an_engine(
     tmp_path: Path, engine: str
 ) -> None:
-    pytest.importorskip(engine)
     write_array(tmp_path / "a.zarr", numbers((3, 40, 50)), dimension_names=["t", "y", "x"])
     code = f"""
 import multiprocessing
@@ -394,7 +392,6 @@ def test_engines_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_engine_that_fails_on_an_array_is_not_used_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorstore")
     array = numbers((40, 50))
     write_array(tmp_path / "a.zarr", array)
     (stack,) = stacks(tmp_path / "a.zarr", "YX", engine="tensorstore")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
+from moto.server import ThreadedMotoServer
 from zarr_files import SCALE, numbers, write_array, write_collection, write_image, write_plate
 
 from careamics_dm.axes import DataError
@@ -48,7 +49,7 @@ def stacks(data: Any, **given: Any) -> list[ArrayStack]:
 @pytest.fixture(scope="module")
 def s3() -> Iterator[dict[str, Any]]:
     """Return the options of an S3 server with an empty bucket."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     options = {"endpoint_url": f"http://{host}:{port}", "key": "any", "secret": "any"}
