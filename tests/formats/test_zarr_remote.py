@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import s3fs
 import zarr
 from moto.server import ThreadedMotoServer
 from zarr_files import SCALE, numbers, write_array, write_collection, write_image, write_plate
@@ -53,7 +54,6 @@ def s3() -> Iterator[dict[str, Any]]:
     server.start()
     host, port = server.get_host_and_port()
     options = {"endpoint_url": f"http://{host}:{port}", "key": "any", "secret": "any"}
-    s3fs = pytest.importorskip("s3fs")
     s3fs.S3FileSystem(**options).mkdir("bucket")
     yield options
     server.stop()
