@@ -37,7 +37,8 @@ class Arguments(L.LightningDataModule):
         What to read: a path, a list of paths, a folder, a glob or a manifest, and what else
         the format takes. Each may be left out.
     train_target, val_target, test_target
-        Targets, paired with the inputs: by file name for folders, else by order.
+        Targets, paired with the inputs: by file name for folders, else by order. If none is
+        given but ``target_channels`` are, targets are these channels of the images themselves.
     train_mask
         Where patches may be drawn (non-zero), with the axes of the images without ``C``: a
         patch is drawn where its central pixel is inside.
@@ -49,6 +50,10 @@ class Arguments(L.LightningDataModule):
         Take ``axes`` even where a file's metadata contradict it.
     channels, target_channels : sequence of int or str, optional
         Channels to use, by index or name; all by default.
+    repeats : {"T", "S"}, optional
+        Axis along which the same scene was recorded again and again: frames 0, 2, 4, ... of each
+        image are inputs, and their targets are frames 1, 3, 5, ... (Noise2Noise). For training,
+        validation and test; prediction takes every frame.
     patch_size : sequence of int
         ``Y X`` or ``Z Y X``, pixels.
     batch_size : int or None
@@ -73,6 +78,8 @@ class Arguments(L.LightningDataModule):
         Memory for decoded blocks when streaming, in MiB.
     normalization : Normalization or str
         ``"mean_std"``, ``"min_max"``, ``"quantile"``, ``"none"``, or an object with settings.
+    normalize_target : bool
+        Targets by their own statistics, or left as they are.
     exact_statistics : bool
         Use all of the training data for statistics, not a random 256 MiB.
     augmentation : Augmentation or bool
@@ -117,6 +124,7 @@ class Arguments(L.LightningDataModule):
         trust_axes: bool = False,
         channels: Sequence[int | str] | None = None,
         target_channels: Sequence[int | str] | None = None,
+        repeats: Literal["T", "S"] | None = None,
         patch_size: Sequence[int] = (64, 64),
         batch_size: int | None = 16,
         sampling: Literal["random", "grid"] = "random",
@@ -127,6 +135,7 @@ class Arguments(L.LightningDataModule):
         in_memory: Literal["auto"] | bool = "auto",
         pool_mib: int = 512,
         normalization: Normalization | str = "mean_std",
+        normalize_target: bool = True,
         exact_statistics: bool = False,
         augmentation: Augmentation | bool = True,
         tile_size: Sequence[int] | None = None,
@@ -152,6 +161,12 @@ class Arguments(L.LightningDataModule):
         self.trust_axes = check.truth("trust_axes", trust_axes)
         self.channels = check.channels("channels", channels)
         self.target_channels = check.channels("target_channels", target_channels)
+        self.repeats = check.one_of("repeats", repeats, (None, "T", "S"))
+        if repeats and any(target is not None for target in self.target_data.values()):
+            raise DataError(
+                f"repeats={repeats} makes targets of every second frame, but targets are given "
+                "too. Leave one of them out."
+            )
         self.patch_size = check.sizes("patch_size", patch_size)
         self.batch_size = check.number("batch_size", batch_size, 1, optional=True)
         self.sampling = check.one_of("sampling", sampling, ("random", "grid"))
@@ -169,6 +184,7 @@ class Arguments(L.LightningDataModule):
         self.in_memory = check.one_of("in_memory", in_memory, ("auto", True, False))
         self.pool_bytes = check.number("pool_mib", pool_mib, 1) * 2**20
         self.normalization = _method(normalization)
+        self.normalize_target = check.truth("normalize_target", normalize_target)
         self.exact_statistics = check.truth("exact_statistics", exact_statistics)
         self.augmentation = _augmentation(augmentation)
         self.orientations = self.augmentation.orientations(self.patch_size)

@@ -1,4 +1,4 @@
-"""What the DataModules of all formats share: loaders, batches, statistics, state."""
+"""What the DataModules of all formats share: one loader for each stage."""
 
 from __future__ import annotations
 
@@ -6,42 +6,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from careamics_dm.augmentation import orient
-from careamics_dm.axes import DataError, select_channels
+from careamics_dm.axes import select_channels
+from careamics_dm.batches import Batches
 from careamics_dm.dataset import PatchDataset, fits
-from careamics_dm.held_out import to_rows
 from careamics_dm.images import Images, describe
 from careamics_dm.loader import PatchLoader
-from careamics_dm.normalization import Affine
-from careamics_dm.stages import Stages
-from careamics_dm.statistics import measure
 from careamics_dm.tiling import grid_plan, tile_plan
 from careamics_dm.training_plan import n_by_default, training_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from careamics_dm.dataset import Batch
     from careamics_dm.image_stack import ImageStack
-    from careamics_dm.normalization import Side
     from careamics_dm.plan import Plan
     from careamics_dm.sampling import GridPatches, RandomPatches
 
     AnyPlan = Plan | RandomPatches | GridPatches
 
-STATISTICS_BYTES = 2**28
-"""Of the training data, at most so many bytes (256 MiB) make the statistics."""
-SIDES: tuple[Side, ...] = ("image", "target")
 CELLS = 16
 """Parts of the pool that are read in one go: so many mix."""
 VAL_SHARE = 8
 """Validation data take one part in so many of the pool, on top: training goes on with its own."""
 
 
-class PatchDataModule(Stages):
+class PatchDataModule(Batches):
     """Patches of images for training, validation, test and prediction.
 
     A format derives from it and says how its sources are found (`list_sources`) and opened
@@ -56,7 +46,6 @@ class PatchDataModule(Stages):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.statistics: dict[str, Affine] = {}
         self._selected: list[int] | None = None
         self._loaders: list[PatchLoader] = []
         self._told = False
@@ -96,26 +85,21 @@ class PatchDataModule(Stages):
         return self._loader(images, plan, pool_bytes=pool_bytes)
 
     def test_dataloader(self) -> PatchLoader:
-        """Patches side by side that cover the test data."""
-        images = self._ready("test", "test")
-        plan = grid_plan(images.extents(), self.patch_size, cell_bytes=self.pool_bytes // CELLS)
-        return self._loader(images, images.without_gaps(plan), keep=False)
+        """Test images as in prediction, tile by tile or whole, with their targets."""
+        return self._tiles(self._ready("test", "test"), None)
 
     def predict_dataloader(self) -> PatchLoader:
         """Tiles, or whole images, with the place where each belongs."""
-        images = self._ready("predict", "predict")
+        return self._tiles(self._ready("predict", "predict"), self._selected)
+
+    def _tiles(self, images: Images, selected: list[int] | None) -> PatchLoader:
         cell_bytes = self.pool_bytes // CELLS
         plan = tile_plan(images.extents(), self.tile_size, self.tile_overlap, cell_bytes=cell_bytes)
-        if self._selected is not None:
-            plan = plan.take(np.flatnonzero(np.isin(plan.image, self._selected)))
+        if selected is not None:
+            plan = plan.take(np.flatnonzero(np.isin(plan.image, selected)))
         # Whole images may differ in size, so they go one by one.
         n = (self.batch_size or 1) if self.tile_size else 1
         return self._loader(images, plan, with_region=True, batch_size=n, keep=False)
-
-    def _ready(self, role: str, stage: str) -> Images:
-        if role not in self._images or (role == "train" and self._split_is_missing):
-            self.setup(stage)
-        return self._images[role]
 
     def _pool(self, images: Images) -> dict[str, Any]:
         """Where training patches come from: the pool; kept for all epochs if all images fit it."""
@@ -167,132 +151,6 @@ class PatchDataModule(Stages):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without loaders, which hold threads and processes, and without the trainer."""
         return self.__dict__ | {"_loaders": [], "trainer": None}
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalise and turn a batch on its device; called by Lightning."""
-        del dataloader_idx
-        return self.transform(batch) if isinstance(batch, dict) and "image" in batch else batch
-
-    def transform(self, batch: Batch) -> Any:
-        """Turn a batch of a loader into what modules get.
-
-        Lightning calls it for every batch; loops of your own call it themselves.
-
-        Parameters
-        ----------
-        batch : dict
-            As yielded by a loader of this module, on any device.
-
-        Returns
-        -------
-        dict, tuple or Tensor
-            As ``batch_format`` says; images and targets are float32, normalised and, in
-            training, augmented. Single patches (``batch_size=None``) are not augmented.
-        """
-        counts, statistics = batch.get("orientation"), self.measure_statistics()
-        one = batch["image"].ndim == len(self.patch_size) + 1
-        done: dict[str, torch.Tensor] = {}
-        for key in [side for side in SIDES if side in batch]:
-            if counts is None:
-                x = batch[key].to(torch.float32, copy=True)
-            else:
-                x = orient(batch[key], self.orientations, counts)
-            # Targets that training data lack are in the units of the images.
-            affine = statistics.get(key, statistics["image"])
-            done[key] = affine.apply_(x[None])[0] if one else affine.apply_(x)
-        if "region" in batch:
-            done["region"] = batch["region"]
-        if self.batch_format == "tensor":
-            return done["image"]
-        return done if self.batch_format == "dict" else tuple(done.values())
-
-    def denormalize(self, y: torch.Tensor) -> torch.Tensor:
-        """Return a prediction ``(N, C, (Z), Y, X)`` in the units of targets (else of images)."""
-        return self.statistics.get("target", self.statistics["image"]).undo(y)
-
-    def measure_statistics(self) -> dict[str, Affine]:
-        """Compute the statistics of the training data, unless they are known.
-
-        Returns
-        -------
-        dict of str to Affine
-            Of ``image`` and, where there are targets, ``target``.
-
-        Raises
-        ------
-        DataError
-            Neither given, nor restored from a checkpoint, nor training data to compute from.
-        """
-        if not self.statistics:
-            given = {side: self.normalization.given(side) for side in SIDES}
-            if self.data["train"] is not None:
-                images = self._ready("train", "fit")
-                limit = None if self.exact_statistics else STATISTICS_BYTES
-                allow_nan = self.nan_policy != "error"
-                self.statistics = measure(
-                    images, self.normalization, limit, self.seed, allow_nan=allow_nan
-                )
-            elif given["image"] is not None:
-                self.statistics = {side: a for side, a in given.items() if a is not None}
-            else:
-                raise DataError(
-                    "the statistics for normalisation are unknown: restore a checkpoint, give "
-                    "train_data to compute them from, or give them to normalization."
-                )
-        return self.statistics
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return statistics, split and channels as plain values, for a checkpoint."""
-        return {
-            "statistics": {key: value._asdict() for key, value in self.statistics.items()},
-            "n_channels": self.n_channels if self._images or self._restored else None,
-            "patch_size": list(self.patch_size),
-            "held_out": self._held_out_rows,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; statistics are not computed again.
-
-        Raises
-        ------
-        DataError
-            The checkpoint's number of channels differs, or its validation images are missing.
-        """
-        self.statistics = {k: Affine(**v) for k, v in state_dict["statistics"].items()}
-        self._restored = state_dict
-        self._check_channels()
-        if "train" in self._images and self.data["val"] is None:
-            self._held_out = self._hold_out()
-
-    @property
-    def _held_out_rows(self) -> list[list[Any]]:
-        if self._held_out is None:
-            rows: list[list[Any]] = self._restored.get("held_out", [])
-            return rows
-        return to_rows(self._held_out, self._images["train"].stacks)
-
-    @property
-    def n_channels(self) -> int:
-        """Channels of the images; known after `setup`.
-
-        Raises
-        ------
-        DataError
-            Before that.
-        """
-        for images in self._images.values():
-            return images.n_channels
-        if self._restored.get("n_channels") is None:
-            raise DataError("the number of channels is known after setup: call setup first.")
-        return int(self._restored["n_channels"])
-
-    @property
-    def n_target_channels(self) -> int:
-        """Channels of the targets, or of the images where there are no targets."""
-        for images in self._images.values():
-            if images.targets:
-                return images.n_target_channels
-        return self.n_channels
 
     @property
     def n_train_patches(self) -> int:

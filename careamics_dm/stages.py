@@ -154,15 +154,15 @@ class Stages(Arguments):
             axes=(self.axes, self.target_axes or self.axes, _without_channels(self.axes)),
             channels=self.channels,
             target_channels=self.target_channels,
-            patch_size=None if role == "predict" else self.patch_size,
+            patch_size=None if role in ("test", "predict") else self.patch_size,
             small_images=self.small_images,
             recall=None if index is None else partial(self._recall, index, manner),
         )
         if index is not None:
             index.save()
-        if role == "predict":
-            self._check_tiles(images)
-            _tell_gaps(images)
+        if role in ("test", "predict"):
+            self._check_tiles(what, images)
+            _tell_gaps(what, images)
             return images
         if skipped:
             rank_zero_warn(
@@ -264,12 +264,12 @@ class Stages(Arguments):
             found = ", ".join(f"{name} has {n}" for name, n in counts.items())
             raise DataError(f"the number of channels differs: {found}. Select with channels.")
 
-    def _check_tiles(self, images: Images) -> None:
+    def _check_tiles(self, what: str, images: Images) -> None:
         for stack in images.stacks:
             n = len(stack.data_shape) - 2
             if n != len(self.patch_size) or (self.tile_size and n != len(self.tile_size)):
                 raise DataError(
-                    f"predict_data: {stack.source} has axes {stack.original_axes}, so patch_size "
+                    f"{what}: {stack.source} has axes {stack.original_axes}, so patch_size "
                     f"and tile_size need {n} numbers, but are {self.patch_size} and "
                     f"{self.tile_size}."
                 )
@@ -294,7 +294,7 @@ class Stages(Arguments):
         return hold_out(extents, self.patch_size, n, rng, masks) if n else None
 
 
-def _tell_gaps(images: Images) -> None:
+def _tell_gaps(what: str, images: Images) -> None:
     """Warn of what was not acquired: its prediction means nothing."""
     missing = images.n_not_acquired()
     if not missing:
@@ -303,7 +303,7 @@ def _tell_gaps(images: Images) -> None:
     shape = images.stacks[first].data_shape
     share = missing[first] / (shape[0] * prod(shape[2:]))
     rank_zero_warn(
-        f"predict_data: {len(missing)} image(s) have parts that were not acquired, of "
+        f"{what}: {len(missing)} image(s) have parts that were not acquired, of "
         f"{images.stacks[first].source} {missing[first]} pixels ({share:.1%}). They are read as 0; "
         "what is predicted there means nothing."
     )

@@ -103,16 +103,18 @@ def _check_batches(
     datamodule: PatchDataModule, stage: str, batches: Sequence[dict[str, Any]]
 ) -> None:
     dims = len(datamodule.patch_size)
-    lead = 0 if datamodule.batch_size is None and stage != "predict" else 1
+    tiles = stage in ("test", "predict")
+    lead = 0 if datamodule.batch_size is None and not tiles else 1
     for batch in batches:
         keys = set(batch) - {"orientation"}
-        allowed = {"image", "region"} if stage == "predict" else {"image", "target"}
+        allowed = {"image", "target", "region"} - {"target" if stage == "predict" else ""}
+        allowed -= set() if tiles else {"region"}
         expect("image" in keys and keys <= allowed, f"{stage}: a batch has the keys {keys}")
         for key in keys & {"image", "target"}:
             shape = tuple(batch[key].shape)
             expect(
                 len(shape) == lead + 1 + dims
-                and (stage == "predict" or shape[-dims:] == datamodule.patch_size),
+                and (tiles or shape[-dims:] == datamodule.patch_size),
                 f"{stage}: {key} has shape {shape}, patch_size is {datamodule.patch_size}",
             )
         done = datamodule.transform(batch)
@@ -120,7 +122,7 @@ def _check_batches(
         tensors = tensors if isinstance(tensors, list | tuple) else [tensors]
         expect(tensors[0].shape == batch["image"].shape, f"{stage}: transform changes the shape")
         for x in tensors:
-            fine = x.dtype == torch.float32 or (stage == "predict" and x.dtype == torch.int64)
+            fine = x.dtype == torch.float32 or (tiles and x.dtype == torch.int64)
             expect(fine, f"{stage}: transform gives {x.dtype}, not float32")
     for key in ("image", "target"):
         dtypes = {batch[key].dtype for batch in batches if key in batch}

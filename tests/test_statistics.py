@@ -9,7 +9,7 @@ import pytest
 from stacks import RecordingStack
 
 from careamics_dm import ArrayDataModule, MeanStd, MinMax, Quantile
-from careamics_dm import datamodule as module
+from careamics_dm import batches as module
 from careamics_dm.axes import DataError
 from careamics_dm.images import Images
 from careamics_dm.normalization import Affine
