@@ -111,7 +111,12 @@ class Batches(Stages):
                 limit = None if self.exact_statistics else STATISTICS_BYTES
                 allow_nan = self.nan_policy != "error"
                 self.statistics = measure(
-                    images, self.normalization, limit, self.seed, allow_nan=allow_nan
+                    images,
+                    self.normalization,
+                    limit,
+                    self.seed,
+                    allow_nan=allow_nan,
+                    normalize_target=self.normalize_target,
                 )
             elif given["image"] is not None:
                 self.statistics = {side: a for side, a in given.items() if a is not None}

@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from careamics_dm.axes import DataError
 from careamics_dm.images import nan_message
+from careamics_dm.pairs import read_pair
 from careamics_dm.plan import Share
 from careamics_dm.reader import Reader
 from careamics_dm.regions import Region, read_samples
@@ -201,10 +202,12 @@ class PatchDataset(IterableDataset[Batch]):
         self._readers = WeakSet()
 
     def _read(self, region: Region) -> Blocks:
-        return tuple(
-            read_samples(stacks[region.image], region, channels[region.image] if channels else None)
-            for stacks, channels in self.sides
-        )
+        i = region.image
+        (stacks, chosen), *rest = [(s, c[i] if c else None) for s, c in self.sides]
+        if not rest:
+            return (read_samples(stacks[i], region, chosen),)
+        targets, target_chosen = rest[0]
+        return read_pair(stacks[i], targets[i], region, chosen, target_chosen)
 
     def _batch(self, agenda: Schedule, rows: slice, reader: Reader) -> Batch:
         """Cut the patches of a batch out of their regions."""

@@ -8,11 +8,13 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
 from careamics_dm.axes import DataError
 from careamics_dm.image_stack import ArrayStack, ImageStack
 from careamics_dm.origin_mask import OriginMask
+from careamics_dm.pairs import EveryOther
 from careamics_dm.plan import Extent, Plan
 from careamics_dm.regions import block_shape_of
 from careamics_dm.valid_origins import ValidOrigins, common, gaps, n_pixels
@@ -137,6 +139,31 @@ class Images:
         for stacks, _ in self.sides:
             bar = tqdm(stacks, "loading", unit="image", delay=PROGRESS_AFTER, leave=False)
             stacks[:] = [s.load() if isinstance(s, ArrayStack) else s for s in bar]
+
+    def pair_within(self, repeats: str | None) -> None:
+        """Find targets inside the images: every second frame, or, without that, other channels.
+
+        Their channels are in ``target_channels`` already. After `load`, so that pixels are in
+        memory once.
+
+        Parameters
+        ----------
+        repeats : str or None
+            The axis whose frames 0, 2, ... are inputs, and 1, 3, ... their targets.
+        """
+        if repeats is None:
+            self.targets = self.stacks
+            return
+        odd = [s.source for s in self.stacks if EveryOther(s, repeats, 0).n_frames % 2]
+        if odd:
+            rank_zero_warn(
+                f"repeats={repeats}: {len(odd)} image(s) have an odd number of frames; the last "
+                f"one has no partner and is left out: {', '.join(odd[:5])}"
+                f"{', ...' * (len(odd) > 5)}."
+            )
+        self.targets = [EveryOther(stack, repeats, 1) for stack in self.stacks]
+        self.stacks = [EveryOther(stack, repeats, 0) for stack in self.stacks]
+        self.masks = [EveryOther(mask, repeats, 0) for mask in self.masks]
 
     def close(self) -> None:
         """Close every file and forget what was read; reading opens them again."""

@@ -11,6 +11,8 @@ from tqdm.auto import tqdm
 
 from careamics_dm.axes import DataError, select_channels
 from careamics_dm.images import PROGRESS_AFTER, Images, count_channels
+from careamics_dm.pairs import EveryOther
+from careamics_dm.sources import CHANNELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +40,8 @@ def open_images(
     target_channels: Channels,
     patch_size: Sequence[int] | None,
     small_images: Literal["error", "pad", "skip"],
+    within: bool = False,
+    repeats: str | None = None,
     recall: Recall | None = None,
 ) -> tuple[Images, list[str]]:
     """Open the sources of one role and check them against each other.
@@ -58,6 +62,10 @@ def open_images(
         ``None`` leaves sizes unchecked, as for prediction.
     small_images : {"error", "pad", "skip"}
         What to do about images smaller than the patch.
+    within : bool
+        Targets are channels of the images themselves: ``target_channels`` are chosen of these.
+    repeats : str, optional
+        Targets are every second frame along this axis; see `Images.pair_within`.
     recall : callable, optional
         Like ``open_source``, but returns ``None`` for sources that are to be opened.
 
@@ -98,6 +106,13 @@ def open_images(
                 target_chosen = None
                 if target is not None and targets is not None:
                     target_chosen = _select(target, _channels_of(targets, i, target_channels))
+                elif repeats:
+                    EveryOther(stack, repeats, 0)
+                    target_chosen = _select(stack, target_channels) if target_channels else chosen
+                elif within:
+                    wanted = _channels_of(inputs, i, target_channels, "target_channel")
+                    target_chosen = _select(stack, wanted)
+                    _check_apart(stack, chosen, target_chosen)
                 if patch_size is not None and not _fits(stack, patch_size, small_images):
                     skipped.append(stack.source)
                     continue
@@ -108,6 +123,7 @@ def open_images(
             images.channels.append(chosen)
             if target is not None:
                 images.targets.append(target)
+            if target is not None or within or repeats:
                 images.target_channels.append(target_chosen)
             if mask is not None:
                 images.masks.append(mask)
@@ -136,7 +152,7 @@ def _open_all(
 ) -> list[list[ImageStack] | None]:
     """Open sources; ``None`` for those whose fault is put on the list."""
     sources = listing.inputs
-    rows = [{k: v for k, v in row.items() if k != "channel"} for row in listing.keys or ()]
+    rows = [{k: v for k, v in row.items() if k not in CHANNELS} for row in listing.keys or ()]
     rows = rows or [{}] * len(sources)
 
     def attempt(i: int) -> list[ImageStack] | str:
@@ -198,9 +214,24 @@ def _fits(stack: ImageStack, patch_size: Sequence[int], small_images: str) -> bo
     return small_images == "pad"
 
 
-def _channels_of(listing: Listing, i: int, otherwise: Channels) -> Channels:
+def _check_apart(
+    stack: ImageStack, channels: Sequence[int] | None, target_channels: Sequence[int] | None
+) -> None:
+    """Refuse targets that are among the inputs, from where a network would copy them."""
+    every = range(stack.data_shape[1])
+    ours = every if channels is None else channels
+    theirs = every if target_channels is None else target_channels
+    if both := sorted(set(ours) & set(theirs)):
+        raise DataError(
+            f"{stack.source}: channel(s) {', '.join(map(str, both))} would be both input and "
+            f"target. Of its {len(every)} channel(s), select others with channels or "
+            "target_channels."
+        )
+
+
+def _channels_of(listing: Listing, i: int, otherwise: Channels, key: str = "channel") -> Channels:
     """Return what a manifest's row says, else what is said for all."""
-    channel = listing.keys[i].get("channel") if listing.keys else None
+    channel = listing.keys[i].get(key) if listing.keys else None
     if channel is None:
         return otherwise
     return [int(channel) if channel.strip().isdecimal() else channel]
@@ -223,8 +254,10 @@ def _twice(images: Images) -> list[str]:
 def _disagreements(images: Images) -> list[str]:
     """Images whose channels or dimensions differ from those of the first."""
     faults = []
+    sides = images.sides[:1]
     # After a fault, a target may be missing.
-    sides = images.sides if len(images.targets) in (0, len(images.stacks)) else images.sides[:1]
+    if len(images.target_channels) == len(images.stacks):
+        sides.append((images.targets or images.stacks, images.target_channels))
     for (stacks, channels), name in zip(sides, ("channels", "target_channels"), strict=False):
         for stack, chosen in zip(stacks, channels, strict=True):
             found, first = (

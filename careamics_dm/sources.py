@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from careamics_dm.axes import DataError
 
 MANIFESTS = (".csv", ".yaml", ".yml", ".txt")
 COLUMNS = ("input", "target", "mask", "split")
 """Of a manifest; others are keys of the format (``scene``, ``level``) or ``channel``."""
+CHANNELS = ("channel", "target_channel")
+"""Keys that every format knows: the channel of a row's input, and of its target."""
 SPLITS = ("train", "val", "test", "predict")
 Data = Any
 """What an argument such as ``train_data`` may be: a path, a list of paths, an array, ..."""
@@ -29,7 +31,7 @@ class Listing:
     """The folder that was searched; files of two folders pair by their names below it."""
     keys: list[dict[str, str]] | None = None
     """Per input, the other fields of its row in a manifest, which say what in the file is meant:
-    those of `careamics_dm.stages.Stages.open_source`, and ``channel``."""
+    those of `careamics_dm.stages.Stages.open_source`, and `CHANNELS`."""
 
     def take(self, rows: Sequence[int]) -> "Listing":
         """Keep some inputs, with all that belongs to them, in that order."""
@@ -38,6 +40,20 @@ class Listing:
             for column in (self.inputs, self.targets, self.masks, self.keys)
         )
         return Listing(inputs or [], targets, masks, self.root, keys)
+
+    def beside(self, column: Literal["targets", "masks"]) -> "Listing | None":
+        """Return the targets or masks of a manifest as a listing of their own.
+
+        What a row says of its file it says of its target and mask too, but for the channel.
+        """
+        listed = self.targets if column == "targets" else self.masks
+        if listed is None:
+            return None
+        keys = [{k: v for k, v in row.items() if k not in CHANNELS} for row in self.keys or ()]
+        for key, row in zip(keys, self.keys or (), strict=True):
+            if column == "targets" and "target_channel" in row:
+                key["channel"] = row["target_channel"]
+        return Listing(listed, keys=keys or None)
 
 
 def list_files(data: Data, extensions: Sequence[str], what: str) -> Listing:
@@ -97,8 +113,9 @@ def read_manifest(path: Path, what: str, extensions: Sequence[str] = ()) -> List
         ``.csv`` with a header, ``.yaml`` (a list of mappings or of names) or ``.txt`` (a name
         per line), in UTF-8. Columns: ``input`` and, where wanted, ``target``, ``mask``,
         ``split`` (``train``, ``val``, ``test`` or ``predict``) and keys that say what in the file
-        is meant (``scene``, ``channel``). Relative paths start at the manifest; what has a ``://``
-        is a URL. Targets and masks may be left out for all rows of a split; so may keys, for some.
+        is meant (``scene``, ``channel``, ``target_channel``). Relative paths start at the manifest;
+        what has a ``://`` is a URL. Targets and masks may be left out for all rows of a split; so
+        may keys, for some.
     what : str
         Name of the argument; with a ``split`` column, ``train_data`` takes the rows of
         ``train``, and so on.
@@ -188,7 +205,7 @@ def pair(inputs: Listing, others: Listing, what: str) -> Listing:
         if lone := sorted(set(ours) ^ set(theirs)):
             raise DataError(
                 f"{what}: files of {inputs.root} and {others.root} pair by name, but these have "
-                f"no partner: {_some(lone)}. Add the missing files or give lists."
+                f"no partner: {_some(lone, 20)}. Add the missing files or give lists."
             )
         return others.take([theirs[name] for name in ours])
     if len(inputs.inputs) != len(others.inputs):

@@ -18,7 +18,7 @@ from careamics_dm.held_out import from_rows, hold_out, n_available
 from careamics_dm.index import Index
 from careamics_dm.memory import available_bytes
 from careamics_dm.opening import open_images
-from careamics_dm.sources import COLUMNS, Listing, pair
+from careamics_dm.sources import CHANNELS, COLUMNS, Listing, pair
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,11 +156,19 @@ class Stages(Arguments):
             target_channels=self.target_channels,
             patch_size=None if role in ("test", "predict") else self.patch_size,
             small_images=self.small_images,
+            within=role != "predict" and self._targets_within(inputs, targets),
+            repeats=None if role == "predict" else self.repeats,
             recall=None if index is None else partial(self._recall, index, manner),
         )
         if index is not None:
             index.save()
-        if role in ("test", "predict"):
+        small = images.bytes_to_load() < available_bytes() // 4
+        tiles = role in ("test", "predict")
+        if not tiles and (self.in_memory is True or (self.in_memory == "auto" and small)):
+            images.load()
+        if images.target_channels and not images.targets:
+            images.pair_within(self.repeats)
+        if tiles:
             self._check_tiles(what, images)
             _tell_gaps(what, images)
             return images
@@ -171,10 +179,14 @@ class Stages(Arguments):
             )
         if role == "train":
             _tell_without_place(images, self.patch_size)
-        small = images.bytes_to_load() < available_bytes() // 4
-        if self.in_memory is True or (self.in_memory == "auto" and small):
-            images.load()
         return images
+
+    def _targets_within(self, inputs: Listing, targets: Listing | None) -> bool:
+        """Whether targets are channels of the images themselves."""
+        if any("target_channel" in row for row in inputs.keys or ()) and targets is None:
+            return True
+        given = any(target is not None for target in self.target_data.values())
+        return self.target_channels is not None and targets is None and not given
 
     def _key(self, manner: str, source: Any, axes: str, keys: dict[str, str]) -> str:
         """Name a source, and how it is opened, in an index."""
@@ -213,7 +225,7 @@ class Stages(Arguments):
         """List sources; refuse columns of a manifest that mean nothing to this format."""
         listing = self.list_sources(data, what)
         parameters = inspect.signature(self.open_source).parameters.values()
-        known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} | {"channel"}
+        known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} | set(CHANNELS)
         used = {key for row in listing.keys or () for key in row}
         if unknown := sorted(used - known):
             raise DataError(
@@ -245,15 +257,17 @@ class Stages(Arguments):
                     f"{name} is given, and the manifest of {role}_data has a column "
                     f"{name.split('_')[1]} too. Leave one of them out."
                 )
-        paired = [None if o is None else pair(inputs, o, name) for name, o in found.items()]
+        paired: list[Listing | None] = []
+        for name, other in found.items():
+            try:
+                paired.append(None if other is None else pair(inputs, other, name))
+            except DataError as error:
+                faults.append(str(error))
+        if faults:
+            raise DataError("\n".join(faults))
         paired += [None] * (2 - len(paired))
-        # What a row says of its file it says of its target and mask too, but for the channel.
-        rows = [{k: v for k, v in row.items() if k != "channel"} for row in inputs.keys or ()]
-        beside = [
-            None if listed is None else Listing(listed, keys=rows or None)
-            for listed in (inputs.targets, inputs.masks if role == "train" else None)
-        ]
-        return inputs, paired[0] or beside[0], paired[1] or beside[1]
+        masks = paired[1] or (inputs.beside("masks") if role == "train" else None)
+        return inputs, paired[0] or inputs.beside("targets"), masks
 
     def _check_channels(self) -> None:
         """All roles, and a restored checkpoint, must agree on channels."""

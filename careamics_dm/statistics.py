@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from careamics_dm.axes import DataError
 from careamics_dm.cells import cell_shape
 from careamics_dm.images import PROGRESS_AFTER, nan_message
+from careamics_dm.normalization import Affine
 from careamics_dm.regions import Region, read_samples
 from careamics_dm.tiling import tile_plan
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from careamics_dm.images import Images
-    from careamics_dm.normalization import Affine, Normalization, Side
+    from careamics_dm.normalization import Normalization, Side
 
 EXACT = 2**24
 """The largest integer up to which float32 has them all."""
@@ -34,6 +35,7 @@ def measure(
     seed: int,
     *,
     allow_nan: bool,
+    normalize_target: bool = True,
 ) -> dict[str, Affine]:
     """Compute the statistics of images and targets, where they are not given.
 
@@ -45,6 +47,8 @@ def measure(
         The method.
     n_bytes, seed, allow_nan
         See `pixel_blocks`.
+    normalize_target : bool
+        Otherwise targets are left as they are.
 
     Returns
     -------
@@ -56,6 +60,8 @@ def measure(
     counts = [images.n_channels, images.n_target_channels]
     for number, side in enumerate(sides[: len(images.sides)]):
         affine = normalization.given(side)
+        if side == "target" and not normalize_target:
+            affine = Affine([0.0], [1.0])
         if affine is None:
             blocks = pixel_blocks(images, number, n_bytes, seed, allow_nan=allow_nan)
             affine = normalization.measure(_told_if_wide(blocks, side))

@@ -113,8 +113,7 @@ def _check_batches(
         for key in keys & {"image", "target"}:
             shape = tuple(batch[key].shape)
             expect(
-                len(shape) == lead + 1 + dims
-                and (tiles or shape[-dims:] == datamodule.patch_size),
+                len(shape) == lead + 1 + dims and (tiles or shape[-dims:] == datamodule.patch_size),
                 f"{stage}: {key} has shape {shape}, patch_size is {datamodule.patch_size}",
             )
         done = datamodule.transform(batch)
