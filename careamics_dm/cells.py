@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 CELL_BYTES = 2**25
 """Bytes read in one go, decoded, where nothing else is said (32 MiB)."""
+CELLS = 16
+"""Parts of the pool that are read in one go: so many mix."""
+VAL_SHARE = 8
+"""Validation data take one part in so many of the pool, on top: training goes on with its own."""
 
 
 def cell_shape(extent: Extent, patch_size: Sequence[int], cell_bytes: int) -> tuple[int, ...]:

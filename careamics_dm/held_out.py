@@ -9,7 +9,7 @@ import numpy as np
 
 from careamics_dm.axes import DataError
 from careamics_dm.cells import CELL_BYTES, cell_shape
-from careamics_dm.plan import Extent, Plan
+from careamics_dm.plan import Extent, Plan, rows_of
 from careamics_dm.regions import block_shape_of
 
 if TYPE_CHECKING:
@@ -211,14 +211,29 @@ def without_overlap(plan: Plan, held_out: Plan) -> Plan:
     return plan.take(np.flatnonzero(keep))
 
 
+def within(plan: Plan, masks: Masks, extents: Sequence[Extent]) -> Plan:
+    """Keep the patches of a plan that masks and gaps allow."""
+    if not masks:
+        return plan
+    keep = np.ones(len(plan), bool)
+    rows = rows_of(plan, extents)
+    order = np.argsort(rows, kind="stable")
+    first = np.flatnonzero(np.diff(rows[order], prepend=-1))
+    for mine in np.split(order, first[1:]) if len(plan) else []:
+        mask = masks.get((int(plan.image[mine[0]]), int(plan.sample[mine[0]])))
+        if mask is not None:
+            keep[mine] = mask.allows(plan.start[mine])
+    return plan.take(keep)
+
+
 def to_rows(held_out: Plan, stacks: Sequence[ImageStack]) -> list[list[Any]]:
     """Write held-out patches as plain values, ``[source, sample, *origin]`` each."""
     columns = (held_out.image.tolist(), held_out.sample.tolist(), held_out.start.tolist())
-    names = _names(stacks)
+    names = image_names(stacks)
     return [[names[i], s, *start] for i, s, start in zip(*columns, strict=True)]
 
 
-def _names(stacks: Sequence[ImageStack]) -> list[str]:
+def image_names(stacks: Sequence[ImageStack]) -> list[str]:
     """Name images by source; further channels of one file, which are images too, by number."""
     sources = [stack.source for stack in stacks]
     seen: dict[str, int] = {}
@@ -226,6 +241,19 @@ def _names(stacks: Sequence[ImageStack]) -> list[str]:
         seen[source] = seen.get(source, 0) + 1
         sources[i] = source if seen[source] == 1 else f"{source} ({seen[source]})"
     return sources
+
+
+def image_numbers(
+    rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], what: str, advice: str
+) -> dict[str, int]:
+    """Number images by name; all that rows of a checkpoint name must be there."""
+    number = {name: i for i, name in enumerate(image_names(stacks))}
+    if missing := sorted({row[0] for row in rows} - set(number)):
+        raise DataError(
+            f"train_data: the checkpoint holds out validation {what} of {', '.join(missing)}, "
+            f"which is not among the training data. {advice}"
+        )
+    return number
 
 
 def from_rows(
@@ -238,13 +266,8 @@ def from_rows(
     DataError
         A validation image is not among the training data any more, or is smaller now.
     """
-    number = {name: i for i, name in enumerate(_names(stacks))}
     advice = "Train on the same data with the same patch_size, or give val_data."
-    if missing := sorted({row[0] for row in rows} - set(number)):
-        raise DataError(
-            f"train_data: the checkpoint holds out validation patches of {', '.join(missing)}, "
-            f"which is not among the training data. {advice}"
-        )
+    number = image_numbers(rows, stacks, "patches", advice)
     for source, s, *origin in rows:
         samples, _, *size = stacks[number[source]].data_shape
         fits = len(origin) == len(size) == len(patch_size) and s < samples

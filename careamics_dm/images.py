@@ -22,6 +22,8 @@ from careamics_dm.valid_origins import ValidOrigins, common, gaps, n_pixels
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     from careamics_dm.image_stack import Boxes
     from careamics_dm.reader import Kept
 
@@ -110,12 +112,19 @@ class Images:
             self.valid[image, sample] = self._same[key]
         return self.valid[image, sample]
 
-    def n_not_acquired(self) -> dict[int, int]:
-        """Count pixels, over all samples, that were not acquired, per image with any."""
+    def _samples(self, chosen: NDArray[np.bool_] | None) -> list[list[int]]:
+        """List the samples of each image; of all, image by image, the chosen ones."""
+        every = np.ones(sum(s.data_shape[0] for s in self.stacks), bool)
+        ends = np.cumsum([stack.data_shape[0] for stack in self.stacks])[:-1]
+        parts = np.split(every if chosen is None else chosen, ends)
+        return [np.flatnonzero(part).tolist() for part in parts]
+
+    def n_not_acquired(self, chosen: NDArray[np.bool_] | None = None) -> dict[int, int]:
+        """Count pixels, over all or ``chosen`` samples, not acquired, per image with any."""
         counts = {}
-        for i, stack in enumerate(self.stacks):
-            size = stack.data_shape[2:]
-            valid = [self.valid_region(i, s) for s in range(stack.data_shape[0])]
+        for i, samples in enumerate(self._samples(chosen)):
+            size = self.stacks[i].data_shape[2:]
+            valid = [self.valid_region(i, s) for s in samples]
             of = {id(boxes): prod(size) - n_pixels(boxes) for boxes in valid if boxes is not None}
             if n := sum(of.get(id(boxes), 0) for boxes in valid):
                 counts[i] = n
@@ -173,14 +182,18 @@ class Images:
                 close()
 
     def origin_masks(
-        self, patch_size: Sequence[int], held_out: Plan | None = None
+        self,
+        patch_size: Sequence[int],
+        held_out: Plan | None = None,
+        chosen: NDArray[np.bool_] | None = None,
     ) -> dict[tuple[int, int], OriginMask | ValidOrigins]:
         """Tell where masks and gaps allow patches that overlap no held-out one.
 
-        Samples without mask and gap, where all is allowed, are left out.
+        Samples without mask and gap, where all is allowed, are left out; and those that are not
+        ``chosen``, where each sample, image by image, is or is not.
         """
         found: dict[tuple[int, int], OriginMask | ValidOrigins] = {}
-        everything = [(i, s) for i, n in enumerate(self.stacks) for s in range(n.data_shape[0])]
+        everything = [(i, s) for i, of in enumerate(self._samples(chosen)) for s in of]
         for i, sample in everything:
             valid, size = self.valid_region(i, sample), self.stacks[i].data_shape[2:]
             if self.masks:

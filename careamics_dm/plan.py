@@ -101,3 +101,10 @@ def concatenate(parts: Sequence[Plan]) -> Plan:
         np.concatenate(cell),
         np.concatenate([part.crop for part in parts]),
     )
+
+
+def rows_of(plan: Plan, extents: Sequence[Extent]) -> NDArray[np.int64]:
+    """Number the samples of a plan's patches over all images, ``(N,)``."""
+    first = np.cumsum([0] + [extent.samples for extent in extents])
+    rows: NDArray[np.int64] = first[plan.image] + plan.sample
+    return rows

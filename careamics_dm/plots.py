@@ -12,21 +12,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from careamics_dm.drawing import (
+    ACCENT,
+    detail,
+    display_range,
+    heights,
+    new_figure,
+    save,
+    show,
+    show_with_zoom,
+)
 from careamics_dm.metrics import psnr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-DPI = 150
-ACCENT = "#ff3b30"
+ROW = 4
+"""Panels beside each other in a comparison, at most."""
 LOSSES = {"training": ("train_loss", "#1f77b4"), "validation": ("val_loss", "#e8710a")}
 
 
@@ -102,27 +109,95 @@ def plot_denoised(
     shapes = {name: image.shape for name, image in images.items()}
     if len(set(shapes.values())) > 1 or noisy.ndim != 2 or noisy.size == 0:
         raise ValueError(f"images must be Y X planes of one shape, not {shapes}")
-    top, left, height, width = zoom or _detail(denoised)
+    box = zoom or detail(denoised)
+    top, left, height, width = box
     rows, columns = noisy.shape
     inside = 0 <= top <= rows - height and 0 <= left <= columns - width
     if min(height, width) < 1 or not inside:
         raise ValueError(f"zoom {zoom} lies outside the image of shape {noisy.shape}")
-    low, high = _display_range(denoised if clean is None else clean)
-    tall = [min(max(rows / columns, 0.3), 3), min(max(height / width, 0.3), 3)]
-    figure = _figure(3.4 * len(images), 3.4 * sum(tall) + 0.5, title)
+    low, high = display_range(denoised if clean is None else clean)
+    tall = heights(noisy.shape, box)
+    figure = new_figure(3.4 * len(images), 3.4 * sum(tall) + 0.5, title)
     panels = figure.subplots(2, len(images), squeeze=False, height_ratios=tall)
     for column, (name, image) in enumerate(images.items()):
         label = name
         if clean is not None and image is not clean:
             label = f"{name} {psnr(clean, image):.1f} dB"
-        whole, part = panels[:, column]
-        _show(whole, image, low, high)
-        whole.set_title(label)
-        corner = (left - 0.5, top - 0.5)
-        whole.add_patch(Rectangle(corner, width, height, fill=False, ec=ACCENT, lw=1.2))
-        _show(part, image[top : top + height, left : left + width], low, high)
-        part.spines[:].set(visible=True, color=ACCENT, linewidth=1.2)
-    return _save(figure, path)
+        show_with_zoom(panels[:, column], image, box, (low, high))
+        panels[0, column].set_title(label)
+    return save(figure, path)
+
+
+def plot_comparison(
+    scenes: Sequence[Mapping[str, NDArray[Any]]],
+    path: str | Path,
+    *,
+    titles: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Show what several models made of the same images, each whole and a zoom below.
+
+    Within a scene all panels have one display range and show the same zoom: those of "clean",
+    or else of the median of what is neither "noisy" nor "target".
+
+    Parameters
+    ----------
+    scenes : sequence of mapping of str to ndarray
+        For each scene its images, ``Y X``, same shape and unit, in the order of the panels. A
+        scene starts on a new row.
+    path : str or Path
+        PNG to write; its folder is made if missing.
+    titles : mapping of str to str, optional
+        Above the panel of that name, rather than the name.
+    title : str, optional
+        A line above the figure.
+
+    Returns
+    -------
+    Figure
+        The figure that was written.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to show, or images of a scene are not planes of one shape.
+    """
+    for scene in scenes:
+        shapes = {name: image.shape for name, image in scene.items()}
+        if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 2:
+            raise ValueError(f"images must be Y X planes of one shape, not {shapes}")
+    if not scenes:
+        raise ValueError("there is no image to compare")
+    columns = min(ROW, max(map(len, scenes)))
+    lines = [
+        (list(scene)[i : i + columns], scene)
+        for scene in scenes
+        for i in range(0, len(scene), columns)
+    ]
+    boxes = {id(scene): detail(typical(scene)) for scene in scenes}
+    tall = [heights(next(iter(scene.values())).shape, boxes[id(scene)]) for _, scene in lines]
+    flat = [height for pair in tall for height in pair]
+    figure = new_figure(3.0 * columns, 3.0 * sum(flat) + 0.45 * len(lines), title)
+    panels = figure.subplots(2 * len(lines), columns, squeeze=False, height_ratios=flat)
+    for line, (names, scene) in enumerate(lines):
+        limits = display_range(typical(scene))
+        for column in range(columns):
+            pair = panels[2 * line : 2 * line + 2, column]
+            if column >= len(names):
+                for axes in pair:
+                    axes.set_axis_off()
+                continue
+            show_with_zoom(pair, scene[names[column]], boxes[id(scene)], limits)
+            pair[0].set_title((titles or {}).get(names[column], names[column]), fontsize=9)
+    return save(figure, path)
+
+
+def typical(scene: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Choose the image of a scene whose intensities and details stand for all."""
+    if "clean" in scene:
+        return scene["clean"]
+    restored = [image for name, image in scene.items() if name not in ("noisy", "target")]
+    return np.asarray(np.median(restored or list(scene.values()), axis=0))
 
 
 def plot_losses(
@@ -160,7 +235,7 @@ def plot_losses(
     if not curves:
         columns = sorted({column for row in rows for column in row})
         raise ValueError(f"no train_loss or val_loss per epoch; columns are {columns}")
-    figure = _figure(6.4, 4.0)
+    figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
     for name, curve in curves.items():
         marker = "o" if len(curve) < 20 else ""
@@ -181,7 +256,7 @@ def plot_losses(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, which="both")
     axes.legend(frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_patches(
@@ -223,53 +298,22 @@ def plot_patches(
     last = list(rows)[-1]
     if masks is not None and masks.shape != rows[last].shape:
         raise ValueError(f"masks have shape {masks.shape} but row {last!r} {rows[last].shape}")
-    figure = _figure(1.3 * count + 1.0, 1.3 * len(rows) + 0.2)
+    figure = new_figure(1.3 * count + 1.0, 1.3 * len(rows) + 0.2)
     panels = figure.subplots(len(rows), count, squeeze=False)
     limits = (0.0, 0.0)
     for line, (name, row) in zip(panels, planes.items(), strict=True):
-        limits = _shared(limits, _display_range(row))
+        limits = _shared(limits, display_range(row))
         for axes in line[len(row) :]:
             axes.set_axis_off()
         for axes, patch in zip(line, row, strict=False):
-            _show(axes, patch, *limits)
+            show(axes, patch, *limits)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
     if masks is not None:
         for axes, mask in zip(panels[-1], _planes("masks", masks, n), strict=False):
             # Dots rather than pixels: one pixel of a patch would hardly be seen.
             y, x = np.nonzero(mask)
             axes.scatter(x, y, s=3, color=ACCENT, linewidths=0)
-    return _save(figure, path)
-
-
-def _figure(width: float, height: float, title: str | None = None) -> Figure:
-    """Make an empty figure of so many inches that draws without a display."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold")
-    return figure
-
-
-def _save(figure: Figure, path: str | Path) -> Figure:
-    """Write the figure as PNG, whatever the name ends with."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=DPI)
-    return figure
-
-
-def _show(axes: Axes, image: NDArray[Any], low: float, high: float) -> None:
-    """Draw an image without ticks or frame; few pixels stay visible as squares."""
-    smooth = "nearest" if max(image.shape) <= 256 else "auto"
-    axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation=smooth)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-
-
-def _display_range(image: NDArray[Any]) -> tuple[float, float]:
-    """Percentiles between which an image is shown, blind to a few extreme pixels."""
-    finite = image[np.isfinite(image)].astype(np.float64)
-    low, high = np.percentile(finite, (0.5, 99.8)) if finite.size else (0.0, 1.0)
-    return float(low), float(high if high > low else low + 1)
+    return save(figure, path)
 
 
 def _shared(before: tuple[float, float], now: tuple[float, float]) -> tuple[float, float]:
@@ -284,18 +328,6 @@ def _planes(name: str, patches: NDArray[Any], n: int) -> NDArray[Any]:
     if patches.ndim not in (3, 4):
         raise ValueError(f"{name!r} has shape {patches.shape}; must be N Y X or N Z Y X")
     return patches[:n] if patches.ndim == 3 else patches[:n, patches.shape[1] // 2]
-
-
-def _detail(image: NDArray[Any]) -> tuple[int, int, int, int]:
-    """Find the window a quarter as high and wide with the largest sum of differences."""
-    pixels = np.nan_to_num(image.astype(np.float64))
-    change = np.abs(np.diff(pixels, axis=0, append=pixels[-1:]))
-    change += np.abs(np.diff(pixels, axis=1, append=pixels[:, -1:]))
-    height, width = (max(1, size // 4) for size in image.shape)
-    total = np.pad(change.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width]
-    top, left = np.unravel_index(np.argmax(sums + total[:-height, :-width]), sums.shape)
-    return int(top), int(left), height, width
 
 
 def _read(path: str | Path) -> list[Mapping[str, object]]:

@@ -38,6 +38,7 @@ class RandomPatches:
     cell_bytes: int
     held_out: Plan | None = None
     masks: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None
+    trained: NDArray[np.bool_] | None = None
     split: ClassVar[Literal["random"]] = "random"
 
     def __len__(self) -> int:
@@ -54,6 +55,7 @@ class RandomPatches:
             cell_bytes=self.cell_bytes,
             held_out=self.held_out,
             masks=self.masks,
+            trained=self.trained,
         )
 
 
@@ -86,6 +88,7 @@ def random_plan(
     cell_bytes: int,
     held_out: Plan | None = None,
     masks: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
+    trained: NDArray[np.bool_] | None = None,
 ) -> Plan:
     """Draw patches uniformly.
 
@@ -110,6 +113,8 @@ def random_plan(
         Patches of a grid (see `hold_out`) that no drawn patch may overlap.
     masks : mapping, optional
         Origins allowed in ``(image, sample)``; they respect ``held_out`` already.
+    trained : ndarray of bool, optional
+        Whether each sample, image by image, may be drawn from; all by default.
 
     Returns
     -------
@@ -133,6 +138,8 @@ def random_plan(
         weight[first[i] + s] *= held.free_fraction(i, s)
     for (i, s), mask in masks.items():
         weight[first[i] + s] = area[i] * mask.n_allowed / mask.n_origins
+    if trained is not None:
+        weight[~trained] = 0
     if not weight.any():
         raise DataError(
             "masks and validation patches leave no place for a training patch. Use fewer or "

@@ -36,6 +36,7 @@ def measure(
     *,
     allow_nan: bool,
     normalize_target: bool = True,
+    trained: NDArray[np.bool_] | None = None,
 ) -> dict[str, Affine]:
     """Compute the statistics of images and targets, where they are not given.
 
@@ -45,7 +46,7 @@ def measure(
         The training data.
     normalization : Normalization
         The method.
-    n_bytes, seed, allow_nan
+    n_bytes, seed, allow_nan, trained
         See `pixel_blocks`.
     normalize_target : bool
         Otherwise targets are left as they are.
@@ -63,14 +64,22 @@ def measure(
         if side == "target" and not normalize_target:
             affine = Affine([0.0], [1.0])
         if affine is None:
-            blocks = pixel_blocks(images, number, n_bytes, seed, allow_nan=allow_nan)
+            blocks = pixel_blocks(
+                images, number, n_bytes, seed, allow_nan=allow_nan, trained=trained
+            )
             affine = normalization.measure(_told_if_wide(blocks, side))
         found[side] = affine.spread(counts[number], side)
     return found
 
 
 def pixel_blocks(
-    images: Images, side: int, n_bytes: int | None, seed: int, *, allow_nan: bool
+    images: Images,
+    side: int,
+    n_bytes: int | None,
+    seed: int,
+    *,
+    allow_nan: bool,
+    trained: NDArray[np.bool_] | None = None,
 ) -> Iterator[NDArray[Any]]:
     """Yield the finite pixels of blocks in random order, for statistics.
 
@@ -86,6 +95,8 @@ def pixel_blocks(
         Chooses the blocks.
     allow_nan : bool
         Leave out NaN and infinity; otherwise they are an error.
+    trained : ndarray of bool, optional
+        Whether each sample, image by image, counts; all by default.
 
     Yields
     ------
@@ -100,14 +111,17 @@ def pixel_blocks(
     stacks, channels = images.sides[side]
     # 16 MiB at a time: small beside the data, large beside the cost of a read.
     agenda: list[Region] = []
+    counts = [extent.samples for extent in images.extents()]
+    trained = np.ones(sum(counts), bool) if trained is None else trained
+    chosen = np.split(trained, np.cumsum(counts)[:-1])
     for i, extent in enumerate(images.extents()):
         extent, n = extent._replace(in_memory=False), len(extent.size)
         cells = cell_shape(extent, [min(64, size) for size in extent.size], 2**24)
         together = extent.together
         plan = tile_plan([extent._replace(samples=1)], cells, [0] * n)
         agenda += [
-            Region(i, s, tuple(box[:n]), tuple(box[n:]), min(together, extent.samples - s))
-            for s in range(0, extent.samples, together)
+            Region(i, s, tuple(box[:n]), tuple(box[n:]), n_samples)
+            for s, n_samples in _runs(chosen[i], together)
             for box in plan.crop.tolist()
         ]
     order = np.random.default_rng([seed, 2]).permutation(len(agenda))
@@ -160,6 +174,15 @@ def pixel_blocks(
             f"the {name} hold nothing but NaN and infinity, or gaps, so no statistics. Check what "
             "was acquired, and in which channels."
         )
+
+
+def _runs(chosen: NDArray[np.bool_], together: int) -> list[tuple[int, int]]:
+    """First and length of runs of chosen samples, each within samples that are stored together."""
+    sample = np.flatnonzero(chosen)
+    begins = (np.diff(sample, prepend=-2) > 1) | (sample % together == 0)
+    first = np.flatnonzero(begins)
+    length = np.diff(first, append=len(sample))
+    return list(zip(sample[first].tolist(), length.tolist(), strict=True))
 
 
 def _acquired(images: Images, region: Region) -> NDArray[np.bool_] | None:

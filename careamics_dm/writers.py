@@ -13,6 +13,7 @@ import tifffile
 from lightning.pytorch.callbacks import Callback
 
 from careamics_dm.axes import DataError
+from careamics_dm.names import TIFF, absolute, bare, file_of
 from careamics_dm.stitching import Placement
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from careamics_dm.image_stack import ImageStack
 
-TIFF = (".tif", ".tiff", ".btf", ".tf8")
-CONTAINERS = (".czi", ".zarr", ".zip", ".ozx", *TIFF)
-"""Suffixes of files and folders that hold several images."""
 NOT_IN_OME = (np.int64, np.uint64, np.float16)
 PER_CENTIMETER = {"nm": 1e7, "µm": 1e4, "mm": 10.0, "cm": 1.0}
 """Units that a TIFF without further description can say."""
@@ -233,9 +231,7 @@ def output_paths(stacks: Sequence[ImageStack], folder: Path) -> list[Path]:
     DataError
         Two images would get the same name.
     """
-    names = [stack.source.replace("://", "/") for stack in stacks]  # of URLs, the path
-    sources = [Path(os.path.abspath(name)) for name in names]  # noqa: PTH100
-    named = [_name(source) for source in sources]
+    named = [_name(stack.source) for stack in stacks]
     root = Path(os.path.commonpath([outer for outer, _ in named]))
     paths = [folder / outer.relative_to(root) / inner for outer, inner in named]
     if clashes := sorted({str(path) for path in paths if paths.count(path) > 1}):
@@ -247,25 +243,18 @@ def output_paths(stacks: Sequence[ImageStack], folder: Path) -> list[Path]:
     return paths
 
 
-def _name(source: Path) -> tuple[Path, Path]:
+def _name(name: str) -> tuple[Path, Path]:
     """Name a result after its source: its folder, and its path below, without containers."""
-    inside = [i for i, part in enumerate(source.parts[:-1]) if _bare(part) != part]
-    if inside:
-        outer, inner = source.parts[: inside[0]], source.parts[inside[0] :]
+    source, file = absolute(name), file_of(name)
+    if file != source:
+        inner = source.relative_to(file.parent).parts
         # Inside a container, what follows a dot is part of the name.
-        return Path(*outer), Path(*map(_bare, inner[:-1]), f"{inner[-1]}.tif")
+        return file.parent, Path(*map(bare, inner[:-1]), f"{inner[-1]}.tif")
     if source.suffix.lower() in TIFF:
         return source.parent, Path(source.name)
-    bare = _bare(source.name)
-    stem = source.stem if bare == source.name else bare
+    plain = bare(source.name)
+    stem = source.stem if plain == source.name else plain
     return source.parent, Path(f"{stem}.tif")
-
-
-def _bare(part: str) -> str:
-    """Leave out the suffixes of a container."""
-    while Path(part).suffix.lower() in CONTAINERS:
-        part = Path(part).stem
-    return part
 
 
 def check_writable(folder: Path) -> None:
