@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from careamics_dm._hydra_messages import explain, explain_folder, mistyped_value
+from careamics_dm._sweep import compare_begun
+from careamics_dm.checkpoints import LAST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,8 +101,8 @@ def application(name: str) -> Callable[[Callable[[dict[str, Any], Path], Any]], 
                 # Lightning turns the former into the latter, once everything is cleaned up.
                 if not isinstance(stop.__context__ or stop, KeyboardInterrupt):
                     raise
-                left = folder / "model.ckpt"
-                resume = f" Continue with checkpoint={left}" if left.exists() else ""
+                left = [path for path in (folder / LAST, folder / "model.ckpt") if path.exists()]
+                resume = f" Continue with checkpoint={left[0]}" if left else ""
                 _tell(name, f"stopped from the keyboard.{resume}")
                 sys.exit(130)
 
@@ -112,7 +114,10 @@ def application(name: str) -> Callable[[Callable[[dict[str, Any], Path], Any]], 
                 with warnings.catch_warnings():
                     for message in _NOISE:
                         warnings.filterwarnings("ignore", message)
-                    return job()
+                    try:
+                        return job()
+                    finally:
+                        compare_begun()
             except _Refused as refused:
                 if full == "1" and refused.__cause__ is not None:
                     raise refused.__cause__ from None
@@ -146,6 +151,11 @@ def build(config: dict[str, Any], key: str, **arguments: Any) -> Any:
     # Under its key, which Hydra then names where something is wrong.
     part = config[key]
     return None if part is None else instantiate(OmegaConf.create({key: part})[key], **arguments)
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a sweep."""
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def overridden() -> set[str]:

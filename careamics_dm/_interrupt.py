@@ -60,6 +60,10 @@ class StopOnRequest(L.Callback):
         """See `StopOnRequest`; called by Lightning."""
         self._stop()
 
+    def on_test_batch_start(self, *_: Any) -> None:
+        """See `StopOnRequest`; called by Lightning."""
+        self._stop()
+
     def on_predict_batch_start(self, *_: Any) -> None:
         """See `StopOnRequest`; called by Lightning."""
         self._stop()

@@ -12,14 +12,17 @@ from careamics_dm import checks as check
 from careamics_dm import normalization as methods
 from careamics_dm.augmentation import Augmentation
 from careamics_dm.axes import DataError
+from careamics_dm.filters import PatchFilter
 from careamics_dm.normalization import Normalization
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from careamics_dm.dataset import NanPolicy
+    from careamics_dm.sides import NanPolicy
 
+HoldOut = Literal["patches", "samples", "images", "files"]
+HOLD_OUT = ("patches", "samples", "images", "files")
 METHODS: dict[str, type[Normalization]] = {
     "mean_std": methods.MeanStd,
     "min_max": methods.MinMax,
@@ -63,10 +66,25 @@ class Arguments(L.LightningDataModule):
         Training patches: new random ones in each epoch, or side by side.
     patches_per_epoch : int, optional
         Random training patches per epoch; by default as many as cover the data side by side.
+    patch_filter : PatchFilter, optional
+        What training patches must meet (`MaxFilter`, `MeanStdFilter`, `EntropyFilter`), so that
+        background is not trained on: random patches that do not are replaced by others that do.
+        Every patch counts by default.
     n_val_patches : int, optional
         Validation patches: held out of the training data (by default 8, but at most a quarter)
         when there is no ``val_data``; otherwise how many, chosen by seed, of the patches of
-        ``val_data`` (all by default).
+        ``val_data``, or of whole samples, images or files that are held out (all by default).
+    hold_out : {"patches", "samples", "images", "files"}, optional
+        What validation takes out of the training data when there is no ``val_data``: patches
+        here and there; whole samples (indices along ``S``, frames of ``T`` too); whole images
+        (scenes, fields and series are images of their own); or all images of a file or
+        container. Patches by default, files with ``n_folds``. What is held out is neither trained
+        on nor, but for patches, part of the statistics.
+    n_folds, fold : int
+        Samples, images or files are dealt into ``n_folds`` folds (10 by default, or as many as
+        there are of them); fold number ``fold``, from 0 on, validates, the others train. Only
+        their names below their common folder count, so a fold is the same on every machine and
+        for every seed. Adding files may move others; a checkpoint keeps the split of its run.
     small_images : {"error", "pad", "skip"}
         Images smaller than the patch: refuse, pad by reflection, or leave out with a warning.
     nan_policy : {"error", "zero", "skip"}
@@ -129,7 +147,11 @@ class Arguments(L.LightningDataModule):
         batch_size: int | None = 16,
         sampling: Literal["random", "grid"] = "random",
         patches_per_epoch: int | None = None,
+        patch_filter: PatchFilter | None = None,
         n_val_patches: int | None = None,
+        hold_out: HoldOut | None = None,
+        n_folds: int | None = None,
+        fold: int = 0,
         small_images: Literal["error", "pad", "skip"] = "error",
         nan_policy: NanPolicy = "error",
         in_memory: Literal["auto"] | bool = "auto",
@@ -178,7 +200,13 @@ class Arguments(L.LightningDataModule):
                 f"patches_per_epoch={patches_per_epoch} goes with sampling=random: a grid has as "
                 "many patches as cover the data."
             )
+        self.patch_filter = _filter(patch_filter, sampling)
         self.n_val_patches = check.number("n_val_patches", n_val_patches, 0, optional=True)
+        self.n_folds = check.number("n_folds", n_folds, 2, optional=True)
+        self.fold = check.number("fold", fold, 0)
+        check.one_of("hold_out", hold_out, (None, *HOLD_OUT))
+        self.hold_out: HoldOut = hold_out or ("patches" if n_folds is None else "files")
+        self._check_split(hold_out is not None or n_folds is not None or self.fold > 0)
         self.small_images = check.one_of("small_images", small_images, ("error", "pad", "skip"))
         self.nan_policy = check.one_of("nan_policy", nan_policy, ("error", "zero", "skip"))
         self.in_memory = check.one_of("in_memory", in_memory, ("auto", True, False))
@@ -197,6 +225,35 @@ class Arguments(L.LightningDataModule):
         )
         self.seed = check.number("seed", seed, 0)
         self.index = index
+
+    def _check_split(self, asked: bool) -> None:
+        """Refuse what contradicts a wish for what validates."""
+        wish = f"hold_out={self.hold_out}, n_folds={self.n_folds}, fold={self.fold}"
+        if asked and self.data["val"] is not None:
+            raise DataError(
+                f"{wish} hold validation out of the training data, but val_data is given too. "
+                "Leave one of them out."
+            )
+        if asked and self.n_val_patches == 0:
+            raise DataError(
+                f"{wish} hold out validation, but n_val_patches=0 means none. Leave one of them "
+                "out."
+            )
+        if self.hold_out == "patches" and (self.n_folds is not None or self.fold):
+            raise DataError(
+                f"{wish}: folds are of samples, images or files. Choose one with hold_out, or "
+                "leave out n_folds and fold."
+            )
+        if self.n_folds is not None and self.fold >= self.n_folds:
+            raise DataError(
+                f"fold={self.fold}, but n_folds={self.n_folds}: folds are numbered from 0 to "
+                f"{self.n_folds - 1}."
+            )
+        if self.hold_out == "samples" and self.repeats:
+            raise DataError(
+                f"hold_out=samples, but with repeats={self.repeats} samples of an image show the "
+                "same scene: validation would see what is trained on. Use hold_out=images or files."
+            )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the shared arguments in the signature of a format that takes ``**shared``."""
@@ -240,6 +297,21 @@ def _method(value: Normalization | str) -> Normalization:
     if isinstance(value, Normalization):
         return value
     return METHODS[check.one_of("normalization", value, tuple(METHODS))]()
+
+
+def _filter(value: PatchFilter | None, sampling: str) -> PatchFilter | None:
+    if value is None:
+        return None
+    if not isinstance(value, PatchFilter):
+        raise DataError(
+            f"patch_filter={value!r}: give an object, such as MaxFilter(threshold=500), or null."
+        )
+    if sampling == "grid":
+        raise DataError(
+            "patch_filter goes with sampling=random: patches that are rejected are replaced by "
+            "others at random, and a grid has no others. Leave one of them out."
+        )
+    return value
 
 
 def _augmentation(value: Augmentation | bool) -> Augmentation:

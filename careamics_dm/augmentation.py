@@ -138,15 +138,25 @@ def orient(
     return _turn_on_device(x.to(torch.float32), orientations, counts)
 
 
+def turn(x: torch.Tensor, orientation: Orientation) -> torch.Tensor:
+    """Turn a tensor ``(..., Y, X)`` to an orientation; always a copy."""
+    x = x.transpose(-1, -2) if orientation.transpose else x
+    return x.flip(orientation.reverse)
+
+
+def turn_back(x: torch.Tensor, orientation: Orientation) -> torch.Tensor:
+    """Undo `turn`."""
+    x = x.flip(orientation.reverse)
+    return x.transpose(-1, -2) if orientation.transpose else x
+
+
 def _turn_on_device(
     x: torch.Tensor, orientations: Sequence[Orientation], counts: Sequence[int]
 ) -> torch.Tensor:
     turned = torch.empty_like(x)
     start = 0
     for orientation, count in zip(orientations, counts, strict=True):
-        run = x[start : start + count]
-        run = run.transpose(-1, -2) if orientation.transpose else run
-        turned[start : start + count] = run.flip(orientation.reverse)
+        turned[start : start + count] = turn(x[start : start + count], orientation)
         start += count
     return turned
 

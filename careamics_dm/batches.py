@@ -8,8 +8,8 @@ import torch
 
 from careamics_dm.augmentation import orient
 from careamics_dm.axes import DataError
-from careamics_dm.held_out import to_rows
 from careamics_dm.normalization import Affine
+from careamics_dm.split import make_split
 from careamics_dm.stages import Stages
 from careamics_dm.statistics import measure
 
@@ -117,6 +117,7 @@ class Batches(Stages):
                     self.seed,
                     allow_nan=allow_nan,
                     normalize_target=self.normalize_target,
+                    trained=None if self._split is None else self._split.trained,
                 )
             elif given["image"] is not None:
                 self.statistics = {side: a for side, a in given.items() if a is not None}
@@ -148,14 +149,14 @@ class Batches(Stages):
         self._restored = state_dict
         self._check_channels()
         if "train" in self._images and self.data["val"] is None:
-            self._held_out = self._hold_out()
+            self._split = make_split(self, self._images["train"], self._restored)
 
     @property
     def _held_out_rows(self) -> list[list[Any]]:
-        if self._held_out is None:
+        if self._split is None:
             rows: list[list[Any]] = self._restored.get("held_out", [])
             return rows
-        return to_rows(self._held_out, self._images["train"].stacks)
+        return self._split.to_rows(self._images["train"].stacks)
 
     @property
     def n_channels(self) -> int:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 KEY = "careamics_dm"
+LAST = "last.ckpt"
+"""To resume from, beside a model.ckpt that holds the best weights."""
 OURS = ("careamics_dm.", "torch.nn.", "torch.optim.")
 _NEEDS_CODE = re.compile(r"Unsupported (global|class)|reduce|GLOBAL|TorchScript")
 """How torch says that a file holds more than tensors and plain containers."""

@@ -10,9 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from careamics_dm.axes import select_channels
 from careamics_dm.batches import Batches
+from careamics_dm.cells import CELLS, VAL_SHARE
 from careamics_dm.dataset import PatchDataset, fits
 from careamics_dm.images import Images, describe
 from careamics_dm.loader import PatchLoader
+from careamics_dm.split import some_of, table_of
 from careamics_dm.tiling import grid_plan, tile_plan
 from careamics_dm.training_plan import n_by_default, training_plan
 
@@ -24,11 +26,6 @@ if TYPE_CHECKING:
     from careamics_dm.sampling import GridPatches, RandomPatches
 
     AnyPlan = Plan | RandomPatches | GridPatches
-
-CELLS = 16
-"""Parts of the pool that are read in one go: so many mix."""
-VAL_SHARE = 8
-"""Validation data take one part in so many of the pool, on top: training goes on with its own."""
 
 
 class PatchDataModule(Batches):
@@ -59,8 +56,8 @@ class PatchDataModule(Batches):
             rank_zero_info(self.summary())
             self._told = True
         plan, pool = self._train_plan(images), self._pool(images)
-        n = len(self.orientations)
-        return self._loader(images, plan, epoch or 0, n_orientations=n, **pool)
+        pool |= {"n_orientations": len(self.orientations), "patch_filter": self.patch_filter}
+        return self._loader(images, plan, epoch or 0, **pool)
 
     def val_dataloader(self) -> PatchLoader | list[Any]:
         """Batches of the same validation patches in every pass; no loader without any."""
@@ -68,20 +65,21 @@ class PatchDataModule(Batches):
             return []
         if self.data["val"] is None:
             images = self._ready("train", "validate")
-            if self._held_out is None:
+            if self._split is None:
                 return []
             settings = self._pool(images)
             if settings["kept"] is None:
                 settings["pool_bytes"] //= VAL_SHARE
-            # Each read alone: together they may span a huge image.
-            plan = replace(self._held_out, cell=np.arange(len(self._held_out)))
+            plan = self._split.patches
+            if self._split.avoided is not None:
+                # Each read alone: together they may span a huge image.
+                plan = replace(plan, cell=np.arange(len(plan)))
             return self._loader(images, plan, **settings)
         images, pool_bytes = self._ready("val", "validate"), self.pool_bytes // VAL_SHARE
         plan = grid_plan(images.extents(), self.patch_size, cell_bytes=pool_bytes // CELLS)
         plan = images.without_gaps(plan)
         if self.n_val_patches is not None and self.n_val_patches < len(plan):
-            rng = np.random.default_rng([self.seed, 4])
-            plan = plan.take(np.sort(rng.choice(len(plan), self.n_val_patches, replace=False)))
+            plan = some_of(plan, self.n_val_patches, self.seed)
         return self._loader(images, plan, pool_bytes=pool_bytes)
 
     def test_dataloader(self) -> PatchLoader:
@@ -158,7 +156,7 @@ class PatchDataModule(Batches):
         images = self._ready("train", "fit")
         if self.sampling == "grid":
             return len(self._train_plan(images))
-        by_default = n_by_default(images, self.patch_size, self._held_out)
+        by_default = n_by_default(images, self.patch_size, self._split)
         return self.patches_per_epoch or by_default
 
     def _train_plan(self, images: Images) -> AnyPlan:
@@ -167,7 +165,7 @@ class PatchDataModule(Batches):
             self.sampling,
             self.patch_size,
             self.patches_per_epoch,
-            self._held_out,
+            self._split,
             seed=self.seed,
             # Whatever the number of workers: the same seed draws the same patches.
             cell_bytes=self.pool_bytes // CELLS,
@@ -177,6 +175,10 @@ class PatchDataModule(Batches):
     def train_stacks(self) -> list[ImageStack]:
         """The images of ``train_data``."""
         return self._ready("train", "fit").stacks
+
+    def images_of(self, role: str) -> Images:
+        """The images of ``train``, ``val``, ``test`` or ``predict``, with targets and channels."""
+        return self._ready(role, {"train": "fit", "val": "validate"}.get(role, role))
 
     def channel_indices(self, stack: ImageStack) -> list[int] | None:
         """Return the indices of the selected channels of an image; ``None`` for all."""
@@ -192,14 +194,40 @@ class PatchDataModule(Batches):
         """Predict only these of `predict_stacks`, say, those not written yet; ``None``: all."""
         self._selected = None if images is None else list(images)
 
+    def split_table(self) -> list[dict[str, Any]]:
+        """List which samples train and which validate, and the patches that are held out.
+
+        Returns
+        -------
+        list of dict
+            A row for each sample of training and validation data, and one for each held-out
+            patch: ``split`` (``"train"`` or ``"val"``), ``image`` (its source), ``sample`` (index
+            along ``S``), ``start`` (of a patch, ``(Z) Y X`` in pixels, with spaces between; empty
+            for a sample as a whole) and ``size`` (likewise).
+
+        Raises
+        ------
+        DataError
+            Neither ``train_data`` nor ``val_data``, or what `setup` raises.
+        """
+        rows = []
+        if self.data["train"] is not None:
+            rows += table_of(self._ready("train", "fit"), self._split, "train")
+        if self.data["val"] is not None or not rows:
+            rows += table_of(self._ready("val", "validate"), None, "val")
+        return rows
+
     def summary(self) -> str:
         """Describe sources, shapes, blocks, patches and bytes, a few lines per role."""
         if not self._images:
             return "nothing is open yet: call setup."
         lines = [describe(role, images) for role, images in self._images.items()]
         if "train" in self._images:
-            held = 0 if self._held_out is None else len(self._held_out)
-            size = "×".join(map(str, self.patch_size))
-            batches = f"batches of {self.batch_size}, {held} held out for validation"
+            split, size = self._split, "×".join(map(str, self.patch_size))
+            batches = f"batches of {self.batch_size}"
+            if split is None or split.avoided is not None:
+                batches += f", {len(split.patches) if split else 0} held out for validation"
             lines.append(f"{'patches':<8} {self.n_train_patches} of {size} per epoch, {batches}")
+            if split is not None and split.words:
+                lines.append(f"{'split':<8} {split.words}")
         return "\n".join(lines)

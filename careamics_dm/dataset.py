@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from itertools import pairwise
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
@@ -13,29 +13,28 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from careamics_dm.axes import DataError
-from careamics_dm.images import nan_message
-from careamics_dm.pairs import read_pair
 from careamics_dm.plan import Share
 from careamics_dm.reader import Reader
-from careamics_dm.regions import Region, read_samples
+from careamics_dm.rejection import Rejection
+from careamics_dm.sampling import RandomPatches
 from careamics_dm.schedule import rank_slice, schedule, worker_slice
+from careamics_dm.sides import Sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from careamics_dm.filters import PatchFilter
     from careamics_dm.image_stack import ImageStack
     from careamics_dm.plan import Extent, Plan
-    from careamics_dm.reader import Blocks, Kept
-    from careamics_dm.sampling import GridPatches, RandomPatches
+    from careamics_dm.reader import Kept
+    from careamics_dm.rejection import Maps
+    from careamics_dm.sampling import GridPatches
     from careamics_dm.schedule import Schedule
+    from careamics_dm.sides import NanPolicy
 
 Batch = dict[str, Any]
-NanPolicy = Literal["error", "zero", "skip"]
-
-TRIES = 100
-"""Other patches to look at where NaN spoils every patch of a batch."""
 
 
 class PatchDataset(IterableDataset[Batch]):
@@ -76,6 +75,8 @@ class PatchDataset(IterableDataset[Batch]):
         Whether a set that fits ``pool_bytes`` is kept for other epochs.
     kept : dict, optional
         Where it is kept, to share it between datasets of the same images.
+    patch_filter : PatchFilter, optional
+        What patches must meet; others are replaced by random ones that do, see `Rejection`.
 
     Yields
     ------
@@ -104,24 +105,30 @@ class PatchDataset(IterableDataset[Batch]):
         world_size: int = 1,
         keep: bool = True,
         kept: Kept | None = None,
+        patch_filter: PatchFilter | None = None,
     ) -> None:
         self.plan = plan
         self.extents = tuple(extents)
         self.sides = [(stacks, channels)] + ([(targets, target_channels)] if targets else [])
-        # Of all images: a batch mixes them, and one may be of a wider dtype than another.
-        self.dtypes = [_batch_dtype([stack.data_dtype for stack in s]) for s, _ in self.sides]
+        self._sides = Sides(self.sides, nan_policy, seed)
         self.batch_size = batch_size
         self.pool_bytes = pool_bytes
         self.seed = seed
         self.n_orientations = n_orientations
         self.with_region = with_region
-        self.nan_policy = nan_policy
         self.share = Share(rank, world_size)
         # Epoch, and batch to start from; shared, so that living workers see them change.
         self.progress = torch.zeros(2, dtype=torch.int64).share_memory_()
         self.keep = keep
         self._kept: Kept = {} if kept is None else kept
+        self._maps: Maps = {}
         self._readers: WeakSet[Reader] = WeakSet()
+        if patch_filter is not None and not isinstance(plan, RandomPatches):
+            raise DataError(
+                "patch_filter: patches that are rejected are replaced by others at random, so the "
+                "plan must be RandomPatches."
+            )
+        self.patch_filter = patch_filter
 
     def set_epoch(self, epoch: int, batch: int = 0) -> None:
         """Let the next pass yield the batches of this epoch, from this one on."""
@@ -151,10 +158,11 @@ class PatchDataset(IterableDataset[Batch]):
         rng = np.random.default_rng([self.seed, epoch, share.rank, worker, 1])
         budget = self.pool_bytes // workers
         keep = self.keep and fits(self.extents, budget)
+        window = budget if keep else budget // 2
         agenda = schedule(
             mine,
             self.extents,
-            budget if keep else budget // 2,
+            window,
             rng if plan.split == "random" else None,
             whole_samples=keep,
             # By the epoch, not by what is there: a resumed run must draw the same.
@@ -165,12 +173,25 @@ class PatchDataset(IterableDataset[Batch]):
         orientations = rng.multinomial(sizes, shares).tolist()
         first = len(range(worker, skip, workers))
         kept = self._kept if keep else None
-        reader = Reader(self._read, agenda, budget, kept, first * size, workers)
+        reader = Reader(self._sides.read, agenda, budget, kept, first * size, workers)
         self._readers.add(reader)
+        rejection = None
+        if self.patch_filter is not None and isinstance(self.plan, RandomPatches):
+            key = (self.seed, epoch, share.rank, worker)
+            rejection = Rejection(
+                self.patch_filter,
+                self.plan,
+                agenda,
+                reader,
+                self._sides,
+                None if keep else window,
+                key,
+                self._maps,
+            )
         with closing(reader):
             for number in range(first, len(sizes)):
                 rows = slice(number * size, number * size + int(sizes[number]))
-                batch = self._batch(agenda, rows, reader)
+                batch = self._batch(agenda, rows, reader, rejection, epoch)
                 if self.batch_size is None:
                     yield {key: value[0] for key, value in batch.items()}
                     continue
@@ -187,6 +208,7 @@ class PatchDataset(IterableDataset[Batch]):
         """Close every file and forget what was kept."""
         self.stop()
         self._kept.clear()
+        self._maps.clear()
         for stacks, _ in self.sides:
             for stack in stacks:
                 if close := getattr(stack, "close", None):
@@ -194,27 +216,29 @@ class PatchDataset(IterableDataset[Batch]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what was read."""
-        return self.__dict__ | {"_kept": {}, "_readers": None}
+        return self.__dict__ | {"_kept": {}, "_maps": {}, "_readers": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle; see `__getstate__`."""
         self.__dict__.update(state)
         self._readers = WeakSet()
 
-    def _read(self, region: Region) -> Blocks:
-        i = region.image
-        (stacks, chosen), *rest = [(s, c[i] if c else None) for s, c in self.sides]
-        if not rest:
-            return (read_samples(stacks[i], region, chosen),)
-        targets, target_chosen = rest[0]
-        return read_pair(stacks[i], targets[i], region, chosen, target_chosen)
-
-    def _batch(self, agenda: Schedule, rows: slice, reader: Reader) -> Batch:
+    def _batch(
+        self,
+        agenda: Schedule,
+        rows: slice,
+        reader: Reader,
+        rejection: Rejection | None,
+        epoch: int,
+    ) -> Batch:
         """Cut the patches of a batch out of their regions."""
         plan = agenda.plan
-        cuts = self._cut(agenda, rows, reader)
-        if any(cut.dtype.kind == "f" and not np.isfinite(cut).all() for cut in cuts):
-            self._mend(cuts, plan, rows)
+        window = None if rejection is None else rejection.window(rows)
+        cuts = self._cut(agenda, rows, reader, None if window is None else int(window[0]))
+        self._sides.mend(cuts, plan, rows, epoch, tiles=self.with_region)
+        if rejection is not None and window is not None:
+            rejection.replace(cuts, rows, window)
+            rejection.release(rows)
         tensors = [torch.from_numpy(cut) for cut in cuts]
         batch: Batch = dict(zip(("image", "target"), tensors, strict=False))
         if self.with_region:
@@ -222,7 +246,9 @@ class PatchDataset(IterableDataset[Batch]):
             batch["region"] = torch.from_numpy(np.hstack([*columns, plan.crop[rows]]))
         return batch
 
-    def _cut(self, agenda: Schedule, rows: slice, reader: Reader) -> list[NDArray[Any]]:
+    def _cut(
+        self, agenda: Schedule, rows: slice, reader: Reader, hold_from: int | None
+    ) -> list[NDArray[Any]]:
         """Copy the patches of every side, region by region, so that few are held at once."""
         used = agenda.region[rows]
         places = np.column_stack([agenda.plan.sample[rows], agenda.plan.start[rows]])
@@ -234,119 +260,12 @@ class PatchDataset(IterableDataset[Batch]):
         for a, b in pairwise(bounds):
             mine = by_region[a:b].tolist()
             r = int(used[mine[0]])
-            cuts = self._cut_region(reader.block(r), mine, at, size, cuts)
-            reader.drop(r, rows.stop)
+            cuts = self._sides.cut(reader.block(r), mine, at, size, cuts)
+            if hold_from is None or r < hold_from:
+                reader.drop(r, rows.stop)
         return cuts
-
-    def _cut_region(
-        self,
-        blocks: Blocks,
-        mine: list[int],
-        at: list[list[int]],
-        size: list[int],
-        cuts: list[NDArray[Any]],
-    ) -> list[NDArray[Any]]:
-        """Copy the patches of a region; a function of its own, so that it holds none after."""
-        cuts = cuts or [
-            np.empty((len(at), block.shape[1], *size), dtype)
-            for block, dtype in zip(blocks, self.dtypes, strict=True)
-        ]
-        for block, cut in zip(blocks, cuts, strict=True):
-            if block.dtype == np.float64:
-                with np.errstate(over="ignore"):  # beyond float32: an infinity, told as such
-                    _copy_boxes(block, mine, at, size, cut)
-            else:
-                _copy_boxes(block, mine, at, size, cut)
-        return cuts
-
-    def _mend(self, cuts: list[NDArray[Any]], plan: Plan, rows: slice) -> None:
-        """Apply ``nan_policy`` to a batch, in place, to all sides alike."""
-        finite = [np.isfinite(cut) for cut in cuts]
-        if self.nan_policy == "zero" or (self.nan_policy == "skip" and self.with_region):
-            for cut, good in zip(cuts, finite, strict=True):
-                cut[~good] = 0
-            return
-        fine = np.logical_and.reduce([_per_patch(good) for good in finite])
-        row = int(fine.argmin())
-        side = [bool(good[row].all()) for good in finite].index(False)
-        place = self._place(cuts[side][row], side, plan, rows.start + row)
-        if self.nan_policy == "error":
-            raise DataError(place)
-        if fine.any():
-            instead = np.resize(np.flatnonzero(fine), (~fine).sum())
-            for cut in cuts:
-                cut[~fine] = cut[instead]
-            return
-        others = self._others(plan, rows)
-        if not others:
-            raise DataError(f"{place} Here {TRIES} other patches were tried, each has some too.")
-        for side, cut in enumerate(cuts):
-            for row in range(len(cut)):
-                cut[row] = others[row % len(others)][side]
-
-    def _others(self, plan: Plan, rows: slice) -> list[Blocks]:
-        """Read finite patches from elsewhere in the plan, at most a batch of them."""
-        found: list[Blocks] = []
-        # Of the place in the epoch alone, so that a resumed run takes the same ones.
-        rng = np.random.default_rng([self.seed, *self.progress.tolist()[:1], rows.start, 5])
-        for row in rng.permutation(len(plan))[:TRIES]:
-            start, stop = plan.start[row], plan.start[row] + plan.size[row]
-            where = (int(plan.image[row]), int(plan.sample[row]))
-            blocks = self._read(Region(*where, tuple(start.tolist()), tuple(stop.tolist())))
-            if all(np.isfinite(block).all() for block in blocks):
-                found.append(tuple(block[0] for block in blocks))
-            if len(found) == rows.stop - rows.start:
-                break
-        return found
-
-    def _place(self, cut: NDArray[Any], side: int, plan: Plan, row: int) -> str:
-        """Say where a patch has its first NaN or infinity."""
-        stacks, channels = self.sides[side]
-        image, sample = int(plan.image[row]), int(plan.sample[row])
-        channel, *place = np.argwhere(~np.isfinite(cut))[0].tolist()
-        chosen = channels[image] if channels else None
-        where = tuple((plan.start[row] + place).tolist())
-        return nan_message(
-            stacks[image].source,
-            cut[channel, *place],
-            sample,
-            channel if chosen is None else chosen[channel],
-            where,
-        )
 
 
 def fits(extents: Sequence[Extent], pool_bytes: int) -> bool:
     """Whether all decoded samples fit the pool, so that they are kept for all epochs."""
     return sum(extent.samples * extent.sample_bytes for extent in extents) <= pool_bytes
-
-
-def _batch_dtype(stored: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
-    """Dtype of a batch: as stored where no wider than float32, which it becomes anyway."""
-    dtype = np.result_type(*stored)
-    kept = {np.dtype(t) for t in ("u1", "i1", "u2", "i2", "f2", "f4")}
-    return dtype if dtype in kept else np.dtype(np.float32)
-
-
-def _copy_boxes(
-    block: NDArray[Any],
-    rows: Sequence[int],
-    at: Sequence[Sequence[int]],
-    size: Sequence[int],
-    out: NDArray[Any],
-) -> None:
-    """Copy boxes of a block ``S C (Z) Y X``; a plain loop is the fastest gather that NumPy has."""
-    if len(size) == 2:
-        h, w = size
-        for i in rows:
-            s, y, x = at[i]
-            out[i] = block[s, :, y : y + h, x : x + w]
-    else:
-        d, h, w = size
-        for i in rows:
-            s, z, y, x = at[i]
-            out[i] = block[s, :, z : z + d, y : y + h, x : x + w]
-
-
-def _per_patch(good: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether all of a patch is good."""
-    return np.asarray(good.reshape(len(good), -1).all(axis=1))

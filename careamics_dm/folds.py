@@ -22,8 +22,8 @@ Whole = Literal["samples", "images", "files"]
 
 N_FOLDS = 10
 """Folds where nobody says how many; of fewer units, as many as there are."""
-INSTEAD = {"files": "images or samples", "images": "samples or patches", "samples": "patches"}
-"""Smaller units, of which there may be more."""
+SMALLER = {"files": ("images", "samples"), "images": ("samples",), "samples": ()}
+"""Units of which there may be more."""
 
 
 def units(stacks: Sequence[ImageStack], kind: Whole) -> tuple[NDArray[np.int64], list[str]]:
@@ -50,7 +50,9 @@ def units(stacks: Sequence[ImageStack], kind: Whole) -> tuple[NDArray[np.int64],
     samples = [stack.data_shape[0] for stack in stacks]
     known: dict[str, int] = {}
     if kind == "samples":
-        each = [f"{name} sample {s}" for name, n in zip(names, samples, strict=True) for s in range(n)]
+        each = [
+            f"{name} sample {s}" for name, n in zip(names, samples, strict=True) for s in range(n)
+        ]
         return np.array([known.setdefault(name, len(known)) for name in each]), [*known]
     of_image = np.array([known.setdefault(name, len(known)) for name in names])
     return np.repeat(of_image, samples), [*known]
@@ -105,15 +107,14 @@ def n_folds_of(names: Sequence[str], kind: Whole, n_folds: int | None, fold: int
     if n < 2:
         raise DataError(
             f"train_data: hold_out={kind} needs 2 {kind} or more, one to validate and one to train "
-            f"on, but there is only {names[0]}. Hold out {INSTEAD[kind]}, or give val_data."
+            f"on, but there is only {names[0]}. Set hold_out to "
+            f"{' or '.join([*SMALLER[kind], 'patches'])}, or give val_data."
         )
     if n_folds is not None and n_folds > n:
+        smaller = f", or set hold_out to {' or '.join(SMALLER[kind])}" if SMALLER[kind] else ""
         raise DataError(
             f"train_data: n_folds={n_folds}, but there are only {n} {kind} to deal into folds. Use "
-            f"at most {n} folds, or hold out {INSTEAD[kind].replace(' or patches', '')}."
-            if kind != "samples"
-            else f"train_data: n_folds={n_folds}, but there are only {n} samples to deal into "
-            f"folds. Use at most {n} folds."
+            f"at most {n} folds{smaller}."
         )
     found = min(N_FOLDS, n) if n_folds is None else n_folds
     if fold >= found:

@@ -246,7 +246,7 @@ def image_names(stacks: Sequence[ImageStack]) -> list[str]:
 def image_numbers(
     rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], what: str, advice: str
 ) -> dict[str, int]:
-    """Number images by name; all that rows of a checkpoint name must be there."""
+    """Find images by name; all that rows of a checkpoint name must be there."""
     number = {name: i for i, name in enumerate(image_names(stacks))}
     if missing := sorted({row[0] for row in rows} - set(number)):
         raise DataError(

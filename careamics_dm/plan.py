@@ -104,7 +104,7 @@ def concatenate(parts: Sequence[Plan]) -> Plan:
 
 
 def rows_of(plan: Plan, extents: Sequence[Extent]) -> NDArray[np.int64]:
-    """Number the samples of a plan's patches over all images, ``(N,)``."""
+    """Return the sample of each patch, ``(N,)``, counted through all images."""
     first = np.cumsum([0] + [extent.samples for extent in extents])
     rows: NDArray[np.int64] = first[plan.image] + plan.sample
     return rows

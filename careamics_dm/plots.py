@@ -27,13 +27,11 @@ from careamics_dm.drawing import (
 from careamics_dm.metrics import psnr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-ROW = 4
-"""Panels beside each other in a comparison, at most."""
 LOSSES = {"training": ("train_loss", "#1f77b4"), "validation": ("val_loss", "#e8710a")}
 
 
@@ -126,78 +124,6 @@ def plot_denoised(
         show_with_zoom(panels[:, column], image, box, (low, high))
         panels[0, column].set_title(label)
     return save(figure, path)
-
-
-def plot_comparison(
-    scenes: Sequence[Mapping[str, NDArray[Any]]],
-    path: str | Path,
-    *,
-    titles: Mapping[str, str] | None = None,
-    title: str | None = None,
-) -> Figure:
-    """Show what several models made of the same images, each whole and a zoom below.
-
-    Within a scene all panels have one display range and show the same zoom: those of "clean",
-    or else of the median of what is neither "noisy" nor "target".
-
-    Parameters
-    ----------
-    scenes : sequence of mapping of str to ndarray
-        For each scene its images, ``Y X``, same shape and unit, in the order of the panels. A
-        scene starts on a new row.
-    path : str or Path
-        PNG to write; its folder is made if missing.
-    titles : mapping of str to str, optional
-        Above the panel of that name, rather than the name.
-    title : str, optional
-        A line above the figure.
-
-    Returns
-    -------
-    Figure
-        The figure that was written.
-
-    Raises
-    ------
-    ValueError
-        If there is nothing to show, or images of a scene are not planes of one shape.
-    """
-    for scene in scenes:
-        shapes = {name: image.shape for name, image in scene.items()}
-        if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 2:
-            raise ValueError(f"images must be Y X planes of one shape, not {shapes}")
-    if not scenes:
-        raise ValueError("there is no image to compare")
-    columns = min(ROW, max(map(len, scenes)))
-    lines = [
-        (list(scene)[i : i + columns], scene)
-        for scene in scenes
-        for i in range(0, len(scene), columns)
-    ]
-    boxes = {id(scene): detail(typical(scene)) for scene in scenes}
-    tall = [heights(next(iter(scene.values())).shape, boxes[id(scene)]) for _, scene in lines]
-    flat = [height for pair in tall for height in pair]
-    figure = new_figure(3.0 * columns, 3.0 * sum(flat) + 0.45 * len(lines), title)
-    panels = figure.subplots(2 * len(lines), columns, squeeze=False, height_ratios=flat)
-    for line, (names, scene) in enumerate(lines):
-        limits = display_range(typical(scene))
-        for column in range(columns):
-            pair = panels[2 * line : 2 * line + 2, column]
-            if column >= len(names):
-                for axes in pair:
-                    axes.set_axis_off()
-                continue
-            show_with_zoom(pair, scene[names[column]], boxes[id(scene)], limits)
-            pair[0].set_title((titles or {}).get(names[column], names[column]), fontsize=9)
-    return save(figure, path)
-
-
-def typical(scene: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """Choose the image of a scene whose intensities and details stand for all."""
-    if "clean" in scene:
-        return scene["clean"]
-    restored = [image for name, image in scene.items() if name not in ("noisy", "target")]
-    return np.asarray(np.median(restored or list(scene.values()), axis=0))
 
 
 def plot_losses(

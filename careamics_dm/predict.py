@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +10,16 @@ from omegaconf import OmegaConf
 
 from careamics_dm._hydra import application, build, overridden
 from careamics_dm._interrupt import StopOnRequest
+from careamics_dm.axes import DataError
 from careamics_dm.checkpoints import check_targets, load_checkpoint
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import lightning as L
 
     from careamics_dm.datamodule import PatchDataModule
+
+OPTIONAL = ("test_time_augmentation", "uncertainty")
+"""What a model may do besides, if asked."""
 
 FROM_CHECKPOINT = {
     "axes",
@@ -48,12 +51,14 @@ def main(config: dict[str, Any], folder: Path) -> None:
     data.load_state_dict(checkpoint["data"])
     print(data.summary())
     model: L.LightningModule = build(trained, "model")
-    writer = build(config, "writer", folder=config["writer"]["folder"] or folder / "denoised")
-    writer.setup(SimpleNamespace(datamodule=data), model, "predict")  # refused before all else
+    choose_outputs(config, model)
+    writers = make_writers(config, folder)
+    for writer in writers:  # refused before all else
+        writer.setup(SimpleNamespace(datamodule=data, callbacks=writers), model, "predict")
     if len(data.predict_dataloader()) == 0:
-        print(f"\nnothing to predict: all results are there already, in {writer.folder}")
+        print(f"\nnothing to predict: all results are there already, in {writers[0].folder}")
         return
-    callbacks = [writer, StopOnRequest()]
+    callbacks = [*writers, StopOnRequest()]
     trainer: L.Trainer = build(config, "trainer", default_root_dir=folder, callbacks=callbacks)
     trainer.predict(
         model,
@@ -62,7 +67,44 @@ def main(config: dict[str, Any], folder: Path) -> None:
         ckpt_path=config["checkpoint"],
         weights_only=True,
     )
-    print(f"\ndenoised images  {writer.folder}")
+    print(f"\ndenoised images  {writers[0].folder}")
+    for writer in writers[1:]:
+        print(f"{writer.output:<16} {writer.folder}")
+
+
+def choose_outputs(config: dict[str, Any], model: L.LightningModule) -> None:
+    """Tell the model what to predict; uncertainty comes with test-time augmentation.
+
+    Raises
+    ------
+    DataError
+        The model can't, or a choice is neither true nor false.
+    """
+    chosen = {name: config[name] for name in OPTIONAL}
+    for name, value in chosen.items():
+        if not isinstance(value, bool):
+            raise DataError(f"{name}={value!r}: give true or false.")
+        if value and not hasattr(model, name):
+            raise DataError(
+                f"{name}: {type(model).__name__} does not know how. Models of careamics_dm do; "
+                f"leave {name}=true out for others."
+            )
+    chosen["test_time_augmentation"] |= chosen["uncertainty"]
+    for name, value in chosen.items():
+        if value:
+            setattr(model, name, True)
+
+
+def make_writers(config: dict[str, Any], folder: Path) -> list[Any]:
+    """Make the writer of predictions and, if wanted, one of their uncertainty beside."""
+    given = config["writer"]["folder"]
+    writers = [build(config, "writer", folder=given or folder / "denoised")]
+    if config["uncertainty"]:
+        place = Path(f"{given}_uncertainty") if given else folder / "uncertainty"
+        # Rounded to integers, most of it would be 0.
+        settings = {"folder": place, "output": "uncertainty", "dtype": "float32"}
+        writers.append(build(config, "writer", **settings))
+    return writers
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import torch
 
 from careamics_dm._hydra import application, build
 from careamics_dm.axes import DataError
+from careamics_dm.embedded import use_sample
 from careamics_dm.plots import plot_patches
-from careamics_dm.train import use_sample
 from careamics_dm.writers import check_writable
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ def main(config: dict[str, Any], folder: Path) -> None:
 
 
 def draw(data: PatchDataModule, n: int) -> dict[str, NDArray[Any]]:
-    """Draw training patches, ``N C (Z) Y X``: as stored, and as a model gets them."""
+    """Draw training patches, ``N C (Z) Y X``, and targets: as stored, and as models get them."""
     rows: dict[str, list[NDArray[Any]]] = {}
     found = 0
     for stored in data.train_dataloader():
         seen = data.transform(stored)
         images = {"stored": stored["image"], "seen": seen["image"]}
         if "target" in seen:
-            images["target"] = seen["target"]
+            images |= {"target stored": stored["target"], "target seen": seen["target"]}
         for name, image in images.items():
             rows.setdefault(name, []).append(image.numpy())
         found += len(stored["image"])

@@ -72,7 +72,7 @@ class Reader:
     def block(self, r: int) -> Blocks:
         """Return a region, waiting for it where need be."""
         self._ask(r)
-        block = self.live.get(r) or self.read(self.regions[r])  # read alone once it is closed
+        block = self.live.get(r) or self._late(r)
         if isinstance(block, Future):
             block = self.live[r] = block.result()
         return block
@@ -104,6 +104,19 @@ class Reader:
         if key not in self.kept:
             self.kept[key] = self.pool.submit(self.read, region)
         return self.kept[key]
+
+    def _late(self, r: int) -> Blocks | Future[Blocks]:
+        """Return what was not asked for: after a resume, or once this is closed."""
+        region = self.regions[r]
+        self.held += self.sizes[r]
+        if self.kept is None or not self.sizes[r]:
+            self.live[r] = self.read(region)
+        else:
+            key = (region.image, region.sample)
+            if key not in self.kept:
+                self.kept[key] = self.read(region)
+            self.live[r] = self.kept[key]
+        return self.live[r]
 
     def drop(self, r: int, row: int) -> None:
         """Forget a region if no patch from ``row`` of the schedule on needs it."""

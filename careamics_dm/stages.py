@@ -9,26 +9,23 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.arguments import Arguments
 from careamics_dm.axes import DataError
-from careamics_dm.held_out import from_rows, hold_out, n_available
 from careamics_dm.index import Index
 from careamics_dm.memory import available_bytes
 from careamics_dm.opening import open_images
 from careamics_dm.sources import CHANNELS, COLUMNS, Listing, pair
+from careamics_dm.split import make_split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from careamics_dm.image_stack import ImageStack
     from careamics_dm.images import Images
-    from careamics_dm.plan import Plan
+    from careamics_dm.split import Split
 
-VAL_PATCHES = 8
-"""Validation patches to hold out by default; of little data, at most a quarter."""
 ROLES = {
     "fit": ("train", "val"),
     "validate": ("train", "val"),
@@ -43,7 +40,7 @@ class Stages(Arguments):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._images: dict[str, Images] = {}
-        self._held_out: Plan | None = None
+        self._split: Split | None = None
         self._restored: dict[str, Any] = {}
 
     def list_sources(self, data: Any, what: str) -> Listing:
@@ -133,7 +130,7 @@ class Stages(Arguments):
             raise DataError("\n".join(faults))
         self._check_channels()
         if "train" in roles and self._split_is_missing:
-            self._held_out = self._hold_out()
+            self._split = make_split(self, self._images["train"], self._restored)
 
     def teardown(self, stage: str) -> None:
         """Close every file; they open again when they are needed."""
@@ -290,22 +287,7 @@ class Stages(Arguments):
 
     @property
     def _split_is_missing(self) -> bool:
-        return self._held_out is None and self.data["val"] is None and self.n_val_patches != 0
-
-    def _hold_out(self) -> Plan | None:
-        train = self._images["train"]
-        if self.n_val_patches == 0:
-            return None
-        rows = self._restored.get("held_out")
-        # Patches of another size would not lie on the same grid.
-        if rows and tuple(self._restored["patch_size"]) == self.patch_size:
-            return from_rows(rows, train.stacks, self.patch_size)
-        extents, masks = train.extents(), train.origin_masks(self.patch_size)
-        n = self.n_val_patches
-        if n is None:
-            n = min(VAL_PATCHES, n_available(extents, self.patch_size, masks) // 4)
-        rng = np.random.default_rng([self.seed, 3])
-        return hold_out(extents, self.patch_size, n, rng, masks) if n else None
+        return self._split is None and self.data["val"] is None and self.n_val_patches != 0
 
 
 def _tell_gaps(what: str, images: Images) -> None:

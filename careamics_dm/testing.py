@@ -14,6 +14,7 @@ import torch
 
 from careamics_dm._check_stack import check_image_stack as check_image_stack
 from careamics_dm._check_stack import expect
+from careamics_dm.plan import rows_of
 from careamics_dm.regions import Region, read_region
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from careamics_dm.datamodule import PatchDataModule
     from careamics_dm.loader import PatchLoader
+    from careamics_dm.plan import Plan
 
 STAGES = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 
@@ -142,6 +144,7 @@ def _check_epochs(datamodule: PatchDataModule) -> None:
     held = datamodule.val_dataloader()
     if datamodule.data["val"] is not None or isinstance(held, list):
         return
+    _check_samples(datamodule, plans, held.patches.plan.at(0))
     patch = np.array(datamodule.patch_size)
     fixed = held.patches.plan.at(0)
     for plan in plans:
@@ -152,6 +155,25 @@ def _check_epochs(datamodule: PatchDataModule) -> None:
                 not bool((near.all(axis=1) & same).any()),
                 "fit: a training patch overlaps a validation patch",
             )
+
+
+def _check_samples(datamodule: PatchDataModule, plans: Sequence[Plan], fixed: Plan) -> None:
+    """Check that samples which validate as a whole are not trained on, and no others validate."""
+    if datamodule.hold_out == "patches":
+        return
+    rows, extents = datamodule.split_table(), datamodule.train_dataloader().patches.extents
+    expect(
+        len(rows) == sum(extent.samples for extent in extents),
+        f"split_table() has {len(rows)} rows, which are not as many as there are samples",
+    )
+    held = np.array([row["split"] == "val" for row in rows])
+    for plan in plans:
+        seen = held[rows_of(plan, extents)]
+        expect(not seen.any(), "fit: a training patch is of a sample that is held out")
+    expect(
+        bool(held[rows_of(fixed, extents)].all()),
+        "validate: a validation patch is of a sample that is trained on",
+    )
 
 
 def _check_cover(datamodule: PatchDataModule, batches: Sequence[dict[str, Any]]) -> None:

@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning as L
-import numpy as np
-import tifffile
 import torch
 from omegaconf import OmegaConf
 
-from careamics_dm._hydra import application, build
+from careamics_dm._hydra import application, build, in_sweep
 from careamics_dm._interrupt import StopOnRequest
 from careamics_dm.axes import DataError
+from careamics_dm.callbacks import SaveModel
 from careamics_dm.checkpoints import SaveConfig, load_checkpoint
-from careamics_dm.formats.tiff import open_tiff
-from careamics_dm.image_stack import ArrayStack
-from careamics_dm.metrics import psnr
+from careamics_dm.comparison import SCORES, VIEW, write_scores
+from careamics_dm.embedded import use_sample
 from careamics_dm.models.base import RestorationModule
-from careamics_dm.plots import middle_plane, plot_denoised, plot_losses
-from careamics_dm.regions import Region, read_region
-from careamics_dm.writers import check_writable
+from careamics_dm.plots import plot_losses
+from careamics_dm.report import TestReport
+from careamics_dm.show import draw, keep_view, show_prediction, show_view
+from careamics_dm.split import write_split
+from careamics_dm.truth import read_truth
+from careamics_dm.writers import TiffWriter, check_writable
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from pathlib import Path
 
     from careamics_dm.datamodule import PatchDataModule
     from careamics_dm.image_stack import ImageStack
 
-VIEW = {"Y": 512, "X": 512, "Z": 32}
-"""A picture shows at most so many pixels per axis, from the middle of an image."""
+METRICS = ("train_", "val_", "test_")
+"""How the names of what is logged begin, of which there are scores."""
+
+
+class Prediction(NamedTuple):
+    """What the images of ``predict_data`` become after training."""
+
+    writer: TiffWriter
+    truth: ImageStack | None
 
 
 @application("train")
 def main(config: dict[str, Any], folder: Path) -> float | None:
-    """Train, save and show; return the last validation (else training) loss for a sweeper."""
+    """Train, save and show; return the validation (else training) loss for a sweeper."""
+    began = time.monotonic()
     use_sample(config)
     check_writable(folder)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
@@ -45,26 +54,37 @@ def main(config: dict[str, Any], folder: Path) -> float | None:
         load_checkpoint(config["checkpoint"])  # refused before data are read
     data: PatchDataModule = build(config, "data")
     try:
-        return train(config, folder, data)
+        scores = train(config, folder, data)
     finally:
         data.teardown("fit")
+    write_scores(folder / SCORES, scores | {"seconds": round(time.monotonic() - began, 1)})
+    return scores.get("val_loss", scores.get("train_loss"))
 
 
-def train(config: dict[str, Any], folder: Path, data: PatchDataModule) -> float | None:
-    """Train on data that are not opened yet, and show the result."""
+def train(config: dict[str, Any], folder: Path, data: PatchDataModule) -> dict[str, float]:
+    """Train on data that are not opened yet, show the result, and return the scores."""
     model: L.LightningModule = build(config, "model")
-    # Whatever prediction will need is tried now, not after hours of training.
+    # Whatever test and prediction will need is tried now, not after hours of training.
     data.setup("fit")
-    writer = truth = None
-    if config["data"]["predict_data"] is not None:
-        if data.batch_format != "dict":
-            raise DataError(
-                "predict_data: needs data.batch_format=dict, to know where tiles belong."
-            )
-        data.setup("predict")
-        writer = build(config, "writer", folder=config["writer"]["folder"] or folder / "denoised")
-        writer.setup(SimpleNamespace(datamodule=data), model, "predict")
-        truth = read_truth(config, data.predict_stacks[0])
+    write_split(data, folder / "split.csv")
+    report = prepare_test(config, folder, data, model)
+    prediction = prepare_prediction(config, folder, data, model)
+    trainer = make_trainer(config, folder, [] if report is None else [report])
+    trainer.fit(model, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
+    scores = use_kept(trainer, model)
+    print()
+    for name, file in (("model", "model.ckpt"), ("losses", "losses.png")):
+        if name == "losses" and (folder / "logs" / "metrics.csv").exists():
+            plot_losses(folder / "logs" / "metrics.csv", folder / file)
+        if (folder / file).exists():
+            print(f"{name:<16} {folder / file}")
+    if report is not None:
+        scores |= test(trainer, model, data, report)
+    return scores | show(config, folder, data, model, prediction)
+
+
+def make_trainer(config: dict[str, Any], folder: Path, more: list[L.Callback]) -> L.Trainer:
+    """Make the trainer with its logger and callbacks, which write into the run's folder."""
     logger, callbacks = config.get("logger"), config.get("callbacks") or {}
     trainer: L.Trainer = build(
         config,
@@ -75,159 +95,115 @@ def train(config: dict[str, Any], folder: Path, data: PatchDataModule) -> float 
             *(build(callbacks, name, **into(folder, callbacks[name])) for name in callbacks),
             SaveConfig(config),
             StopOnRequest(),
+            *more,
         ],
     )
-    trainer.fit(model, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
-    loss = trainer.callback_metrics.get("val_loss", trainer.callback_metrics.get("train_loss"))
-    print()
-    if (folder / "model.ckpt").exists():
-        print(f"model            {folder / 'model.ckpt'}")
-    if (folder / "logs" / "metrics.csv").exists():
-        plot_losses(folder / "logs" / "metrics.csv", folder / "losses.png")
-        print(f"losses           {folder / 'losses.png'}")
-    if writer is not None:
-        show_prediction(config, model, data, folder, writer, truth)
-    elif isinstance(model, RestorationModule):
-        show_view(model, data, folder)
-    return None if loss is None else float(loss)
+    return trainer
 
 
 def into(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
     """Return the arguments of a logger or callback that say where to write, where left open."""
-    keys = ("save_dir", "dirpath")
+    keys = ("save_dir", "dirpath", "folder")
     return {key: folder for key in keys if key in config and config[key] is None}
 
 
-def use_sample(config: dict[str, Any]) -> None:
-    """Fill in the embedded sample where no training data are given."""
-    data = config["data"]
-    if data["train_data"] is not None or not data["_target_"].endswith(".ArrayDataModule"):
-        return
-    volume = isinstance(data["patch_size"], list) and len(data["patch_size"]) == 3
-    name, axes = ("filaments", "ZYX") if volume else ("nuclei", "YX")
-    print(f"No data.train_data given: using the embedded sample ({name}, {axes}).")
-    sample = {"_target_": "careamics_dm.samples.noisy", "name": name}
-    data |= {"train_data": sample, "axes": axes}
-    if data["predict_data"] is None:
-        data["predict_data"] = sample
-        if "truth" in config and config["truth"] is None:
-            config["truth"] = sample | {"_target_": "careamics_dm.samples.clean"}
-
-
-def read_truth(config: dict[str, Any], stack: ImageStack) -> ArrayStack | None:
-    """Read the clean image of ``truth``; it must be like the image that is predicted first.
-
-    Raises
-    ------
-    DataError
-        It can't be read, or has another shape.
-    """
-    truth = config["truth"]
-    if truth is None:
+def prepare_test(
+    config: dict[str, Any], folder: Path, data: PatchDataModule, model: L.LightningModule
+) -> TestReport | None:
+    """Open the test data, if there are any, and check that the model can be tested on them."""
+    if config["data"]["test_data"] is None:
         return None
-    if isinstance(truth, dict):
-        clean = build(config, "truth")
-    else:
-        try:
-            path = Path(truth).expanduser()
-            clean = np.load(path) if path.suffix == ".npy" else tifffile.imread(path)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"truth: {truth} can't be read ({error}). Name a TIFF or .npy file."
-            ) from error
-    if clean.shape != tuple(stack.original_data_shape):
+    if data.batch_format != "dict":
+        raise DataError("test_data: needs data.batch_format=dict, to know where tiles belong.")
+    data.setup("test")
+    learns_from = getattr(model, "learns_from", "noisy images")
+    if learns_from != "noisy images" and not data.has_target("test"):
         raise DataError(
-            f"truth: its shape is {clean.shape}, but that of {stack.source}, the first image of "
-            f"predict_data, is {tuple(stack.original_data_shape)}. Name the clean image of that."
+            f"test_data: {type(model).__name__} learns from {learns_from}, but the test images "
+            "have no targets. Give data.test_target."
         )
-    return ArrayStack(clean, stack.original_axes, "truth")
+    return TestReport(folder)
 
 
-def show_prediction(
+def prepare_prediction(
+    config: dict[str, Any], folder: Path, data: PatchDataModule, model: L.LightningModule
+) -> Prediction | None:
+    """Open the images to predict, if there are any, and try whether results can be written."""
+    if config["data"]["predict_data"] is None:
+        return None
+    if data.batch_format != "dict":
+        raise DataError("predict_data: needs data.batch_format=dict, to know where tiles belong.")
+    data.setup("predict")
+    writer = build(config, "writer", folder=config["writer"]["folder"] or folder / "denoised")
+    writer.setup(SimpleNamespace(datamodule=data, callbacks=[writer]), model, "predict")
+    if config["truth"] is None:
+        return Prediction(writer, None)
+    if data.n_target_channels != data.n_channels:
+        raise DataError(
+            f"truth: images have {data.n_channels} channel(s), but what the model makes of them "
+            f"has {data.n_target_channels}, as the targets. Leave truth out."
+        )
+    truth = build(config, "truth") if isinstance(config["truth"], dict) else config["truth"]
+    return Prediction(writer, read_truth(truth, data.predict_stacks[0]))
+
+
+def use_kept(trainer: L.Trainer, model: L.LightningModule) -> dict[str, float]:
+    """Give the model the weights that were kept; return what had been logged for them."""
+    saved = trainer.checkpoint_callback
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if isinstance(saved, SaveModel) and saved.best_model_path and saved.kept_scores:
+        content = torch.load(saved.best_model_path, map_location="cpu", weights_only=True)
+        model.load_state_dict(content["state_dict"])
+        logged = saved.kept_scores
+    return {n: value for n, value in logged.items() if n.startswith(METRICS) or n == "epoch"}
+
+
+def test(
+    trainer: L.Trainer, model: L.LightningModule, data: PatchDataModule, report: TestReport
+) -> dict[str, float]:
+    """Test, print the table, and return what was logged."""
+    (logged,) = trainer.test(model, datamodule=data, verbose=False)
+    if report.table:
+        print(f"test             {report.folder / 'test.csv'}\n{report}")
+    else:
+        print(f"test_loss        {logged.get('test_loss')} (no data.test_target to compare with)")
+    return {name: value for name, value in logged.items() if name.startswith("test_")}
+
+
+def show(
     config: dict[str, Any],
+    folder: Path,
+    data: PatchDataModule,
     model: L.LightningModule,
-    data: PatchDataModule,
-    folder: Path,
-    writer: Any,
-    truth: ImageStack | None,
-) -> None:
-    """Predict ``predict_data``, write the images, and draw the first one."""
-    keys = ("_target_", "_convert_", "accelerator", "devices", "precision")
-    trainer: L.Trainer = build(
-        {"trainer": {key: config["trainer"][key] for key in keys if key in config["trainer"]}},
-        "trainer",
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[writer, StopOnRequest()],
-        default_root_dir=folder,
-    )
-    if len(data.predict_dataloader()) > 0:  # else all results are there already, and kept
-        trainer.predict(model, datamodule=data, return_predictions=False)
-    print(f"denoised images  {writer.folder}")
-    stack = data.predict_stacks[0]
-    channels = data.channel_indices(stack)
-    denoised = open_tiff(writer.paths[0], stack.original_axes, trust_axes=True)
-    region = middle(stack)
-    clean = None if truth is None else read_region(truth, region, channels)
-    draw(stack, data, region, read_region(denoised, region, None), folder, clean)
-    if truth is not None:
-        expected = whole(truth, channels)
-        before = psnr(expected, whole(stack, channels))
-        after = psnr(expected, whole(denoised, None))
-        print(f"PSNR             {before:.2f} dB -> {after:.2f} dB")
-
-
-def show_view(model: RestorationModule, data: PatchDataModule, folder: Path) -> None:
-    """Draw the middle of the first training image, as it is and denoised."""
-    stack = data.train_stacks[0]
-    region = middle(stack)
-    noisy = read_region(stack, region, data.channel_indices(stack))
-    # Where the data have NaN, nan_policy has let them pass.
-    image = torch.from_numpy(np.nan_to_num(noisy.astype(np.float32)))[None]
-    model.eval()
-    with torch.inference_mode():
-        batch = data.transform({"image": image.to(model.device)})
-        result = model.predict_step(batch)["prediction"]
-    draw(stack, data, region, result[0].cpu().numpy(), folder, None)
-
-
-def middle(stack: ImageStack) -> Region:
-    """Return the middle of the first sample, as much of it as a picture shows."""
-    size = stack.data_shape[2:]
-    shown = [min(n, VIEW[axis]) for n, axis in zip(size, "ZYX"[-len(size) :], strict=True)]
-    start = tuple((n - m) // 2 for n, m in zip(size, shown, strict=True))
-    return Region(0, 0, start, tuple(a + m for a, m in zip(start, shown, strict=True)))
-
-
-def draw(
-    stack: ImageStack,
-    data: PatchDataModule,
-    region: Region,
-    denoised: NDArray[Any],
-    folder: Path,
-    clean: NDArray[Any] | None,
-) -> None:
-    """Draw a region, ``C (Z) Y X``, before and after."""
-    axes = "C" + "ZYX"[-len(region.start) :]
-    noisy = read_region(stack, region, data.channel_indices(stack))
-    path = folder / "denoised.png"
-    plot_denoised(
-        middle_plane(noisy, axes),
-        middle_plane(denoised, axes),
-        path,
-        None if clean is None else middle_plane(clean, axes),
-        title=f"middle of {Path(stack.source).name}" if clean is None else None,
-    )
-    print(f"picture          {path}")
-
-
-def whole(stack: ImageStack, channels: list[int] | None) -> NDArray[Any]:
-    """Read a whole image as ``S C (Z) Y X``."""
-    size = tuple(stack.data_shape[2:])
-    samples = range(stack.data_shape[0])
-    start = (0,) * len(size)
-    return np.stack([read_region(stack, Region(0, s, start, size), channels) for s in samples])
+    prediction: Prediction | None,
+) -> dict[str, float]:
+    """Predict and draw, or draw at least a training image; return scores against the truth."""
+    scores: dict[str, float] = {}
+    if prediction is not None:
+        writer, truth = prediction
+        keys = ("_target_", "_convert_", "accelerator", "devices", "precision")
+        settings = {key: config["trainer"][key] for key in keys if key in config["trainer"]}
+        trainer: L.Trainer = build(
+            {"trainer": settings},
+            "trainer",
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[writer, StopOnRequest()],
+            default_root_dir=folder,
+        )
+        planes, scores = show_prediction(trainer, model, data, writer, truth)
+        source = data.predict_stacks[0].source
+    elif isinstance(model, RestorationModule):
+        planes, source = show_view(model, data), data.train_stacks[0].source
+    else:
+        return scores
+    draw(planes, folder / "denoised.png", source)
+    if scores:
+        print(f"PSNR             {scores['psnr_noisy']:.2f} dB -> {scores['psnr']:.2f} dB")
+    if in_sweep():
+        keep_view(planes, folder / VIEW)
+    return scores
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from careamics_dm.axes import DataError
-from careamics_dm.held_out import without_overlap
+from careamics_dm.held_out import within, without_overlap
+from careamics_dm.plan import rows_of
 from careamics_dm.sampling import GridPatches, RandomPatches
 from careamics_dm.tiling import grid_plan, n_covering
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from careamics_dm.images import Images
-    from careamics_dm.plan import Plan
+    from careamics_dm.split import Split
 
 
 def training_plan(
@@ -24,7 +25,7 @@ def training_plan(
     sampling: Literal["random", "grid"],
     patch_size: tuple[int, ...],
     n_patches: int | None,
-    held_out: Plan | None,
+    split: Split | None,
     *,
     seed: int,
     cell_bytes: int,
@@ -41,8 +42,8 @@ def training_plan(
         ``(Z) Y X``, pixels.
     n_patches : int or None
         Random patches per epoch; as many as cover the data side by side by default.
-    held_out : Plan or None
-        Validation patches.
+    split : Split or None
+        What validates.
     seed, cell_bytes : int
         As for `random_plan`.
 
@@ -57,31 +58,39 @@ def training_plan(
         Nothing is left of a grid.
     """
     extents = images.extents()
+    held_out, trained = (None, None) if split is None else (split.avoided, split.trained)
     if sampling == "random":
-        n = n_patches or n_by_default(images, patch_size, held_out)
-        masks = images.origin_masks(patch_size, held_out)
-        return RandomPatches(extents, patch_size, n, seed, cell_bytes, held_out, masks)
+        n = n_patches or n_by_default(images, patch_size, split)
+        masks = images.origin_masks(patch_size, held_out, trained)
+        return RandomPatches(extents, patch_size, n, seed, cell_bytes, held_out, masks, trained)
     plan = grid_plan(extents, patch_size, cell_bytes=cell_bytes)
+    if trained is not None:
+        plan = plan.take(trained[rows_of(plan, extents)])
     if held_out is not None:
         plan = without_overlap(plan, held_out)
-    for (image, sample), mask in images.origin_masks(patch_size).items():
-        mine = np.flatnonzero((plan.image == image) & (plan.sample == sample))
-        plan = plan.take(np.delete(np.arange(len(plan)), mine[~mask.allows(plan.start[mine])]))
+    plan = within(plan, images.origin_masks(patch_size, chosen=trained), extents)
     if not len(plan):
         raise DataError(
-            f"sampling=grid: validation patches and mask leave no patch of {patch_size} side by "
+            f"sampling=grid: what validates and the mask leave no patch of {patch_size} side by "
             "side. Use smaller patches, fewer n_val_patches, or sampling=random."
         )
     return GridPatches(plan, seed)
 
 
-def n_by_default(images: Images, patch_size: Sequence[int], held_out: Plan | None) -> int:
+def n_by_default(images: Images, patch_size: Sequence[int], split: Split | None) -> int:
     """Count random patches per epoch: as many as cover the data, but for the held-out ones."""
-    held = 0 if held_out is None else len(held_out)
-    missing = images.n_not_acquired()
+    extents = images.extents()
+    held = 0 if split is None or split.avoided is None else len(split.avoided)
+    trained = None if split is None else split.trained
+    if trained is not None:
+        first = np.cumsum([0] + [extent.samples for extent in extents])[:-1]
+        counts = np.add.reduceat(trained, first, dtype=np.int64).tolist()
+        extents = tuple(e._replace(samples=n) for e, n in zip(extents, counts, strict=True))
+    missing = images.n_not_acquired(trained)
     covering = sum(
         n_covering([extent], patch_size)
         * (1 - missing.get(i, 0) / (extent.samples * prod(extent.size)))
-        for i, extent in enumerate(images.extents())
+        for i, extent in enumerate(extents)
+        if extent.samples
     )
     return max(round(covering) - held, 1)

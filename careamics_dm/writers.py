@@ -44,7 +44,9 @@ class TiffWriter(Callback):
         float32, or the input's dtype (rounded and clipped for integers).
     existing : {"error", "skip", "replace"}
         What to do about a result that is there already: refuse, keep it and do not predict
-        that image, or predict and replace it.
+        that image (unless another writer lacks it), or predict and replace it.
+    output : str
+        Which output of ``predict_step`` to write: "prediction", or another of its shape and units.
 
     Raises
     ------
@@ -58,6 +60,7 @@ class TiffWriter(Callback):
         *,
         dtype: Literal["float32", "source"] = "float32",
         existing: Literal["error", "skip", "replace"] = "error",
+        output: str = "prediction",
     ) -> None:
         # Not a BasePredictionWriter: for these, Lightning wants to know batches by index, and
         # warns that it cannot.
@@ -69,8 +72,11 @@ class TiffWriter(Callback):
         self.folder = Path(folder).expanduser()
         self.dtype = dtype
         self.existing = existing
+        self.output = output
         self.paths: list[Path] = []
         """Of the results, one per image; known after ``setup``."""
+        self.wanted: set[int] = set()
+        """Indices of the images to write; known after ``setup``."""
         self._open: dict[int, _TiffCanvas] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -93,8 +99,12 @@ class TiffWriter(Callback):
                 "Write to another folder, or set writer.existing to skip or replace."
             )
         check_writable(self.folder)
-        there = set(there if self.existing == "skip" else ())
-        datamodule.select_predict([i for i in range(len(self.paths)) if i not in there])
+        self.wanted = set(range(len(self.paths))) - (there if self.existing == "skip" else set())
+        # Whichever of several writers is set up last, all of them get what they lack.
+        callbacks = getattr(trainer, "callbacks", [])
+        beside = [other for other in callbacks if isinstance(other, TiffWriter)]
+        everything = self.wanted.union(*(other.wanted for other in beside))
+        datamodule.select_predict(sorted(everything))
 
     def on_predict_batch_end(
         self,
@@ -107,16 +117,18 @@ class TiffWriter(Callback):
     ) -> None:
         """Put the tiles of a batch into their files; called by Lightning."""
         del pl_module, batch, batch_idx, dataloader_idx
-        if not isinstance(outputs, Mapping) or not {"prediction", "region"} <= set(outputs):
+        if not isinstance(outputs, Mapping) or not {self.output, "region"} <= set(outputs):
             raise DataError(
                 "TiffWriter needs tiles and their places: let predict_step return a dict of "
-                "prediction, (N, C, (Z), Y, X) in the units of the data, and the batch's region "
-                "(batch_format=dict)."
+                f"{self.output}, (N, C, (Z), Y, X) in the units of the data, and the batch's "
+                "region (batch_format=dict)."
             )
         stacks = trainer.datamodule.predict_stacks  # type: ignore[attr-defined]
-        tiles = outputs["prediction"].detach().cpu().float().numpy()
+        tiles = outputs[self.output].detach().cpu().float().numpy()
         for tile, region in zip(tiles, outputs["region"].tolist(), strict=True):
             image = region[0]
+            if image not in self.wanted:
+                continue
             if image not in self._open:
                 stack = stacks[image]
                 dtype = np.dtype(np.float32)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from careamics_dm import ArrayDataModule, Augmentation
-from careamics_dm.augmentation import _turn_on_device, orient
+from careamics_dm.augmentation import _turn_on_device, orient, turn, turn_back
 from careamics_dm.axes import DataError
 
 SETTINGS = [
@@ -79,12 +79,20 @@ def test_numpy_and_torch_turn_alike(data):
     assert torch.equal(ours, _turn_on_device(x.to(torch.float32), orientations, counts))
 
 
+def test_turning_back_undoes_turning_whatever_the_shape():
+    x = torch.arange(2.0 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    for orientation in Augmentation("ZYX").orientations((3, 8, 8)):
+        turned = turn(x, orientation)
+        assert turned.shape[-2:] == ((5, 4) if orientation.transpose else (4, 5))
+        assert torch.equal(turn_back(turned, orientation), x)
+
+
 def test_the_batch_that_is_turned_stays_as_it_was():
     x = torch.arange(32.0).reshape(2, 1, 4, 4)
     before = x.clone()
     orientations = Augmentation().orientations((4, 4))
-    for turn in (orient, _turn_on_device):
-        turn(x, orientations, [0, 1, 0, 0, 1, 0, 0, 0])
+    for apply in (orient, _turn_on_device):
+        apply(x, orientations, [0, 1, 0, 0, 1, 0, 0, 0])
         assert torch.equal(x, before)
 
 

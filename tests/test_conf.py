@@ -15,10 +15,14 @@ CONF = Path(str(resources.files("careamics_dm.conf")))
 OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 GROUPS = sorted({str(path.parent) for path in OPTIONS})
 APPS = ("train", "predict", "preview")
+IN_DATA = ("normalization", "augmentation", "patch_filter")  # arguments of a data module
 VARIANTS = {
     # What makes an option another one than the defaults of its class.
     "model/n2v2.yaml": {"network": {"n2v2": True}, "masking": {"strategy": "median"}},
-    "model/structn2v.yaml": {"masking": {"struct_axis": "X"}},
+    "model/structn2v.yaml": {"masking": {"struct_mask": "horizontal"}},
+    "model/care.yaml": {"network": {"independent_channels": False}},
+    "model/n2n.yaml": {"network": {"independent_channels": False}},
+    "model_data/structn2v.yaml": {"augmentation": {"quarter_turns": False}},
     "augmentation/flips.yaml": {"quarter_turns": False},
     "augmentation/none.yaml": {"flip": "", "quarter_turns": False},
 }
@@ -50,8 +54,8 @@ def test_keys_are_arguments_and_have_their_defaults(path):
         assert given.keys() <= parameters.keys()
         for key, value in given.items():
             default = parameters[key].default
-            if isinstance(value, dict):
-                continue  # an object, compared by itself
+            if isinstance(value, dict) or path.parent.name == "experiment":
+                continue  # an object, compared by itself; a choice, which is no default
             if key in differs:
                 assert value == differs[key] != default
             elif default is inspect.Parameter.empty:
@@ -87,7 +91,7 @@ def test_a_group_file_stands_alone(path):
 @pytest.mark.parametrize("path", OPTIONS, ids=str)
 def test_objects_get_plain_containers(path):
     config = load(path)
-    several = path.parent.name == "callbacks"  # parts of an object take after it
+    several = path.parent.name in ("callbacks", "model_data")  # parts of an object take after it
     for part in config.values() if several else [config]:
         assert part.get("_convert_") == "all" or path.parent.name.startswith("experiment")
 
@@ -99,18 +103,28 @@ def test_variants_of_noise2void_differ_only_where_they_say():
         assert load(f"model/{name}.yaml") == OmegaConf.to_container(expected)
 
 
+def test_models_that_learn_from_pairs_have_the_network_and_the_schedule_of_noise2void():
+    basis, care, n2n = (load(f"model/{name}.yaml") for name in ("n2v", "care", "n2n"))
+    assert care["network"] == basis["network"] | {"independent_channels": False}
+    assert care["optimizer"] == basis["optimizer"] and care["scheduler"] == basis["scheduler"]
+    target = {"_target_": "careamics_dm.models.n2n.N2NModule"}
+    assert n2n == care | target | {"loss": "mse"}
+
+
 @pytest.mark.parametrize("path", OPTIONS, ids=str)
 def test_every_option_composes(path):
     group, option = path.parts[0], path.stem
-    place = f"+{group}@data.{group}" if group in ("normalization", "augmentation") else group
+    place = f"+{group}@data.{group}" if group in IN_DATA else group
     app = "predict" if path.as_posix() == "trainer/predict.yaml" else "train"
     choices = [f"{place}={option}"]
     if group == "experiment_data":  # chosen by what they are of
         experiment, _, data = option.partition("_")
         choices = [f"experiment={experiment}", f"data={data}"]
+    if group == "model_data":
+        choices = [f"model={option}"]
     config = compose(app, *choices)
     part = config.data[group] if place.startswith("+") else config.get(group)
-    if group.startswith("experiment"):
+    if group.startswith("experiment") or group == "model_data":
         expected = load(path).get("data", load(path))
         part = {key: config.data[key] for key in expected}
     else:

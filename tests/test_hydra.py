@@ -47,7 +47,7 @@ BAD = {
     ("trainer.limit_train_batches=1",): "+trainer.limit_train_batches=... adds a key",
     ("data=tif",): "there is no data=tif. Choose among array, custom, czi, tiff, zarr.",
     ("logger=nothing",): "there is no logger=nothing. Choose among csv, tensorboard, wandb.",
-    ("experiment=nothing",): "there is no experiment=nothing. Choose among formats, n2v_3d.",
+    ("experiment=nothing",): "there is no experiment=nothing. Choose among formats, n2v_3d, rows.",
     ("+data.colour=red",): "data: TypeError: ",
     # Values
     ("data.batch_size=0",): "batch_size=0 is too small",
@@ -202,6 +202,16 @@ def test_training_and_prediction_stop_when_asked_and_can_go_on(tmp_path, ctrl_c)
     assert all(tifffile.imread(results / name).min() > 0 for name in found)
     done = succeed("predict", tmp_path, *place, "writer.existing=skip")
     assert len([name for name in done.files if name.startswith("denoised/")]) == 6
+
+
+def test_after_ctrl_c_training_goes_on_from_the_last_epoch_not_the_best(tmp_path, ctrl_c):
+    write_tiffs(tmp_path / "images", "YX", [(60, 60)])
+    data = (*SMALL, "data=tiff", "data.train_data=images", "data.train_target=images")
+    last = tmp_path / "run/last.ckpt"
+    with started("train", tmp_path, *data, "model=care", "trainer.max_epochs=100000") as training:
+        stop_when(training, last.exists)
+    said = (tmp_path / "train.txt").read_text()
+    assert f"careamics-train: stopped from the keyboard. Continue with checkpoint={last}" in said
 
 
 def test_ctrl_c_is_not_lost_in_a_destructor(tmp_path, images, ctrl_c):

@@ -168,6 +168,7 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path, trained, images):
         (trained, images, "writer.folder=images"): "would replace inputs",
         (trained, images, "data.tile_size=[32]"): "tile_size",
         (trained, images, "data.tilesize=[32,32]"): "Did you mean data.tile_size",
+        (trained, images, "uncertainty=maybe"): "uncertainty='maybe': give true or false",
     }
     for arguments, expected in cases.items():
         assert expected in refuse("predict", tmp_path, *arguments)
@@ -183,3 +184,76 @@ def test_a_broken_image_among_good_ones_is_found_before_anything_is_predicted(
     message = refuse("predict", tmp_path, trained, images)
     assert "bad.tif" in message and "short.tif" in message
     assert not list((tmp_path / "run").rglob("*.tif"))
+
+
+def test_uncertainty_is_written_beside_and_brings_augmentation(tmp_path, trained, images):
+    plain = succeed("predict", tmp_path, trained, images, folder="plain")
+    turned = succeed(
+        "predict", tmp_path, trained, images, "test_time_augmentation=true", folder="turned"
+    )
+    done = succeed("predict", tmp_path, trained, images, "uncertainty=true")
+    names = {"image_0.tif", "image_1.tif"}
+    assert done.files == {"config.yaml"} | {
+        f"{folder}/{name}" for folder in ("denoised", "uncertainty") for name in names
+    }
+    assert turned.files == plain.files
+    assert str(done.folder / "uncertainty") in done.out
+    for name in names:
+        one, mean, again, deviation = (
+            tifffile.imread(path / name)
+            for path in (
+                plain.folder / "denoised",
+                turned.folder / "denoised",
+                done.folder / "denoised",
+                done.folder / "uncertainty",
+            )
+        )
+        np.testing.assert_array_equal(mean, again)
+        assert not np.array_equal(one, mean)
+        assert deviation.shape == one.shape and deviation.dtype == np.float32
+        assert deviation.min() >= 0 and deviation.max() > 0
+        # One of those that make the mean: no further away than their number allows.
+        assert np.all(np.abs(one - mean) <= deviation * 7**0.5 + 1e-2)
+
+
+def test_existing_results_and_their_uncertainty_are_treated_alike(tmp_path, trained, images):
+    place = (trained, images, "writer.folder=results", "uncertainty=true")
+    succeed("predict", tmp_path, *place, "writer.dtype=source")
+    results, beside = tmp_path / "results", tmp_path / "results_uncertainty"
+    assert tifffile.imread(results / "image_0.tif").dtype == np.uint16
+    assert tifffile.imread(beside / "image_0.tif").dtype == np.float32
+    expected = (beside / "image_1.tif").read_bytes()
+    (results / "image_1.tif").write_bytes(b"mine")
+    (results / "image_0.tif").unlink()
+    (beside / "image_1.tif").unlink()
+    assert "1 result(s) exist already" in refuse("predict", tmp_path, *place)
+    done = succeed("predict", tmp_path, *place, "writer.existing=skip")
+    assert (results / "image_0.tif").exists()
+    assert (results / "image_1.tif").read_bytes() == b"mine"
+    assert (beside / "image_1.tif").read_bytes() == expected
+    done = succeed("predict", tmp_path, *place, "writer.existing=skip")
+    assert "nothing to predict" in done.out
+    succeed("predict", tmp_path, *place, "writer.existing=replace")
+    assert (results / "image_1.tif").read_bytes() != b"mine"
+
+
+def test_models_that_cannot_are_refused(tmp_path, images):
+    (tmp_path / "theirs.py").write_text(
+        "import torch, lightning as L\n"
+        "class Model(L.LightningModule):\n"
+        "    def __init__(self, **settings):\n"
+        "        super().__init__()\n"
+        "        self.net = torch.nn.Conv2d(1, 1, 1)\n"
+        "    def training_step(self, batch, _):\n"
+        "        return self.net(batch['image']).square().mean()\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.Adam(self.parameters())\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        data = ("data=tiff", "data.train_data=images", "model._target_=theirs.Model")
+        with pytest.warns(UserWarning, match="validation"):
+            succeed("train", tmp_path, *SMALL, *data, "data.n_val_patches=2", folder="theirs")
+        place = ("checkpoint=theirs/model.ckpt", images, "trusted=[theirs]")
+        message = refuse("predict", tmp_path, *place, "uncertainty=true")
+        assert "uncertainty: Model does not know how" in message

@@ -34,9 +34,12 @@ def test_it_prints_a_summary_draws_patches_and_trains_nothing(tmp_path, images):
 
 def test_it_shows_targets(tmp_path, images):
     write_tiffs(tmp_path / "targets", "YX", [(40, 50), (33, 64)])
-    done = succeed("preview", tmp_path, *images, *SMALL, "data.train_target=targets")
-    assert rows(imread(done.folder / "preview.png")) == 4
+    targets = "data.train_target=targets"
+    done = succeed("preview", tmp_path, *images, *SMALL, targets, "model=care")
+    assert rows(imread(done.folder / "preview.png")) == 4  # both, stored and seen
     assert "target" in done.out
+    masked = succeed("preview", tmp_path, *images, *SMALL, targets, folder="masked")
+    assert rows(imread(masked.folder / "preview.png")) == 5  # as Noise2Void sees it
 
 
 def test_it_shows_the_middle_of_volumes(tmp_path):
@@ -47,6 +50,9 @@ def test_it_shows_the_middle_of_volumes(tmp_path):
 
 
 def test_without_data_it_shows_the_sample(tmp_path):
+    for model, n in (("n2n", 4), ("structn2v", 3)):
+        done = succeed("preview", tmp_path, f"model={model}", folder=model)
+        assert rows(imread(done.folder / "preview.png")) == n
     done = succeed("preview", tmp_path, "experiment=n2v_3d")
     assert "filaments" in done.out and "32×256×256" in done.out
     assert done.files == {"preview.png"}

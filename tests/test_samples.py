@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import time
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAMES = ("nuclei", "filaments")
+PIXELS = {"nuclei": 1969403503, "filaments": 2150964479}
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -41,6 +43,38 @@ def test_noise_is_that_of_a_camera(sample: Sample) -> None:
     for axis in range(noise.ndim):
         neighbours = np.mean(white * np.roll(white, 1, axis))
         assert abs(neighbours) < 0.01
+
+
+def test_noise_along_rows() -> None:
+    """Of the same variance; correlated by 2/3 and 1/3 along X, and nowhere else."""
+    sample = samples.rows()
+    np.testing.assert_array_equal(sample.clean, samples.clean("nuclei"))
+    noise = sample.noisy - sample.clean.astype(np.float64)
+    expected = GAIN * (sample.clean - OFFSET) + (GAIN * READ_NOISE) ** 2 + 1 / 12
+    assert abs(noise.mean()) < 0.1
+    assert noise.var() == pytest.approx(expected.mean(), rel=0.02)
+    white = noise / np.sqrt(expected)
+    for step, correlation in ((1, 2 / 3), (2, 1 / 3), (3, 0), (4, 0)):
+        found = np.mean(white[:, step:] * white[:, :-step])
+        assert found == pytest.approx(correlation, abs=0.015)
+    assert abs(np.mean(white[1:] * white[:-1])) < 0.01
+
+
+@pytest.mark.parametrize("name", [*NAMES, "rows"])
+def test_recordings_of_a_scene_differ_in_their_noise_alone(name: samples.Name) -> None:
+    first, second, third = (samples.load(name, 0, i) for i in range(3))
+    np.testing.assert_array_equal(first.clean, second.clean)
+    np.testing.assert_array_equal(first.noisy, samples.noisy(name))
+    np.testing.assert_array_equal(second.noisy, samples.noisy(name, 0, 1))
+    noise = [(s.noisy - s.clean.astype(np.float64)).ravel() for s in (first, second, third)]
+    assert np.abs(np.corrcoef(noise) - np.eye(3)).max() < 0.01
+    assert noise[1].std() == pytest.approx(noise[0].std(), rel=0.02)
+
+
+def test_the_pixels_of_samples_stay_the_same() -> None:
+    """Numbers that people have reported for them stay comparable."""
+    found = {name: zlib.crc32(samples.noisy(name).tobytes()) for name in NAMES}
+    assert found == PIXELS
 
 
 def test_low_light(sample: Sample) -> None:
@@ -99,6 +133,8 @@ def test_bad_requests_are_named() -> None:
         samples.nuclei((8, 512))
     with pytest.raises(ValueError, match="3 numbers"):
         samples.filaments((32, 256))
+    with pytest.raises(ValueError, match="recording=-1"):
+        samples.noisy("nuclei", recording=-1)
 
 
 @pytest.mark.parametrize("name", NAMES)

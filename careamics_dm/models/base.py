@@ -5,38 +5,59 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from careamics_dm.models.unet import misfit
+from careamics_dm.metrics import Scores
+from careamics_dm.models.batch import Batch, unpack
+from careamics_dm.models.building import lack_of_targets
+from careamics_dm.models.optimising import make_scheduler
+from careamics_dm.models.restorer import Restorer
+from careamics_dm.models.restoring import mirror_up
+from careamics_dm.models.scoring import add_tiles, gather, mean_over_images, merged, places_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-Batch: TypeAlias = Mapping[str, Any] | Sequence[Tensor] | Tensor
-"""``{"image": N C (Z) Y X}`` with "target" and "region" where there are such; or a tuple; or the
-image tensor alone."""
+    from careamics_dm.models.scoring import Place
 
 
-class RestorationModule(L.LightningModule, ABC):
+_ROLES: dict[Any, tuple[str, ...]] = {
+    TrainerFn.FITTING: ("train", "val"),
+    TrainerFn.VALIDATING: ("val",),
+    TrainerFn.TESTING: ("test",),
+}
+
+
+class RestorationModule(Restorer, ABC):
     """A network that restores images; subclasses say by which loss it learns.
 
     Works with any loader that yields a `Batch`, and with any network that maps
     ``(N, C, (Z), Y, X)`` to the same spatial shape. Of the data module it uses public members only,
-    each only if there: ``n_channels``, ``n_target_channels``, ``patch_size`` and ``denormalize``.
+    each only if there: ``n_channels``, ``n_target_channels``, ``patch_size``, ``has_target`` and
+    ``denormalize``.
+
+    Where batches of validation and test have targets, whatever the model learns from, restored
+    images are compared with them in the units of the data (see `Scores`): PSNR, scale-invariant
+    PSNR and SSIM are logged as ``val_psnr``, ``val_si_psnr`` and ``val_ssim``, means over channels
+    (those of channel 0 as ``val_psnr_0``, if there are several), and ``test_psnr`` and so on,
+    means over images.
 
     Parameters
     ----------
     network : nn.Module or callable
-        The network, or a function (or class) that builds it when the data are known, called as
-        ``network(in_channels=..., out_channels=..., dims=...)``. The numbers come from the
-        trainer's data module.
+        The network, or a function (or class) that builds it when the data are known, called with
+        those of ``in_channels``, ``out_channels`` and ``dims`` that it takes; ``spatial_dims`` will
+        do for ``dims``, as in MONAI. The numbers come from the trainer's data module.
+    size_divisor : int or None
+        What each spatial size of the network's input must be a multiple of; None: as
+        ``network.size_divisor`` says, and any size where it says nothing.
     optimizer : callable or None
         Makes the optimiser from the parameters; None: Adam (Kingma & Ba, ICLR 2015), rate 1e-3.
     scheduler : callable or None
@@ -44,143 +65,158 @@ class RestorationModule(L.LightningModule, ABC):
         ``ReduceLROnPlateau`` follows ``val_loss`` where there are validation data, else
         ``train_loss``. A ``functools.partial`` with ``T_max=None``, as of ``CosineAnnealingLR``,
         gets the number of epochs of the run.
+
+    Attributes
+    ----------
+    learns_from : {"noisy images", "clean targets", "noisy targets"}
+        Of the class: what training needs. Where that is targets, data without any are refused.
+    keeps : {"best", "last"}
+        Of the class: the weights of a run that are worth keeping. Those of the lowest ``val_loss``
+        where that is measured against the truth; the last where it is measured against noise.
+    test_time_augmentation : bool
+        Whether prediction and test average over flips and quarter turns of the image; set it
+        before they begin. They take eight times as long then.
+    uncertainty : bool
+        Whether prediction also tells how much these differ; needs ``test_time_augmentation``.
+    test_scores : dict of int to Scores
+        Of the last test: those of the restored images, by the image's number (the first column of
+        ``region``; without that, each image of a batch is one, in the order of the loader).
+        Complete on every process once the test is over. Where images come in tiles, SSIM is
+        approximate, see `Scores`.
+    test_scores_before : dict of int to Scores
+        Likewise of the images as they came, where they have as many channels as the targets.
+
+    Raises
+    ------
+    ValueError
+        If ``size_divisor`` is not a whole number of at least 1.
     """
 
-    network: nn.Module
+    learns_from: ClassVar[Literal["noisy images", "clean targets", "noisy targets"]] = (
+        "noisy images"
+    )
+    keeps: ClassVar[Literal["best", "last"]] = "last"
 
     def __init__(
         self,
         network: nn.Module | Callable[..., nn.Module],
         *,
+        size_divisor: int | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
     ) -> None:
-        super().__init__()
-        # No save_hyperparameters: checkpoints hold tensors only and load with weights_only=True.
-        self._build: Callable[..., nn.Module] | None = None
-        if isinstance(network, nn.Module):
-            self.network = network
-        else:
-            self._build = network
+        super().__init__(network, size_divisor)
         self._make_optimizer = optimizer or functools.partial(torch.optim.Adam, lr=1e-3)
         self._make_scheduler = scheduler
-
-    def configure_model(self) -> None:
-        """Build the network if that waited for the data, and check that the data suit it.
-
-        Lightning calls it before a stage begins and before a checkpoint is loaded; once built, the
-        network stays.
-
-        Raises
-        ------
-        ValueError
-            If the network is to be built and there is no data module to ask, or if its channels
-            or the training patch size do not suit the network.
-        """
-        data = self._data()
-        if self._build is not None and not self._is_built:
-            numbers = [getattr(data, name, None) for name in ("n_channels", "patch_size")]
-            if None in numbers:
-                raise ValueError(
-                    "The network is to be built from n_channels and patch_size of the trainer's "
-                    f"data module, but {_found(data)}; pass a built network, such as "
-                    "UNet(1, dims=2)."
-                )
-            self.network = self._build(
-                in_channels=data.n_channels,
-                out_channels=getattr(data, "n_target_channels", data.n_channels),
-                dims=len(data.patch_size),
-            )
-        self._check_data(data)
+        self._val_scores: Scores | None = None
+        self.test_scores: dict[int, Scores] = {}
+        self.test_scores_before: dict[int, Scores] = {}
+        self._test_losses: list[tuple[Tensor, int]] = []
+        self._n_tested = 0
+        self._test_is_gathered = False
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss of a batch as a scalar."""
 
-    def unpack(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return image and target of a batch, in whichever layout it comes.
+    def target_loss(self, restored: Tensor, target: Tensor) -> Tensor | None:
+        """Return the loss of restored images, for models whose loss compares these with targets.
 
         Parameters
         ----------
-        batch : Batch
-            A dict with "image" and perhaps "target", a tuple or list, or a tensor.
+        restored : Tensor
+            What the network makes of images, ``(N, C, (Z), Y, X)``, normalised.
+        target : Tensor
+            Normalised targets.
 
         Returns
         -------
-        image : Tensor
-            ``(N, C, (Z), Y, X)``.
-        target : Tensor or None
-            The same spatial shape; None where there is none.
-
-        Raises
-        ------
-        ValueError
-            If there is no image in the batch.
+        Tensor or None
+            A scalar; None if the model's loss is another.
         """
-        if isinstance(batch, Tensor):
-            return batch, None
-        if isinstance(batch, Mapping):
-            if "image" in batch:
-                return batch["image"], batch.get("target")
-            found = f"a dict with the keys {', '.join(map(repr, batch)) or '(none)'}"
-        else:
-            if len(batch) > 0:
-                return batch[0], batch[1] if len(batch) > 1 else None
-            found = "an empty sequence"
-        raise ValueError(
-            f"A batch must hold an image, but it is {found}; let the loader yield "
-            "{'image': ...}, a tuple (image, target), or the image tensor."
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Restore ``(N, C, (Z), Y, X)`` as the network does, in normalised intensities."""
-        if not self._is_built:
-            raise ValueError(
-                "The network is built when a trainer meets a data module, but neither was there "
-                "yet; pass a built network to use the model alone."
-            )
-        restored: Tensor = self.network(x)
-        return restored
+        return None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a training batch; logs ``train_loss`` once an epoch."""
-        return self._step(batch, "train_loss")
+        loss = self.loss(batch)
+        self._log_loss("train_loss", loss, len(unpack(batch)[0]))
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log ``val_loss``."""
-        self._step(batch, "val_loss")
+        """Log ``val_loss``, and score the restored patches where there are targets."""
+        image, target = unpack(batch)
+        loss = None
+        if target is not None:
+            restored = self(image)
+            loss = self.target_loss(restored, target)
+            if restored.shape == target.shape:
+                scores = self._val_scores or Scores(target.shape[1])
+                scores.add(self._in_data_units(target), self._in_data_units(restored.float()))
+                self._val_scores = scores
+        self._log_loss("val_loss", self.loss(batch) if loss is None else loss, len(image))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log ``test_loss``."""
-        self._step(batch, "test_loss")
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scores of the epoch before."""
+        self._val_scores = None
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0) -> dict[str, Any]:
-        """Restore a batch of any spatial size.
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of all processes together."""
+        mine = {} if self._val_scores is None else {0: self._val_scores}
+        for scores in merged(gather(mine)).values():
+            for name, values in scores.as_dict().items():
+                self._log_gathered(f"val_{name}", sum(values) / len(values))
+                for channel, value in enumerate(values if len(values) > 1 else []):
+                    self._log_gathered(f"val_{name}_{channel}", value)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Restore test images and score them where there are targets.
 
         Parameters
         ----------
         batch : Batch
-            Normalised images. They are mirrored at the far side of each axis up to the next size
-            the network takes, and the result is cut back.
+            As `predict_step` takes it. Of a tile that has a "region", what it keeps is scored.
         batch_idx : int
             Not used.
 
         Returns
         -------
         dict
-            "prediction": ``(N, C, (Z), Y, X)`` float32, in the units of the data where the data
-            module can denormalise; "region": the batch's own, where it has one.
+            "prediction" and "region" as of `predict_step`; "image" and, where there is one,
+            "target": ``(N, C, (Z), Y, X)``, in the units of the data likewise.
         """
-        image = self.unpack(batch)[0]
-        restored = self(_mirror_up(image, getattr(self.network, "multiple_of", 1)))
-        inner = (..., *(slice(size) for size in image.shape[2:]))
-        # Half precision would round the intensities once more.
-        restored = restored[inner].float()
-        denormalize = getattr(self._data(), "denormalize", None)
-        result = {"prediction": restored if denormalize is None else denormalize(restored)}
-        if isinstance(batch, Mapping) and "region" in batch:
-            result["region"] = batch["region"]
+        image, target = unpack(batch)
+        restored, _ = self._restore(image)
+        if target is None:
+            loss: Tensor | None = self.loss(mirror_up(image, self.size_divisor))
+        else:
+            loss = self.target_loss(restored, target)
+        if loss is not None:
+            self._test_losses.append((loss.detach(), len(image)))
+        result = self._result(batch, restored)
+        result["image"] = self._in_data_units(image, side="image")
+        if target is not None:
+            result["target"] = self._in_data_units(target)
+            self._score_test(result)
         return result
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss and scores of all processes together."""
+        loss = self._gather_test()
+        values = {} if loss is None else {"loss": loss}
+        for name, value in (values | mean_over_images(self.test_scores)).items():
+            self._log_gathered(f"test_{name}", value)
+
+    def setup(self, stage: str) -> None:
+        """Forget an earlier test, and let a process have no image to test."""
+        self.allow_zero_length_dataloader_with_multiple_devices = stage == "test"
+        if stage == "test":
+            self.test_scores, self.test_scores_before = {}, {}
+            self._test_losses, self._n_tested, self._test_is_gathered = [], 0, False
+
+    def teardown(self, stage: str) -> None:
+        """Take part in gathering where there was no image: Lightning skips the epoch's end then."""
+        if stage == "test" and not self._test_is_gathered:
+            self._gather_test()
 
     def on_train_epoch_end(self) -> None:
         """Stop when the loss is no longer finite, which no later epoch would mend.
@@ -203,10 +239,7 @@ class RestorationModule(L.LightningModule, ABC):
         optimizer = self._make_optimizer(self.parameters())
         if self._make_scheduler is None:
             return optimizer
-        make = self._make_scheduler
-        if isinstance(make, functools.partial) and make.keywords.get("T_max", 0) is None:
-            make = functools.partial(make, T_max=self._epochs())
-        scheduler = make(optimizer)
+        scheduler = make_scheduler(self._make_scheduler, optimizer, self.trainer.max_epochs)
         if not isinstance(scheduler, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
         validates = self._validates()
@@ -218,40 +251,39 @@ class RestorationModule(L.LightningModule, ABC):
             "lr_scheduler": {"scheduler": scheduler, "monitor": monitor, "frequency": every},
         }
 
-    def _epochs(self) -> int:
-        """Count the epochs of the run, for a schedule that spans it."""
-        epochs = self.trainer.max_epochs
-        if epochs is None or epochs < 1:
-            raise ValueError(
-                "the learning-rate scheduler has no T_max, which is then the run's length, but "
-                f"max_epochs={epochs}; set trainer.max_epochs or the scheduler's T_max."
-            )
-        return epochs
+    def _log_loss(self, name: str, loss: Tensor, count: int) -> None:
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True}
+        self.log(name, loss, sync_dist=True, batch_size=count, **options)
 
-    def _step(self, batch: Batch, name: str) -> Tensor:
-        loss = self.loss(batch)
-        count = len(self.unpack(batch)[0])
-        self.log(
-            name,
-            loss,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            sync_dist=True,
-            batch_size=count,
-        )
-        return loss
+    def _log_gathered(self, name: str, value: float) -> None:
+        # The same on all processes: rank_zero_only keeps Lightning from averaging, which would hang
+        # where one has no image to test, and sync_dist from warning of that.
+        self.log(name, value, sync_dist=True, rank_zero_only=True)
 
-    @property
-    def _is_built(self) -> bool:
-        return "network" in self._modules
+    def _gather_test(self) -> float | None:
+        """Bring together what the processes have; return the mean loss, if there is any."""
+        losses = [(float(loss) * n, n) for loss, n in self._test_losses]
+        parts = gather((losses, self.test_scores, self.test_scores_before))
+        self._test_is_gathered = True
+        self.test_scores = merged(part[1] for part in parts)
+        self.test_scores_before = merged(part[2] for part in parts)
+        losses = [loss for part in parts for loss in part[0]]
+        return sum(total for total, _ in losses) / sum(n for _, n in losses) if losses else None
 
-    def _data(self) -> Any:
-        """Return the trainer's data module, None where there is none."""
-        try:
-            return getattr(self.trainer, "datamodule", None)
-        except RuntimeError:  # Lightning's answer when there is no trainer
-            return None
+    def _score_test(self, result: dict[str, Any]) -> None:
+        target = result["target"]
+        places = places_of(result["region"]) if "region" in result else self._next_images(target)
+        if result["prediction"].shape == target.shape:
+            add_tiles(self.test_scores, target, result["prediction"], places)
+        if result["image"].shape == target.shape:
+            add_tiles(self.test_scores_before, target, result["image"], places)
+
+    def _next_images(self, batch: Tensor) -> list[Place]:
+        """Count the images of a batch on, as samplers deal them out to processes."""
+        first = self._n_tested
+        self._n_tested += len(batch)
+        processes = self.trainer.world_size
+        return [(self.global_rank + processes * n, ()) for n in range(first, self._n_tested)]
 
     def _validates(self) -> bool:
         if not self.trainer.enable_validation:
@@ -262,34 +294,12 @@ class RestorationModule(L.LightningModule, ABC):
         return loaders is not None and loaders != []
 
     def _check_data(self, data: Any) -> None:
-        found, takes = getattr(data, "n_channels", None), getattr(self.network, "in_channels", None)
-        if found is not None and takes is not None and found != takes:
-            raise ValueError(
-                f"The network takes in_channels={takes}, but the data have n_channels={found}; "
-                "select other channels or build the network for these."
-            )
-        patch_size = getattr(data, "patch_size", None)
-        if patch_size is None or self.trainer.state.fn != TrainerFn.FITTING:
+        super()._check_data(data)
+        if self.learns_from == "noisy images" or not hasattr(data, "has_target"):
             return
-        problem = misfit(patch_size, getattr(self.network, "multiple_of", 1))
-        if problem:
-            raise ValueError(f"patch_size={tuple(patch_size)} does not suit the network: {problem}")
-
-
-def _found(data: Any) -> str:
-    if data is None:
-        return "there is no data module"
-    return f"{type(data).__name__} lacks one of them"
-
-
-def _mirror_up(x: Tensor, multiple_of: int) -> Tensor:
-    """Extend each spatial axis by reflection at its far side to the next multiple."""
-    for axis in range(2, x.ndim):
-        size = x.shape[axis]
-        missing = -size % multiple_of
-        if missing:
-            # Back and forth as often as needed: F.pad would refuse to reflect by more than size.
-            period = max(2 * size - 2, 1)
-            place = torch.arange(size + missing, device=x.device) % period
-            x = x.index_select(axis, torch.minimum(place, period - place))
-    return x
+        roles = _ROLES.get(self.trainer.state.fn, ())
+        lacking = [role for role in roles if not data.has_target(role)]
+        if "train" in roles and "val" in lacking and not self._validates():
+            lacking.remove("val")
+        if lacking:
+            raise lack_of_targets(type(self).__name__, self.learns_from, lacking[0])

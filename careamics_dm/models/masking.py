@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from careamics_dm.models.neighbourhoods import Neighbourhoods
 
 # Values gathered at once for medians, which bounds the memory. A CPU sorts them in its cache (1 MiB
 # of float32), also because fresh pages for larger pieces cost more than the sorting; an accelerator
 # wants few large steps (64 MiB).
 _VALUES_AT_ONCE = {True: 2**18, False: 2**24}
 
-
-class _Window(NamedTuple):
-    """Where replacements may come from: int64, for G spots in each of P patches."""
-
-    start: Tensor
-    """(D, P, G): first pixel of the neighbourhood, cut at the border."""
-    extent: Tensor
-    """(D, P, G): its pixels along each axis."""
-    hole_start: Tensor
-    """(P, G): first excluded pixel, along the hole's axis."""
-    hole: Tensor
-    """(P, G): excluded pixels in a row, the blind spot among them."""
-
-    @property
-    def choices(self) -> Tensor:
-        """(P, G): pixels to choose from."""
-        return self.extent.prod(0) - self.hole
+StructMask: TypeAlias = Literal["horizontal", "vertical", "axial", "cross", "square"]
+"""Shapes of what structN2V hides around a blind spot."""
+_STRUCT_AXES: dict[StructMask, str] = {
+    "horizontal": "X",
+    "vertical": "Y",
+    "axial": "Z",
+    "cross": "YX",
+    "square": "YX",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +56,16 @@ class Masking:
     remove_center : bool
         Whether "uniform" excludes the blind spot itself. Including it, as the first Noise2Void
         did, leaves some spots as they are and lets the network copy a little noise.
-    struct_axis : {"X", "Y", "Z"} or None
-        For noise that is correlated along one axis (structN2V, Broaddus et al., 2020): hide also
-        a line of pixels along this axis, centred on each blind spot. They are replaced by
-        random values between the smallest and the largest of the patch and never serve as a
-        replacement. They are input only: the mask, and with it the loss, stays on blind spots.
+    struct_mask : {"horizontal", "vertical", "axial", "cross", "square"} or None
+        For noise that is correlated between neighbours (structN2V, Broaddus et al., 2020): hide
+        also the pixels around each blind spot whose noise tells of its own. A line through it
+        along X (horizontal), Y (vertical) or Z (axial), the first two at once (cross), or a
+        square in its YX plane. They are replaced by random values between the smallest and the
+        largest of the patch and never serve as a replacement. They are input only: the mask, and
+        with it the loss, stays on blind spots.
     struct_span : int
-        Pixels of this line, the blind spot included: odd, at least 3.
+        Pixels of the line, or of the edge of the square, the blind spot included: odd, at least 3;
+        a square must be smaller than ``roi_size``.
 
     Raises
     ------
@@ -92,7 +90,7 @@ class Masking:
     roi_size: int = 11
     strategy: Literal["uniform", "median"] = "uniform"
     remove_center: bool = True
-    struct_axis: Literal["X", "Y", "Z"] | None = None
+    struct_mask: StructMask | None = None
     struct_span: int = 5
 
     def __post_init__(self) -> None:
@@ -109,9 +107,14 @@ class Masking:
                 )
         if self.strategy not in ("uniform", "median"):
             raise ValueError(f"strategy={self.strategy!r} is not known; use 'uniform' or 'median'.")
-        if self.struct_axis not in (None, "X", "Y", "Z"):
+        if self.struct_mask is not None and self.struct_mask not in _STRUCT_AXES:
+            known = ", ".join(map(repr, _STRUCT_AXES))
+            raise ValueError(f"struct_mask={self.struct_mask!r} is not known; use {known} or None.")
+        if self.struct_mask == "square" and self.struct_span >= self.roi_size:
             raise ValueError(
-                f"struct_axis={self.struct_axis!r} is no axis; use 'X', 'Y', 'Z' or None."
+                f"struct_mask='square' with struct_span={self.struct_span} hides all that "
+                f"roi_size={self.roi_size} leaves to replace a blind spot by; use a larger "
+                "roi_size or a smaller struct_span."
             )
 
     def __call__(
@@ -129,27 +132,29 @@ class Masking:
         Returns
         -------
         masked : Tensor
-            Like ``x``, with blind spots (and the lines of structN2V) replaced.
+            Like ``x``, with blind spots (and what structN2V hides) replaced.
         mask : Tensor
             bool, the shape of ``x``: True at blind spots.
 
         Raises
         ------
         ValueError
-            If ``x`` has another layout, is not floating, lacks ``struct_axis``, or has no pixels
-            to take a replacement from.
+            If ``x`` has another layout, is not floating, lacks the axis of ``struct_mask``, or has
+            no pixels to take a replacement from.
         """
         self._check(x)
         with torch.no_grad():
             x_PS = x.flatten(0, 1)  # P patches of one channel each; S stands for (Z) Y X here
             spots_DPG, inside_PG = self._draw_spots(x_PS, generator)
-            window = self._window(spots_DPG, x_PS)
+            around = self._neighbourhoods(spots_DPG, x_PS)
             if self.strategy == "median":
-                values_PG = self._medians(x_PS, spots_DPG, window)
+                values_PG = self._medians(x_PS, spots_DPG, around.choices)
             else:
-                values_PG = self._neighbours(x_PS, spots_DPG, window, generator)
-            if self.struct_axis:
-                x_PS = self._hide_lines(x_PS, spots_DPG, inside_PG, generator)
+                chance = torch.rand(inside_PG.shape, generator=generator, device=x.device)
+                places_DPG = around.pick((chance * around.choices).long())
+                values_PG = x_PS.take(_flat_index(places_DPG, x_PS))
+            if self.struct_mask:
+                x_PS = self._hide_struct(x_PS, spots_DPG, inside_PG, generator)
             target = _target(_flat_index(spots_DPG, x_PS), inside_PG, x_PS)
             masked = x_PS.new_empty(x_PS.numel() + 1)
             masked[:-1] = x_PS.flatten()
@@ -182,23 +187,26 @@ class Masking:
                 f"{tuple(x.shape)}; convert or reshape the batch first."
             )
         sizes = dict(zip("ZYX"[-(x.ndim - 2) :], x.shape[2:], strict=True))
-        if self.struct_axis and self.struct_axis not in sizes:
+        if self.struct_mask == "axial" and "Z" not in sizes:
             raise ValueError(
-                f"struct_axis={self.struct_axis!r} is not in a batch of shape {tuple(x.shape)}, "
-                f"which has the axes {', '.join(sizes)}; set struct_axis to one of them."
+                f"struct_mask='axial' is a line along Z, which a batch of shape {tuple(x.shape)} "
+                "does not have; use another struct_mask or three-dimensional patches."
             )
-        if max(size for axis, size in sizes.items() if axis != self.struct_axis) < 2:
+        if not self._leaves_choices(sizes):
             raise ValueError(
                 f"A batch of shape {tuple(x.shape)} has no pixels beside a blind spot to replace "
                 "it by; use larger patches."
             )
 
-    @property
-    def _hole(self) -> tuple[int, int]:
-        """Axis, counted from the last, and half length of the pixels that are hidden."""
-        if self.struct_axis is None:
-            return -1, 0
-        return "ZYX".index(self.struct_axis) - 3, self.struct_span // 2
+    def _leaves_choices(self, sizes: dict[str, int]) -> bool:
+        """Whether a patch has a pixel to choose that is not hidden, wherever the spot is."""
+        along = _STRUCT_AXES[self.struct_mask] if self.struct_mask else ""
+        hidden = [sizes[axis] for axis in along]
+        return (
+            any(size > 1 for axis, size in sizes.items() if axis not in along)
+            or (self.struct_mask == "square" and max(hidden) > self.struct_span)
+            or (self.struct_mask == "cross" and min(hidden) > 1)
+        )
 
     def _draw_spots(self, x_PS: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Place a spot in each of G cells: int64 (D, P, G), and whether it lies inside: (P, G)."""
@@ -223,45 +231,19 @@ class Masking:
         spots = [spot.clamp_(max=n - 1) for spot, n in zip(spots, sizes, strict=True)]
         return torch.stack(spots), inside
 
-    def _window(self, spots_DPG: Tensor, x_PS: Tensor) -> _Window:
-        radius = self.roi_size // 2
-        start = (spots_DPG - radius).clamp_(min=0)
-        sizes = zip(spots_DPG, x_PS.shape[1:], strict=True)
-        stop = torch.stack([(spot + radius + 1).clamp_(max=n) for spot, n in sizes])
-        axis, half = self._hole
-        hole_start = torch.maximum(spots_DPG[axis] - half, start[axis])
-        hole = torch.minimum(spots_DPG[axis] + half + 1, stop[axis]) - hole_start
-        if self.strategy == "uniform" and not self.remove_center and not self.struct_axis:
-            hole = torch.zeros_like(hole)
-        return _Window(start, stop - start, hole_start, hole)
+    def _neighbourhoods(self, spots_DPG: Tensor, x_PS: Tensor) -> Neighbourhoods:
+        offsets = self._offsets(spots_DPG)
+        if self.strategy == "uniform" and not self.remove_center and not self.struct_mask:
+            offsets = offsets[:, :0]
+        return Neighbourhoods.around(spots_DPG, x_PS.shape[1:], self.roi_size, offsets)
 
-    def _neighbours(
-        self,
-        x_PS: Tensor,
-        spots_DPG: Tensor,
-        window: _Window,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """Take the value of one pixel of each window, all but the hole equally likely: (P, G)."""
-        chance = torch.rand(spots_DPG.shape[1:], generator=generator, device=x_PS.device)
-        rank = (chance * window.choices).long()
-        # Number the window's pixels with the hole's axis fastest: the hole is then one run of
-        # numbers, and stepping over it keeps the draw uniform.
-        axis = self._hole[0] % len(spots_DPG)
-        slower = [d for d in range(len(spots_DPG)) if d != axis]
-        first = torch.zeros_like(rank)
-        for d in slower:
-            first = first * window.extent[d] + spots_DPG[d] - window.start[d]
-        first = first * window.extent[axis] + window.hole_start - window.start[axis]
-        rank = rank + window.hole * (rank >= first)
-        source = torch.empty_like(spots_DPG)
-        for d in (axis, *reversed(slower)):
-            source[d] = window.start[d] + rank % window.extent[d]
-            rank = rank // window.extent[d]
-        return x_PS.take(_flat_index(source, x_PS))
+    def _offsets(self, spots_DPG: Tensor) -> Tensor:
+        """Give the pixels that are hidden relative to a spot: int64 (D, H)."""
+        offsets = _hidden(self.struct_mask, self.struct_span, len(spots_DPG))
+        return offsets.to(spots_DPG.device)
 
-    def _medians(self, x_PS: Tensor, spots_DPG: Tensor, window: _Window) -> Tensor:
-        """Median of each window without its hole: (P, G), at least float32."""
+    def _medians(self, x_PS: Tensor, spots_DPG: Tensor, choices_PG: Tensor) -> Tensor:
+        """Median of each window without what is hidden: (P, G), at least float32."""
         roi, dims = self.roi_size, len(spots_DPG)
         x = x_PS if x_PS.dtype == torch.float64 else x_PS.float()
         # What does not count is infinite: sorting moves it behind the values that do.
@@ -272,41 +254,56 @@ class Masking:
         line = _flat_index(spots_DPG, padded).view(-1, 1)
         for stride in padded.stride()[1:-1]:
             line = (line.unsqueeze(-1) + steps * stride).flatten(1)
-        axis, half = self._hole
-        step, half = roi ** (-1 - axis), min(half, roi // 2)
-        centre = roi**dims // 2
-        hole = slice(centre - half * step, centre + half * step + 1, step)
-        n = window.choices.flatten()
+        hidden = _hidden_in_window(self.struct_mask, self.struct_span, roi, dims).to(x.device)
+        n = choices_PG.flatten()
         middle = torch.stack([(n - 1) // 2, n // 2], dim=1)
 
         pairs = []
         rows = max(1, _VALUES_AT_ONCE[x.device.type == "cpu"] // roi**dims)
         for part, pick in zip(torch.split(line, rows), torch.split(middle, rows), strict=True):
             values = lines.index_select(0, part.flatten()).view(-1, roi**dims)
-            values[:, hole] = math.inf
+            values.index_fill_(1, hidden, math.inf)
             pairs.append(_sort_rows(values).gather(1, pick))
-        return torch.cat(pairs).mean(1).view(window.hole.shape)
+        return torch.cat(pairs).mean(1).view(choices_PG.shape)
 
-    def _hide_lines(
+    def _hide_struct(
         self,
         x_PS: Tensor,
         spots_DPG: Tensor,
         inside_PG: Tensor,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """Fill the line through each spot with values between the patch's extremes."""
-        axis, half = self._hole
-        steps = torch.arange(-half, half + 1, device=x_PS.device)
-        place = spots_DPG[axis].unsqueeze(-1) + steps
-        on_patch = inside_PG.unsqueeze(-1) & (place >= 0) & (place < x_PS.shape[axis])
-        stride = math.prod(x_PS.shape[x_PS.ndim + axis + 1 :])
-        index = _flat_index(spots_DPG, x_PS).unsqueeze(-1) + steps * stride
-        lines = _mark(_target(index, on_patch, x_PS), x_PS)
-        # A value for each pixel, not each line: where lines cross, the result stays the same
-        # whichever is written last.
+        """Fill what is hidden around each spot with values between the patch's extremes."""
+        offsets_DH = self._offsets(spots_DPG)
+        on_patch = inside_PG.unsqueeze(-1)
+        index = _flat_index(spots_DPG, x_PS).unsqueeze(-1)
+        for d, (spot, offset) in enumerate(zip(spots_DPG, offsets_DH, strict=True)):
+            place = spot.unsqueeze(-1) + offset
+            on_patch = on_patch & (place >= 0) & (place < x_PS.shape[1 + d])
+            index = index + offset * math.prod(x_PS.shape[2 + d :])
+        hidden = _mark(_target(index, on_patch, x_PS), x_PS)
+        # A value for each pixel, not each spot: where two hide the same pixel, the result stays
+        # the same whichever is written last.
         low, high = (t.view(-1, *(1,) * len(spots_DPG)) for t in x_PS.flatten(1).aminmax(dim=1))
         chance = torch.rand(x_PS.shape, generator=generator, device=x_PS.device)
-        return torch.where(lines, (low + chance * (high - low)).to(x_PS.dtype), x_PS)
+        return torch.where(hidden, (low + chance * (high - low)).to(x_PS.dtype), x_PS)
+
+
+@functools.cache
+def _hidden(struct_mask: StructMask | None, span: int, dims: int) -> Tensor:
+    """Pixels that are hidden relative to a blind spot, itself among them: int64 (D, H)."""
+    along = _STRUCT_AXES[struct_mask] if struct_mask else ""
+    reach = [span // 2 if axis in along else 0 for axis in "ZYX"[-dims:]]
+    box = itertools.product(*(range(-r, r + 1) for r in reach))
+    return torch.tensor([at for at in box if struct_mask != "cross" or 0 in at[-2:]]).T
+
+
+@functools.cache
+def _hidden_in_window(struct_mask: StructMask | None, span: int, roi: int, dims: int) -> Tensor:
+    """Flat numbers of those that lie in the window of ``roi`` pixels around the spot."""
+    offsets = _hidden(struct_mask, span, dims)
+    inside = offsets[:, (offsets.abs() <= roi // 2).all(0)]
+    return sum(((o + roi // 2) * roi**k for k, o in enumerate(inside.flip(0))), torch.tensor(0))
 
 
 def _flat_index(places_DPG: Tensor, x_PS: Tensor) -> Tensor:

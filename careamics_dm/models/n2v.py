@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from careamics_dm.models.base import Batch, RestorationModule
+from careamics_dm.models.base import RestorationModule
+from careamics_dm.models.batch import Batch, unpack
 from careamics_dm.models.masking import Masking
 
 if TYPE_CHECKING:
@@ -25,11 +26,19 @@ class N2VModule(RestorationModule):
     The network sees images whose blind spots are replaced and learns to give the original value
     there. Noise that is independent between pixels cannot be predicted from the surroundings, so
     what it gives is the signal. The masking decides which kin it is: ``strategy="median"`` with a
-    network ``UNet(..., n2v2=True)`` is N2V2 (Höck et al., 2022), ``struct_axis`` is structN2V
+    network ``UNet(..., n2v2=True)`` is N2V2 (Höck et al., 2022), ``struct_mask`` is structN2V
     (Broaddus et al., 2020).
 
     In training, blind spots are drawn from torch's global generator of the device. In validation
     and test they are the same in each epoch, so that losses compare.
+
+    ``val_loss`` tells whether training goes astray, but is a poor objective for choosing weights,
+    models or settings in a sweep. It compares predictions with noisy pixels: even a perfect one has
+    a loss of the noise's variance (Krull et al., 2019, section 3; likewise Lehtinen et al., 2018),
+    beside which differences of image quality are small, and it changes with the blind spots that
+    were drawn. It also changes with the masking, and is lower where noise is correlated and the
+    network learns to predict it. So the last weights are those to keep; where there are clean
+    images for validation, ``val_psnr`` and its kin compare with these.
 
     Parameters
     ----------
@@ -37,6 +46,8 @@ class N2VModule(RestorationModule):
         The network or what builds it; see `RestorationModule`. As many channels out as in.
     masking : Masking or None
         Which pixels to hide and how; None: ``Masking()``.
+    size_divisor : int or None
+        What sizes must be a multiple of; see `RestorationModule`.
     optimizer : callable or None
         Makes the optimiser; see `RestorationModule`.
     scheduler : callable or None
@@ -47,30 +58,45 @@ class N2VModule(RestorationModule):
     Krull et al., "Noise2Void: learning denoising from single noisy images", CVPR 2019.
     Höck et al., "N2V2: fixing Noise2Void checkerboard artifacts with modified sampling strategies
     and a tweaked network architecture", ECCV Workshops 2022. Broaddus et al., "Removing structured
-    noise with self-supervised blind-spot networks", ISBI 2020.
+    noise with self-supervised blind-spot networks", ISBI 2020. Lehtinen et al., "Noise2Noise:
+    learning image restoration without clean data", ICML 2018.
     """
+
+    learns_from = "noisy images"
+    keeps = "last"
 
     def __init__(
         self,
         network: nn.Module | Callable[..., nn.Module],
         *,
         masking: Masking | None = None,
+        size_divisor: int | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
     ) -> None:
-        super().__init__(network, optimizer=optimizer, scheduler=scheduler)
+        super().__init__(
+            network, size_divisor=size_divisor, optimizer=optimizer, scheduler=scheduler
+        )
         self.masking = masking or Masking()
         self._fixed: torch.Generator | None = None
 
+    @property
+    def quarter_turns(self) -> bool:
+        """False where noise is hidden along X or Y, the axis of which a turn would exchange."""
+        return self.masking.struct_mask not in ("horizontal", "vertical")
+
+    def _out_channels(self, data: Any) -> int | None:
+        n_channels: int | None = getattr(data, "n_channels", None)
+        return n_channels
+
     def _check_data(self, data: Any) -> None:
         super()._check_data(data)
-        line = self.masking.struct_axis
         turns = getattr(getattr(data, "augmentation", None), "quarter_turns", False)
-        if turns and line in ("Y", "X") and self.trainer.state.fn == TrainerFn.FITTING:
+        if turns and not self.quarter_turns and self.trainer.state.fn == TrainerFn.FITTING:
             raise ValueError(
-                f"masking.struct_axis={line} is the axis of the noise, but quarter turns of the "
-                "patches would turn it off that axis. Switch them off: data.augmentation=false, or "
-                'Augmentation(flip="YX", quarter_turns=False).'
+                f"masking.struct_mask={self.masking.struct_mask} is along the axis of the noise, "
+                "but quarter turns of the patches would turn it off that axis. Switch them off: "
+                'data.augmentation=false, or Augmentation(flip="YX", quarter_turns=False).'
             )
 
     def mask(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -88,7 +114,7 @@ class N2VModule(RestorationModule):
         mask : Tensor
             bool, the same shape: True at blind spots.
         """
-        image = self.unpack(batch)[0]
+        image = unpack(batch)[0]
         if self.training:
             return self.masking(image)
         if self._fixed is None or self._fixed.device != image.device:
@@ -113,7 +139,7 @@ class N2VModule(RestorationModule):
         ValueError
             If the network changes the shape.
         """
-        image = self.unpack(batch)[0]
+        image = unpack(batch)[0]
         masked, mask = self.mask(batch)
         restored = self(masked)
         if restored.shape != image.shape:
@@ -127,7 +153,8 @@ class N2VModule(RestorationModule):
         return error.square().sum() / mask.sum().clamp(min=1)
 
     def on_validation_epoch_start(self) -> None:
-        """Start the fixed sequence of blind spots anew."""
+        """Start scores, and the fixed sequence of blind spots, anew."""
+        super().on_validation_epoch_start()
         self._fixed = None
 
     def on_test_epoch_start(self) -> None:

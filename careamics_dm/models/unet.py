@@ -50,7 +50,7 @@ class UNet(nn.Module):
 
     Attributes
     ----------
-    multiple_of : int
+    size_divisor : int
         ``2**depth``: each spatial size must be a multiple of it.
 
     Raises
@@ -123,7 +123,7 @@ class UNet(nn.Module):
         self.head = _CONV[dims](top, out_channels, 1, groups=self.groups)
 
     @property
-    def multiple_of(self) -> int:
+    def size_divisor(self) -> int:
         """What each spatial size must be a multiple of: two for each halving."""
         return 1 << self.depth
 
@@ -133,7 +133,7 @@ class UNet(nn.Module):
         Parameters
         ----------
         x : Tensor
-            ``(N, C, (Z), Y, X)``, float; Z, Y and X multiples of ``multiple_of``.
+            ``(N, C, (Z), Y, X)``, float; Z, Y and X multiples of ``size_divisor``.
 
         Returns
         -------
@@ -185,7 +185,7 @@ class UNet(nn.Module):
                 f"The network takes batches (N, C={self.in_channels}, {', '.join(axes)}), but got "
                 f"one of shape {tuple(x.shape)}; build it with other in_channels or dims."
             )
-        found = misfit(x.shape[2:], self.multiple_of)
+        found = misfit(x.shape[2:], self.size_divisor)
         if found:
             raise ValueError(
                 f"A batch of shape {tuple(x.shape)} does not suit the network: {found}"
@@ -231,14 +231,14 @@ class BlurPool(nn.Module):
         return convolve(peak, weight, stride=2, groups=x.shape[1])
 
 
-def misfit(sizes: Sequence[int], multiple_of: int) -> str | None:
+def misfit(sizes: Sequence[int], size_divisor: int) -> str | None:
     """Say which spatial size is no multiple of what a network needs.
 
     Parameters
     ----------
     sizes : sequence of int
         Pixels along (Z), Y, X.
-    multiple_of : int
+    size_divisor : int
         What each must be a multiple of.
 
     Returns
@@ -248,12 +248,12 @@ def misfit(sizes: Sequence[int], multiple_of: int) -> str | None:
         if all fit.
     """
     for axis, size in zip("ZYX"[-len(sizes) :], sizes, strict=True):
-        if size % multiple_of == 0 and size > 0:
+        if size % size_divisor == 0 and size > 0:
             continue
-        below = size // multiple_of * multiple_of
-        fitting = f"{below} or {below + multiple_of}" if below else f"{multiple_of}"
+        below = size // size_divisor * size_divisor
+        fitting = f"{below} or {below + size_divisor}" if below else f"{size_divisor}"
         return (
-            f"axis {axis} has {size} pixels, but the network needs a multiple of {multiple_of}. "
+            f"axis {axis} has {size} pixels, but the network needs a multiple of {size_divisor}. "
             f"Use {fitting}."
         )
     return None

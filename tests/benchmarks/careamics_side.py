@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
-from careamics.config import N2VAlgorithm
+from careamics.config import CAREAlgorithm, N2VAlgorithm
 from careamics.config.data.data_config import DataConfig
 from careamics.dataset.factory import ReadFuncLoading
 from careamics.lightning.data.data_module import CareamicsDataModule
+from careamics.lightning.modules.care_module import CAREModule
 from careamics.lightning.modules.n2v_module import N2VModule
 from side import peak_mib, resident_mib, serve, timed_passes
 from stops import Stops
@@ -41,7 +42,13 @@ def configure(
         data_type=kind,
         axes=axes,
         patching={"name": "random", "patch_size": patch_size},
-        normalization={"name": "mean_std", "input_means": [mean], "input_stds": [std]},
+        normalization={
+            "name": "mean_std",
+            "input_means": [mean],
+            "input_stds": [std],
+            "target_means": [mean],
+            "target_stds": [std],
+        },
         batch_size=batch_size,
         in_memory=kind in ("array", "custom"),  # it loads what a read function gives
         num_workers=0,
@@ -85,7 +92,9 @@ def memory() -> dict[str, float]:
 
 
 def train(
+    algorithm: str,
     noisy: str,
+    clean: str,
     folder: str,
     mean: float,
     std: float,
@@ -100,23 +109,29 @@ def train(
     steps: list[int],
     seed: int,
 ) -> dict[str, Any]:
-    """Train Noise2Void and save what it makes of the image after so many steps."""
+    """Train Noise2Void or CARE and save what it makes of the image after so many steps."""
     L.seed_everything(seed, verbose=False)
-    image = np.load(noisy)
+    image, targets = np.load(noisy), {}
+    if algorithm == "care":
+        truth = np.load(clean)
+        targets = {"train_data_target": truth, "val_data_target": truth[:64, :64]}
     config = configure("array", "YX", patch_size, batch_size, mean, std, seed + 1)
-    dm = CareamicsDataModule(config, train_data=image, val_data=image[:64, :64])
-    algorithm = N2VAlgorithm(
-        model={
+    dm = CareamicsDataModule(config, train_data=image, val_data=image[:64, :64], **targets)
+    shared: dict[str, Any] = {
+        "model": {
             "architecture": "UNet",
             "depth": depth,
             "num_channels_init": filters,
             "use_batch_norm": batch_norm,
         },
-        n2v_config={"masked_pixel_percentage": masked},
-        optimizer={"name": "Adam", "parameters": {"lr": lr}},
-        lr_scheduler={"name": "StepLR", "parameters": {"step_size": 1, "gamma": decay}},
-    )
-    module = N2VModule(algorithm)
+        "optimizer": {"name": "Adam", "parameters": {"lr": lr}},
+        "lr_scheduler": {"name": "StepLR", "parameters": {"step_size": 1, "gamma": decay}},
+    }
+    module: L.LightningModule
+    if algorithm == "care":
+        module = CAREModule(CAREAlgorithm(**shared))
+    else:
+        module = N2VModule(N2VAlgorithm(n2v_config={"masked_pixel_percentage": masked}, **shared))
     stops = Stops(image, mean, std, steps, folder)
     stops.trainer(max(steps)).fit(module, datamodule=dm)
     return stops.answer()

@@ -20,6 +20,7 @@ from careamics_dm.formats.custom import CustomDataModule
 from careamics_dm.formats.czi import CziDataModule
 from careamics_dm.formats.tiff import TiffDataModule
 from careamics_dm.formats.zarr import ZarrDataModule
+from careamics_dm.models.care import CAREModule
 from careamics_dm.models.masking import Masking
 from careamics_dm.models.n2v import N2VModule
 from careamics_dm.models.unet import UNet
@@ -184,7 +185,9 @@ def opening(kind: str, **settings: Any) -> dict[str, float]:
 
 
 def train(
+    algorithm: str,
     noisy: str,
+    clean: str,
     folder: str,
     mean: float,
     std: float,
@@ -199,25 +202,27 @@ def train(
     steps: list[int],
     seed: int,
 ) -> dict[str, Any]:
-    """Train Noise2Void and save what it makes of the image after so many steps."""
+    """Train Noise2Void or CARE and save what it makes of the image after so many steps."""
     warnings.filterwarnings("ignore")
     L.seed_everything(seed, verbose=False)
-    image = np.load(noisy)
+    image, care = np.load(noisy), algorithm == "care"
     dm = ArrayDataModule(
         train_data=image,
+        train_target=np.load(clean) if care else None,
         axes="YX",
         patch_size=patch_size,
         batch_size=batch_size,
         n_val_patches=0,
-        normalization=MeanStd(mean=mean, std=std),
+        normalization=MeanStd(mean=mean, std=std, target_mean=mean, target_std=std),
         seed=seed,
     )
-    module = N2VModule(
-        functools.partial(UNet, depth=depth, first_filters=filters, batch_norm=batch_norm),
-        masking=Masking(masked_pixel_percentage=masked),
-        optimizer=functools.partial(torch.optim.Adam, lr=lr),
-        scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=decay),
-    )
+    rest: dict[str, Any] = {
+        "optimizer": functools.partial(torch.optim.Adam, lr=lr),
+        "scheduler": functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=decay),
+    }
+    network = functools.partial(UNet, depth=depth, first_filters=filters, batch_norm=batch_norm)
+    masking = Masking(masked_pixel_percentage=masked)
+    module = CAREModule(network, **rest) if care else N2VModule(network, masking=masking, **rest)
     stops = Stops(image, mean, std, steps, folder)
     stops.trainer(max(steps)).fit(module, datamodule=dm)
     return stops.answer()

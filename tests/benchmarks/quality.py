@@ -1,4 +1,4 @@
-"""Noise2Void on the embedded sample: ``python tests/benchmarks/quality.py [--careamics PYTHON]``.
+"""Noise2Void or CARE on the embedded sample: ``quality.py [--care] [--careamics PYTHON]``.
 
 The same image, network, steps, batches, learning rate and normalisation for both sides;
 whole-image predictions are compared with the truth. Prints the peak signal-to-noise ratio before
@@ -36,9 +36,12 @@ def measure(side: Side, options: argparse.Namespace, seed: int, folder: Path, fo
     folder.mkdir()
     epochs = max(options.steps) * options.batch / (SIZE / PATCH) ** 2
     np.save(folder / "noisy.npy", sample.noisy)
+    np.save(folder / "clean.npy", sample.clean)
     answer = side.ask(
         "train",
+        algorithm="care" if options.care else "n2v",
         noisy=str(folder / "noisy.npy"),
+        clean=str(folder / "clean.npy"),
         folder=str(folder),
         mean=float(sample.noisy.mean()),
         std=float(sample.noisy.std()),
@@ -63,6 +66,7 @@ def main() -> None:
     """Alternate between the sides, seed by seed, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--careamics", metavar="PYTHON", help="an interpreter that has it")
+    parser.add_argument("--care", action="store_true", help="learn from the clean image")
     parser.add_argument("--steps", type=int, nargs="+", default=[24, 120, 240])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
@@ -93,6 +97,7 @@ def report(found: dict[str, Found], options: argparse.Namespace) -> None:
     sample = samples.load("nuclei")
     before = psnr(sample.clean, sample.noisy)
     print(
+        f"{'CARE' if options.care else 'Noise2Void'}, "
         f"batch {options.batch}, depth {options.depth}, filters {options.filters}, batch norm "
         f"{options.batch_norm}, learning rate {options.lr:g} to {options.lr * options.final_lr:g}, "
         f"{options.masked:g} % masked, {options.seeds} seeds, noisy {before:.2f} dB"

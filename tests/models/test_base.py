@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, Dataset
 
-from careamics_dm.models.base import Batch, RestorationModule, _mirror_up
+from careamics_dm.models.base import RestorationModule
+from careamics_dm.models.batch import Batch, unpack
 from careamics_dm.models.unet import UNet
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Identity(RestorationModule):
     """Learns to give back its input."""
 
     def loss(self, batch: Batch) -> Tensor:
-        image = self.unpack(batch)[0]
+        image = unpack(batch)[0]
         return F.mse_loss(self(image), image)
 
 
@@ -65,7 +66,7 @@ class Data(L.LightningDataModule):
     def val_dataloader(self) -> Any:
         return self.loader() if self.validates else []
 
-    def denormalize(self, y: Tensor) -> Tensor:
+    def denormalize(self, y: Tensor, side: str = "target") -> Tensor:
         return 100 + 10 * y
 
 
@@ -136,20 +137,20 @@ def test_channels_that_do_not_fit(tmp_path: Path) -> None:
         trainer(tmp_path).fit(Identity(UNet(1, dims=2, first_filters=2)), datamodule=data)
 
 
-def test_unpack() -> None:
-    model = Identity(nn.Identity())
+def test_a_batch_may_be_a_dict_a_tuple_or_a_tensor() -> None:
     x, y = torch.zeros(1), torch.ones(1)
     same: list[Any] = [{"image": x, "target": y, "region": x}, (x, y), [x, y, x]]
     for batch in same:
-        image, target = model.unpack(batch)
+        image, target = unpack(batch)
         assert image is x and target is y
-    alone: list[Any] = [{"image": x}, (x,), x]
+    region = torch.zeros(1, 8, dtype=torch.int64)
+    alone: list[Any] = [{"image": x}, (x,), x, (x, region)]
     for batch in alone:
-        assert model.unpack(batch)[1] is None
+        assert unpack(batch)[1] is None
     with pytest.raises(ValueError, match=r"dict with the keys 'x'; let the loader"):
-        model.unpack({"x": x})
+        unpack({"x": x})
     with pytest.raises(ValueError, match="empty sequence"):
-        model.unpack([])
+        unpack([])
 
 
 @pytest.mark.parametrize("shape", [(9, 8), (1, 2), (3, 5, 17), (1, 1, 1)])
@@ -159,15 +160,6 @@ def test_predict_pads_and_crops(shape: tuple[int, ...]) -> None:
     result = model.predict_step({"image": torch.randn(2, 1, *shape), "region": region})
     assert result["prediction"].shape == (2, 1, *shape)
     assert result["region"] is region
-
-
-def test_mirror_is_that_of_torch() -> None:
-    x = torch.randn(2, 1, 9, 6, 8)
-    torch.testing.assert_close(_mirror_up(x, 4), F.pad(x, (0, 0, 0, 2, 0, 3), mode="reflect"))
-    assert (
-        _mirror_up(x[..., :3], 8)[0, 0, 0, 0].tolist()
-        == x[0, 0, 0, 0][[0, 1, 2, 1, 0, 1, 2, 1]].tolist()
-    )
 
 
 def test_predict_is_in_the_units_of_the_data(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 PATCHES = st.sampled_from(
     [(2, 1, 23, 40), (1, 3, 64, 64), (3, 2, 7, 9, 12), (1, 1, 1, 16, 20), (2, 1, 30, 5)]
 )
+SHAPES = [None, "horizontal", "vertical", "axial", "cross", "square"]
 few = settings(max_examples=15, deadline=None)
 
 
@@ -33,12 +35,34 @@ def windows(x: torch.Tensor, mask: torch.Tensor, roi: int) -> Iterator[tuple[Any
         yield tuple(index), x[(n, c, *slices)]
 
 
-def line_through(index: tuple[int, ...], axis: str, span: int) -> tuple[int | slice, ...]:
-    """Return the index of the pixels that structN2V hides."""
-    line: list[int | slice] = list(index)
-    dim = "ZYX".index(axis) - 3
-    line[dim] = slice(max(index[dim] - span // 2, 0), index[dim] + span // 2 + 1)
-    return tuple(line)
+def hides(shape: str | None, span: int, offset: tuple[int, ...]) -> bool:
+    """Say whether a pixel, so far from a blind spot along (Z), Y, X, is hidden with it."""
+    *z, y, x = map(abs, offset)
+    half = span // 2
+    return {
+        None: False,
+        "horizontal": x <= half and y == 0 and not any(z),
+        "vertical": y <= half and x == 0 and not any(z),
+        "axial": bool(z) and z[0] <= half and y == 0 and x == 0,
+        "cross": min(x, y) == 0 and max(x, y) <= half and not any(z),
+        "square": x <= half and y <= half and not any(z),
+    }[shape] or not any(offset)
+
+
+def hidden_with(
+    index: tuple[int, ...], shape: str | None, span: int, size: tuple[int, ...]
+) -> list[tuple[int, ...]]:
+    """List the indices of all pixels that are hidden with a blind spot, itself among them."""
+    n, c, *spot = index
+    near = [
+        range(max(place - span // 2, 0), min(place + span // 2 + 1, n))
+        for place, n in zip(spot, size, strict=True)
+    ]
+    return [
+        (n, c, *place)
+        for place in itertools.product(*near)
+        if hides(shape, span, tuple(a - b for a, b in zip(place, spot, strict=True)))
+    ]
 
 
 @few
@@ -46,15 +70,17 @@ def line_through(index: tuple[int, ...], axis: str, span: int) -> tuple[int | sl
     shape=PATCHES,
     strategy=st.sampled_from(["uniform", "median"]),
     percentage=st.sampled_from([0.2, 1.0, 5.0]),
-    axis=st.sampled_from([None, "X", "Y"]),
+    struct=st.sampled_from(SHAPES),
     seed=st.integers(0, 1000),
 )
-def test_promises(
-    shape: tuple[int, ...], strategy: Any, percentage: float, axis: Any, seed: int
+def test_only_blind_spots_and_what_is_hidden_with_them_change(
+    shape: tuple[int, ...], strategy: Any, percentage: float, struct: Any, seed: int
 ) -> None:
+    if struct == "axial" and len(shape) == 4:
+        struct = "cross"
     x = torch.randn(shape)
     before = x.clone()
-    masking = Masking(strategy=strategy, masked_pixel_percentage=percentage, struct_axis=axis)
+    masking = Masking(strategy=strategy, masked_pixel_percentage=percentage, struct_mask=struct)
     masked, mask = masking(x, torch.Generator().manual_seed(seed))
     assert torch.equal(x, before)
     assert masked.shape == mask.shape == x.shape
@@ -63,19 +89,14 @@ def test_promises(
     again = masking(x, torch.Generator().manual_seed(seed))
     assert torch.equal(masked, again[0]) and torch.equal(mask, again[1])
 
-    allowed = mask.clone()  # blind spots, and in structN2V two pixels on each side
-    if axis is not None:
-        dim = {"X": -1, "Y": -2}[axis]
-        size = x.shape[dim]
-        for step in range(-2, 3):
-            keep = max(size - abs(step), 0)
-            source, target = (0, step) if step > 0 else (-step, 0)
-            if keep:
-                allowed.narrow(dim, target, keep).logical_or_(mask.narrow(dim, source, keep))
+    allowed = mask.clone()
+    for index in map(tuple, mask.nonzero().tolist()):
+        for place in hidden_with(index, struct, 5, shape[2:]):
+            allowed[place] = True
     assert torch.equal(masked[~allowed], x[~allowed])
-    lines = allowed & ~mask
-    if axis is not None and mask.any():
-        assert (masked[lines] != x[lines]).float().mean() > 0.9
+    hidden = allowed & ~mask
+    if hidden.any():
+        assert (masked[hidden] != x[hidden]).float().mean() > 0.9
         assert masked.amin() >= x.amin() and masked.amax() <= x.amax()
 
 
@@ -122,20 +143,49 @@ def test_patches_and_channels_are_independent() -> None:
     assert len({tuple(m.flatten().nonzero().flatten().tolist()) for m in mask.flatten(0, 1)}) == 16
 
 
-@pytest.mark.parametrize("axis", [None, "X", "Y", "Z"])
+@pytest.mark.parametrize("struct", SHAPES)
 @pytest.mark.parametrize("shape", [(2, 2, 20, 24), (2, 1, 5, 12, 14)])
-def test_replacement_is_a_neighbour(shape: tuple[int, ...], axis: Any) -> None:
-    if axis == "Z" and len(shape) == 4:
+def test_a_replacement_is_a_neighbour_that_is_not_hidden(
+    shape: tuple[int, ...], struct: Any
+) -> None:
+    if struct == "axial" and len(shape) == 4:
         return
     x = unique(shape)
     roi, span = 5, 3
-    masking = Masking(masked_pixel_percentage=5, roi_size=roi, struct_axis=axis, struct_span=span)
+    masking = Masking(masked_pixel_percentage=5, roi_size=roi, struct_mask=struct, struct_span=span)
     masked, mask = masking(x)
     for index, window in windows(x, mask, roi):
         assert masked[index] in window
-        assert masked[index] != x[index]
-        if axis is not None:
-            assert masked[index] not in x[line_through(index, axis, span)]
+        assert masked[index] not in [
+            x[place] for place in hidden_with(index, struct, span, shape[2:])
+        ]
+
+
+@pytest.mark.parametrize("struct", ["horizontal", "vertical", "cross", "square"])
+@pytest.mark.parametrize("spot", [(2, 2), (0, 0), (1, 4)])
+def test_pixels_that_are_not_hidden_are_equally_likely(struct: Any, spot: tuple[int, int]) -> None:
+    x = torch.zeros(6000, 1, 5, 5)
+    x[:] = torch.arange(25).view(5, 5)
+    masking = Masking(masked_pixel_percentage=20, roi_size=7, struct_mask=struct, struct_span=3)
+    masked, mask = masking(x, torch.Generator().manual_seed(0))
+    here = mask[:, 0, *spot]
+    drawn = torch.bincount(masked[here][:, 0, *spot].long(), minlength=25).double().view(5, 5)
+    # The window, three pixels to each side, and the patch.
+    free = torch.tensor(
+        [
+            [
+                not hides(struct, 3, (y - spot[0], x - spot[1]))
+                and max(abs(y - spot[0]), abs(x - spot[1])) <= 3
+                for x in range(5)
+            ]
+            for y in range(5)
+        ]
+    )
+    assert drawn[~free].sum() == 0
+    choices = int(free.sum())
+    expected = here.sum().item() / choices
+    chi2 = ((drawn[free] - expected) ** 2 / expected).sum()
+    assert chi2 < choices + 5 * math.sqrt(2 * choices)
 
 
 def test_neighbours_are_equally_likely() -> None:
@@ -153,10 +203,10 @@ def test_neighbours_are_equally_likely() -> None:
         assert chi2 < choices + 5 * math.sqrt(2 * choices)
 
 
-@pytest.mark.parametrize("axis", [None, "X", "Y", "Z"])
+@pytest.mark.parametrize("struct", SHAPES)
 @pytest.mark.parametrize("shape", [(2, 2, 20, 24), (2, 1, 4, 12, 14), (1, 1, 3, 90)])
-def test_median_is_that_of_numpy(shape: tuple[int, ...], axis: Any) -> None:
-    if axis == "Z" and len(shape) == 4:
+def test_median_is_that_of_numpy(shape: tuple[int, ...], struct: Any) -> None:
+    if struct == "axial" and len(shape) == 4:
         return
     x = unique(shape)
     roi, span = 7, 5
@@ -164,25 +214,40 @@ def test_median_is_that_of_numpy(shape: tuple[int, ...], axis: Any) -> None:
         masked_pixel_percentage=4,
         roi_size=roi,
         strategy="median",
-        struct_axis=axis,
+        struct_mask=struct,
         struct_span=span,
     )
     masked, mask = masking(x)
     assert mask.any()
     for index, window in windows(x, mask, roi):
-        line = index if axis is None else line_through(index, axis, span)
-        hidden = x[line].flatten().tolist()
+        hidden = {x[place].item() for place in hidden_with(index, struct, span, shape[2:])}
         seen = [v for v in window.flatten().tolist() if v not in hidden]
         assert masked[index].item() == np.median(seen)
 
 
-def test_line_longer_than_the_window() -> None:
+@pytest.mark.parametrize("struct", ["horizontal", "cross"])
+def test_line_longer_than_the_window(struct: Any) -> None:
     x = unique((2, 1, 12, 30))
     strategies: list[Any] = ["uniform", "median"]
     for strategy in strategies:
-        masking = Masking(strategy=strategy, roi_size=3, struct_axis="X", struct_span=9)
+        masking = Masking(strategy=strategy, roi_size=3, struct_mask=struct, struct_span=9)
         masked, mask = masking(x)
         assert (masked != x)[mask].all() and masked.isfinite().all()
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "median"])
+def test_the_smallest_patches_that_leave_a_pixel_beside_the_hidden_ones(strategy: Any) -> None:
+    for struct, shape in (("square", (1, 6)), ("cross", (2, 2)), ("square", (2, 1, 1))):
+        x = unique((200, 1, *shape))
+        masking = Masking(
+            strategy=strategy, masked_pixel_percentage=50, struct_mask=struct, roi_size=7
+        )
+        masked, mask = masking(x)
+        for index, _ in windows(x, mask, 7):
+            hidden = [x[place] for place in hidden_with(index, struct, 5, shape)]
+            assert masked[index] not in hidden
+            own = x[index[0]]
+            assert own.min() <= masked[index] <= own.max()
 
 
 def test_parts_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +264,7 @@ def test_parts_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("strategy", ["uniform", "median"])
 def test_dtypes_and_strides(dtype: torch.dtype, strategy: Any) -> None:
     x = torch.randn(2, 40, 44, 3).to(dtype).permute(0, 3, 1, 2)
-    masking = Masking(strategy=strategy, struct_axis="Y")
+    masking = Masking(strategy=strategy, struct_mask="vertical")
     masked, mask = masking(x, torch.Generator().manual_seed(0))
     assert masked.dtype == dtype and masked.isfinite().all()
     copy = masking(x.contiguous(), torch.Generator().manual_seed(0))
@@ -224,7 +289,8 @@ def test_uses_the_global_generator() -> None:
         ({"roi_size": 4}, "roi_size=4"),
         ({"struct_span": 1}, "struct_span=1"),
         ({"strategy": "mean"}, "'uniform' or 'median'"),
-        ({"struct_axis": "C"}, "struct_axis='C'"),
+        ({"struct_mask": "X"}, "struct_mask='X' is not known; use 'horizontal', 'vertical'"),
+        ({"struct_mask": "square", "roi_size": 5}, "hides all that roi_size=5 leaves"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], words: str) -> None:
@@ -237,7 +303,15 @@ def test_wrong_batches() -> None:
         Masking()(torch.zeros(1, 1, 8, 8, dtype=torch.uint16))
     with pytest.raises(ValueError, match=r"takes floating batches"):
         Masking()(torch.zeros(8, 8))
-    with pytest.raises(ValueError, match=r"has the axes Y, X"):
-        Masking(struct_axis="Z")(torch.zeros(1, 1, 8, 8))
-    with pytest.raises(ValueError, match=r"no pixels beside"):
-        Masking(struct_axis="X")(torch.zeros(1, 1, 1, 8))
+    with pytest.raises(ValueError, match=r"'axial' is a line along Z.*another struct_mask"):
+        Masking(struct_mask="axial")(torch.zeros(1, 1, 8, 8))
+    too_small: list[Any] = [
+        ("horizontal", (1, 8)),
+        ("vertical", (8, 1)),
+        ("axial", (8, 1, 1)),
+        ("cross", (1, 8)),
+        ("square", (5, 5)),
+    ]
+    for shape, size in too_small:
+        with pytest.raises(ValueError, match=r"no pixels beside"):
+            Masking(struct_mask=shape)(torch.zeros(1, 1, *size))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -21,6 +21,8 @@ from careamics_dm.models.unet import UNet
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from careamics_dm.models.masking import StructMask
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),  # Lightning 2.6 on torch 2.13
@@ -132,7 +134,7 @@ def test_validation_losses_compare_between_epochs(tmp_path: Path) -> None:
     [
         (UNet(1, dims=2, first_filters=2), None),
         (UNet(1, dims=2, first_filters=2, n2v2=True), Masking(strategy="median")),
-        (nn.Conv2d(1, 1, 3, padding=1), Masking(struct_axis="X")),
+        (nn.Conv2d(1, 1, 3, padding=1), Masking(struct_mask="horizontal")),
     ],
 )
 def test_trains(tmp_path: Path, network: nn.Module, masking: Masking | None) -> None:
@@ -146,9 +148,10 @@ def test_trains(tmp_path: Path, network: nn.Module, masking: Masking | None) -> 
     torch.load(tmp_path / "last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize(("axis", "turns"), [("X", True), ("X", False), (None, True)])
+@pytest.mark.parametrize("turns", [True, False])
+@pytest.mark.parametrize("shape", ["horizontal", "vertical", "cross", "square", None])
 def test_patches_are_not_turned_off_the_axis_of_the_noise(
-    tmp_path: Path, axis: Literal["X"] | None, turns: bool
+    tmp_path: Path, shape: StructMask | None, turns: bool
 ) -> None:
     data = ArrayDataModule(
         train_data=np.random.default_rng(0).random((96, 96), dtype=np.float32),
@@ -156,10 +159,10 @@ def test_patches_are_not_turned_off_the_axis_of_the_noise(
         patch_size=(32, 32),
         augmentation=Augmentation(quarter_turns=turns),
     )
-    model = N2VModule(UNet(1, dims=2, first_filters=2), masking=Masking(struct_axis=axis))
+    model = N2VModule(UNet(1, dims=2, first_filters=2), masking=Masking(struct_mask=shape))
     run = trainer(tmp_path, max_steps=1)
-    if axis and turns:
-        with pytest.raises(ValueError, match=r"struct_axis=X .* data\.augmentation=false"):
+    if turns and shape in ("horizontal", "vertical"):
+        with pytest.raises(ValueError, match=rf"struct_mask={shape} .* data\.augmentation=false"):
             run.fit(model, datamodule=data)
     else:
         run.fit(model, datamodule=data)

@@ -109,7 +109,7 @@ def test_blur_pool_values() -> None:
 
 def test_size_that_does_not_fit() -> None:
     network = UNet(1, dims=3, first_filters=2)
-    assert network.multiple_of == 4
+    assert network.size_divisor == 4
     with pytest.raises(ValueError, match=r"axis Y has 65 pixels.*multiple of 4. Use 64 or 68"):
         network(torch.zeros(1, 1, 8, 65, 64))
     with pytest.raises(ValueError, match=r"axis Z has 3 pixels.*Use 4\."):

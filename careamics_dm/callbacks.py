@@ -1,0 +1,189 @@
+"""What happens beside training: the checkpoint that is kept, learning rates, pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from matplotlib.image import imread
+
+from careamics_dm.axes import DataError
+from careamics_dm.checkpoints import LAST
+from careamics_dm.models.base import RestorationModule
+from careamics_dm.panels import plot_comparison
+from careamics_dm.views import middle, plane_of, read_pair, restore
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from careamics_dm.images import Images
+    from careamics_dm.regions import Region
+
+VIEW = {"Y": 256, "X": 256, "Z": 16}
+"""A picture of an epoch shows at most so many pixels per axis."""
+
+
+class SaveModel(ModelCheckpoint):
+    """Save ``model.ckpt``: the weights to use, which need not be those of the last epoch.
+
+    Which ones a model says (its attribute ``keeps``; "last" where it has none). With targets, the
+    loss of the validation data measures what is wanted, and the weights with the lowest are the
+    "best" against overfitting. The loss of Noise2Void measures how well noise is predicted from
+    its surroundings, and ranks neighbouring epochs by chance, so the "last" are kept, after the
+    learning rate has gone down.
+
+    "last": ``model.ckpt`` is renewed after every epoch. "best": it is renewed after each epoch with
+    a lower ``val_loss`` (in every epoch as long as there is none, as without validation data), and
+    ``last.ckpt`` after every epoch, to resume from. A run that is resumed into another folder
+    keeps the best of its own epochs.
+
+    Parameters
+    ----------
+    dirpath : path, optional
+        Where to save; None: where Lightning does.
+    keep : {"best", "last"}, optional
+        Which weights, whatever the model says.
+
+    Attributes
+    ----------
+    kept_scores : dict of str to float
+        What had been logged for the weights in ``model.ckpt``, and ``epoch``, counted from 0.
+
+    Raises
+    ------
+    DataError
+        Another ``keep``.
+    """
+
+    def __init__(
+        self, dirpath: str | Path | None = None, *, keep: Literal["best", "last"] | None = None
+    ) -> None:
+        if keep not in (None, "best", "last"):
+            raise DataError(f"keep={keep!r}: choose best or last, or null: what the model says.")
+        super().__init__(
+            dirpath,
+            filename="model",
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        self.keep = keep
+        self.kept_scores: dict[str, float] = {}
+        self._best = False
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in a checkpoint; the same for all it may keep."""
+        return type(self).__qualname__
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Ask the model what to keep; called by Lightning."""
+        super().setup(trainer, pl_module, stage)
+        self._best = (self.keep or getattr(pl_module, "keeps", "last")) == "best"
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save what is to be kept, and what to resume from; called by Lightning."""
+        # Validation, if any, has been before. In epochs without, the loss is that of the last
+        # validation, which is not lower than itself.
+        self.monitor = "val_loss" if self._best and "val_loss" in trainer.callback_metrics else None
+        before = self.best_model_score
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.monitor is None or self.best_model_score is not before:
+            logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+            self.kept_scores = logged | {"epoch": float(trainer.current_epoch)}
+        if self.monitor is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            assert self.dirpath is not None
+            trainer.save_checkpoint(Path(self.dirpath) / LAST)
+
+
+class LearningRate(LearningRateMonitor):
+    """Log the learning rate of each epoch where there is a logger; without one, do nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(logging_interval="epoch")
+
+    def on_train_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """See `LearningRate`; called by Lightning."""
+        if trainer.loggers:
+            super().on_train_start(trainer, *args, **kwargs)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """See `LearningRate`; called by Lightning."""
+        if trainer.loggers:
+            super().on_train_epoch_start(trainer, *args, **kwargs)
+
+
+class Pictures(L.Callback):
+    """Draw what the model makes of the same part of an image every few epochs.
+
+    Noisy, denoised and target, if there is one, in ``pictures/epoch_0020.png`` and, as "picture",
+    in TensorBoard and W&B where one of these is the logger. The image is the first of the
+    validation data, or else of the training data. Training goes on as if nothing had been drawn:
+    the random states are restored. Nothing is drawn of models that are no `RestorationModule`.
+
+    Parameters
+    ----------
+    every_n_epochs : int
+        At least 1.
+    folder : path, optional
+        Where to make ``pictures``; None: the trainer's ``default_root_dir``, which is the run's
+        folder.
+
+    Raises
+    ------
+    DataError
+        ``every_n_epochs`` is not a positive whole number.
+    """
+
+    def __init__(self, every_n_epochs: int = 20, folder: str | Path | None = None) -> None:
+        n = every_n_epochs
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise DataError(f"every_n_epochs={n!r}: give a whole number, at least 1.")
+        self.every_n_epochs = n
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, if it is time; called by Lightning."""
+        epoch = trainer.current_epoch + 1
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if epoch % self.every_n_epochs or not trainer.is_global_zero:
+            return
+        if not isinstance(pl_module, RestorationModule) or not hasattr(data, "images_of"):
+            return
+        images = data.images_of("train" if data.data["val"] is None else "val")
+        scene = self._scene(pl_module, data, images, middle(images.stacks[0], VIEW))
+        folder = Path(self.folder or trainer.default_root_dir).expanduser()
+        path = folder / "pictures" / f"epoch_{epoch:04}.png"
+        reference = "target" if "target" in scene else "noisy"  # the same in all epochs
+        plot_comparison([scene], path, reference=reference, title=f"epoch {epoch}")
+        log_picture(trainer, path)
+
+    def _scene(
+        self, model: RestorationModule, data: Any, images: Images, region: Region
+    ) -> dict[str, NDArray[Any]]:
+        noisy, target = read_pair(images, region)
+        restored = restore(model, data, noisy)
+        scene = {"noisy": plane_of(noisy), "denoised": plane_of(restored)}
+        return scene if target is None else scene | {"target": plane_of(target)}
+
+
+def log_picture(trainer: L.Trainer, path: Path, name: str = "picture") -> None:
+    """Show a picture in those of a trainer's loggers that can.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Of which the loggers are.
+    path : Path
+        PNG.
+    name : str
+        What to call it there.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            pixels = imread(path)[..., :3]
+            logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step=trainer.global_step)

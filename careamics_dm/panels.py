@@ -1,0 +1,107 @@
+"""Pictures that compare: what models made of an image, beside each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from careamics_dm.drawing import detail, display_range, heights, new_figure, save, show_with_zoom
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    Scene = Mapping[str, NDArray[Any]]
+
+ROW = 4
+"""Panels beside each other, at most."""
+
+
+def plot_comparison(
+    scenes: Sequence[Scene],
+    path: str | Path,
+    *,
+    reference: str | None = None,
+    titles: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Show what several models made of the same images, each whole and a zoom below.
+
+    Within a scene all panels show the same zoom and have one display range, but for images in
+    another unit, whose intensities hardly overlap with it: these have their own.
+
+    Parameters
+    ----------
+    scenes : sequence of mapping of str to ndarray
+        For each scene its images by name, ``Y X``, same shape, in the order of the panels. A
+        scene starts on a new row.
+    path : str or Path
+        PNG to write; its folder is made if missing.
+    reference : str, optional
+        Name of the image that decides on range and zoom; by default "clean", or else the median
+        of all but "noisy".
+    titles : mapping of str to str, optional
+        What to write above the panel of that name, rather than the name.
+    title : str, optional
+        A line above the figure.
+
+    Returns
+    -------
+    Figure
+        The figure that was written.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to show, or images of a scene are not planes of one shape.
+    """
+    _check(scenes)
+    typical = [_typical(scene, reference) for scene in scenes]
+    boxes = [detail(image) for image in typical]
+    limits = [display_range(image) for image in typical]
+    columns = min(ROW, max(map(len, scenes)))
+    lines = [
+        (i, list(scene)[start : start + columns])
+        for i, scene in enumerate(scenes)
+        for start in range(0, len(scene), columns)
+    ]
+    tall = [height for i, _ in lines for height in heights(typical[i].shape, boxes[i])]
+    figure = new_figure(3.2 * columns, 3.2 * sum(tall) + 0.4 * len(lines), title)
+    panels = figure.subplots(2 * len(lines), columns, squeeze=False, height_ratios=tall)
+    for line, (i, names) in enumerate(lines):
+        for pair, name in zip(panels[2 * line : 2 * line + 2].T, names, strict=False):
+            image = scenes[i][name]
+            show_with_zoom(pair, image, boxes[i], _range_of(image, limits[i]))
+            pair[0].set_title((titles or {}).get(name, name), fontsize=10)
+        for axes in panels[2 * line : 2 * line + 2, len(names) :].flat:
+            axes.set_axis_off()
+    return save(figure, path)
+
+
+def _check(scenes: Sequence[Scene]) -> None:
+    if not scenes or not all(scenes):
+        raise ValueError("there is no image to compare")
+    for scene in scenes:
+        shapes = {name: image.shape for name, image in scene.items()}
+        first = next(iter(shapes.values()))
+        if set(shapes.values()) != {first} or len(first) != 2 or 0 in first:
+            raise ValueError(f"images must be Y X planes of one shape, not {shapes}")
+
+
+def _typical(scene: Scene, reference: str | None) -> NDArray[Any]:
+    """Choose the image whose intensities and details stand for all."""
+    if (reference or "clean") in scene:
+        return scene[reference or "clean"]
+    restored = [image for name, image in scene.items() if name != "noisy"]
+    return np.asarray(np.median(restored or list(scene.values()), axis=0))
+
+
+def _range_of(image: NDArray[Any], limits: tuple[float, float]) -> tuple[float, float]:
+    """Return the common range, or the image's own if it has hardly anything within the common."""
+    low, high = display_range(image)
+    both = min(high, limits[1]) - max(low, limits[0])
+    return limits if both > 0.2 * max(high - low, limits[1] - limits[0]) else (low, high)

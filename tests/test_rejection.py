@@ -1,0 +1,325 @@
+"""Training patches that a filter rejects are replaced: by what, from where, and how often."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from stacks import Ledger, RecordingStack
+
+from careamics_dm.axes import DataError
+from careamics_dm.dataset import PatchDataset
+from careamics_dm.filters import EntropyFilter, MaxFilter, MeanStdFilter
+from careamics_dm.formats.array import ArrayDataModule
+from careamics_dm.image_stack import ArrayStack
+from careamics_dm.images import Images
+from careamics_dm.loader import PatchLoader
+from careamics_dm.sampling import RandomPatches
+
+pytestmark = pytest.mark.usefixtures("files_close")
+
+BACKGROUND, BRIGHT = 100, 500
+
+
+def scene(shape, seed, dtype=np.uint16, share=0.3):
+    """Noise, and in one corner of each sample bright pixels here and there."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(BACKGROUND, 4, shape)
+    corner = tuple(slice(0, round(n * share ** (1 / 2))) for n in shape[-2:])
+    lit = pixels[(..., *corner)]
+    lit[rng.random(lit.shape) < 0.02] = BRIGHT
+    return pixels.astype(dtype)
+
+
+def passes(criterion, patch):
+    """Say whether a patch, ``C (Z) Y X``, passes, in plain NumPy."""
+    for channel in patch if criterion.channel is None else patch[[criterion.channel]]:
+        if isinstance(criterion, MaxFilter):
+            good = channel.max() >= criterion.threshold
+        elif isinstance(criterion, MeanStdFilter):
+            mean, std = criterion.mean, criterion.std
+            good = mean is None or channel.mean(dtype=np.float64) >= mean
+            good &= std is None or channel.std(dtype=np.float64) >= std
+        else:
+            thin = channel[..., ::2, ::2]
+            share = np.unique(thin, return_counts=True)[1] / thin.size
+            good = -(share * np.log2(share)).sum() >= criterion.bits
+        if good:
+            return True
+    return False
+
+
+def make(images, patch=(16, 16), n=200, *, targets=(), cell_bytes=6000, **options):
+    """Make a dataset; by default streamed, with a pool that holds a part of it."""
+    found = Images(list(images), list(targets))
+    found.channels, found.target_channels = [None] * len(images), [None] * len(targets)
+    extents = found.extents()
+    held = {key: options.pop(key, None) for key in ("held_out", "masks")}
+    plan = RandomPatches(extents, patch, n, options.get("seed", 0), cell_bytes, **held)
+    options = {"batch_size": 8, "pool_bytes": 60_000} | options
+    return PatchDataset(found.stacks, plan, extents, targets=found.targets or None, **options)
+
+
+def streamed(n=6, shape=(2, 1, 64, 64), **how):
+    ledger = Ledger()
+    return [
+        RecordingStack(scene(shape, i, **how), f"{i}", (16,) * (len(shape) - 2), ledger)
+        for i in range(n)
+    ]
+
+
+def in_memory(n=6, shape=(2, 1, 64, 64), **how):
+    axes = "SCZYX" if len(shape) == 5 else "SCYX"
+    return [ArrayStack(scene(shape, i, **how), axes, f"{i}") for i in range(n)]
+
+
+def pixels_of(stack):
+    return stack.pixels if isinstance(stack, RecordingStack) else stack.array
+
+
+def numbered(stacks):
+    """Targets that tell where a patch is from: pixels are numbered through all images."""
+    first, targets = 0, []
+    for stack in stacks:
+        shape = (stack.data_shape[0], 1, *stack.data_shape[2:])
+        pixels = first + np.arange(np.prod(shape)).reshape(shape)
+        first += pixels.size
+        targets.append(
+            RecordingStack(pixels.astype(np.float32), "number", getattr(stack, "block_shape", None))
+        )
+    return targets
+
+
+def corners(batches):
+    """Number of the first pixel of each patch."""
+    found = np.concatenate([batch["target"].numpy() for batch in batches])
+    return found.reshape(len(found), -1)[:, 0].astype(int)
+
+
+def place(number, shape):
+    """Image, sample and origin of a numbered pixel."""
+    size = shape[0] * int(np.prod(shape[2:]))
+    image, rest = divmod(int(number), size)
+    sample, *start = np.unravel_index(rest, (shape[0], *shape[2:]))
+    return image, int(sample), [int(a) for a in start]
+
+
+def images_of(batches):
+    return np.concatenate([batch["image"].numpy() for batch in batches])
+
+
+def same(ours, theirs):
+    return len(ours) == len(theirs) and all(
+        a.keys() == b.keys()
+        and all(np.array_equal(np.asarray(a[key]), np.asarray(b[key])) for key in a)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+FILTERS = [MaxFilter(400), MeanStdFilter(std=20), MeanStdFilter(102, 10), EntropyFilter(3.85)]
+
+
+SIZES = [((2, 1, 64, 64), (16, 16)), ((1, 2, 12, 48, 48), (4, 16, 16))]
+
+
+class TestObedience:
+    @pytest.mark.parametrize("criterion", FILTERS, ids=lambda f: repr(f)[:20])
+    @pytest.mark.parametrize("where", [streamed, in_memory])
+    @pytest.mark.parametrize(("shape", "patch"), SIZES)
+    def test_every_patch_passes_and_comes_with_its_target(self, criterion, where, shape, patch):
+        stacks = where(3, shape)
+        plain = images_of(make(stacks, patch))
+        assert 0.02 < np.mean([passes(criterion, p) for p in plain]) < 0.98
+        dataset = make(stacks, patch, targets=numbered(stacks), patch_filter=criterion)
+        for epoch in range(2):
+            dataset.set_epoch(epoch)
+            batches = list(dataset)
+            drawn = images_of(batches)
+            assert len(batches) == dataset.count() == 25
+            assert len(drawn) == 200
+            assert all(passes(criterion, p) for p in drawn)
+            numbers = corners(batches)
+            assert len(set(numbers.tolist())) > 100
+            for number, found in zip(numbers, drawn, strict=True):
+                image, sample, start = place(number, shape)
+                box = tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True))
+                assert np.array_equal(found, pixels_of(stacks[image])[(sample, slice(None), *box)])
+
+    @pytest.mark.parametrize("channel", [None, 0, 1])
+    def test_the_channel_that_is_asked_for_counts(self, channel):
+        images = [scene((1, 2, 64, 64), i) for i in range(2)]
+        for image in images:
+            image[:, 1] = image[:, 1, ::-1, ::-1]  # bright in another corner
+        stacks = [ArrayStack(image, "SCYX", "a") for image in images]
+        criterion = MaxFilter(400, channel=channel)
+        drawn = images_of(make(stacks, patch_filter=criterion))
+        assert all(passes(criterion, p) for p in drawn)
+        bright = (drawn.max(axis=(2, 3)) >= 400).mean(axis=0)
+        assert all(bright[[0, 1] if channel is None else [1 - channel]] < 0.9)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_single_patches_and_worker_processes_too(self, workers):
+        for batch_size in (None, 8):
+            dataset = make(streamed(), n=40, batch_size=batch_size, patch_filter=MaxFilter(400))
+            loader = PatchLoader(dataset, num_workers=workers, start_method="fork")
+            found = [b["image"].numpy() for b in loader]
+            assert len(found) == len(loader) == (40 if batch_size is None else 5)
+            patches = found if batch_size is None else np.concatenate(found)
+            assert all(p.max() >= 400 for p in patches)
+            loader.close()
+
+    def test_a_part_of_the_rejected_is_kept(self):
+        criterion = MaxFilter(400, keep=0.25)
+        stacks = in_memory()
+        plain = images_of(make(stacks, n=2000)).max(axis=(1, 2, 3)) < 400
+        kept = images_of(make(stacks, n=2000, patch_filter=criterion)).max(axis=(1, 2, 3)) < 400
+        assert 0.5 < plain.mean() < 0.9
+        assert kept.sum() == pytest.approx(0.25 * plain.sum(), abs=5 * np.sqrt(0.19 * plain.sum()))
+
+    def test_all_origins_that_pass_are_equally_likely(self):
+        image = np.zeros((1, 1, 20, 20), np.uint16)
+        image[0, 0, 6, 9] = 500  # in patches of 4 from 16 origins
+        stacks = [ArrayStack(image, "SCYX", "a")]
+        dataset = make(
+            stacks,
+            (4, 4),
+            4000,
+            targets=numbered([RecordingStack(image, block=(20, 20))]),
+            batch_size=64,
+            patch_filter=MaxFilter(1),
+        )
+        origin, count = np.unique(corners(dataset), return_counts=True)
+        assert len(origin) == 16
+        assert np.all(abs(count - 250) < 5 * np.sqrt(250))
+
+
+class TestLimits:
+    def test_masks_gaps_and_validation_patches_are_respected(self):
+        image = scene((2, 96, 96), 0, share=0.6)
+        number = np.arange(image.size, dtype=np.float32).reshape(image.shape)
+        mask = np.zeros(image.shape, np.uint8)
+        mask[0, 5:60, 10:80] = 1
+        for options in ({"train_mask": mask}, {}):
+            data = ArrayDataModule(
+                train_data=image,
+                train_target=number,
+                axes="SYX",
+                patch_size=(16, 16),
+                patches_per_epoch=300,
+                n_val_patches=3,
+                augmentation=False,
+                patch_filter=MaxFilter(400),
+                **options,
+            )
+            data.setup("fit")
+            validated = torch.cat([b["target"] for b in data.val_dataloader()]).unique()
+            loader = data.train_dataloader()
+            batches = list(loader)
+            assert len(batches) == len(loader) and data.n_train_patches == 300
+            drawn = torch.cat([b["target"] for b in batches])
+            assert len(drawn) == 300
+            assert not torch.isin(drawn, validated).any()
+            assert (images_of(batches).max(axis=(1, 2, 3)) >= 400).all()
+            if options:
+                centres = drawn[:, 0, 8, 8].long().numpy()
+                assert mask.reshape(-1)[centres].all()
+            data.teardown("fit")
+
+    def test_validation_is_not_filtered(self):
+        image = scene((2, 96, 96), 0)
+        options = {"train_data": image, "val_data": image, "axes": "SYX", "patch_size": (16, 16)}
+        plain, filtered = (
+            ArrayDataModule(**options, patch_filter=f) for f in (None, MaxFilter(400))
+        )
+        assert same(list(plain.val_dataloader()), list(filtered.val_dataloader()))
+
+    def test_nan_is_never_drawn_under_skip(self):
+        stacks = in_memory(dtype=np.float32)
+        for stack in stacks:
+            stack.array[:, :, 5:9, 5:9] = np.nan
+        drawn = images_of(make(stacks, nan_policy="skip", patch_filter=MaxFilter(400)))
+        assert np.isfinite(drawn).all() and (drawn.max(axis=(1, 2, 3)) >= 400).all()
+        zeros = images_of(make(stacks, nan_policy="zero", patch_filter=MaxFilter(400)))
+        assert np.isfinite(zeros).all() and (zeros == 0).any()
+        with pytest.raises(DataError, match=r"nan at sample .*nan_policy"):
+            list(make(stacks, nan_policy="error", patch_filter=MaxFilter(400)))
+
+    def test_nothing_is_read_twice_for_it(self):
+        stacks = streamed(8, (1, 1, 64, 64), share=0.5)
+        filtered = make(stacks, (8, 8), 400, cell_bytes=2048, patch_filter=MaxFilter(400))
+        list(filtered)
+        assert sum(len(s.reads) for s in stacks) == len(np.unique(filtered.plan.at(0).cell))
+        assert stacks[0].ledger.most_live <= filtered.pool_bytes
+
+
+class TestOrder:
+    @pytest.mark.parametrize("kept", [True, False])
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("criterion", [MaxFilter(400, keep=0.1), MeanStdFilter(std=20)])
+    def test_a_resumed_epoch_goes_on_with_the_very_next_batch(self, workers, kept, criterion):
+        def loader():
+            stacks = streamed()
+            pool = 2**20 if kept else 30_000
+            dataset = make(
+                stacks, n=200, targets=numbered(stacks), pool_bytes=pool, patch_filter=criterion
+            )
+            return PatchLoader(dataset, num_workers=workers, start_method="fork")
+
+        whole = loader()
+        expected = [batch for _ in range(2) for batch in whole]
+        whole.close()
+        for epoch, stop in [(0, 3), (0, 20), (1, 11)]:
+            first = loader()
+            for _ in range(epoch):
+                list(first)
+            batches = iter(first)
+            for _ in range(stop):
+                next(batches)
+            state = pickle.loads(pickle.dumps(first.state_dict()))
+            batches.close()
+            first.close()
+            resumed = loader()
+            resumed.load_state_dict(state)
+            assert same(list(resumed), expected[epoch * 25 + stop : (epoch + 1) * 25])
+            resumed.close()
+
+    def test_a_seed_repeats_the_patches_and_another_gives_others(self):
+        runs = [list(make(streamed(), seed=s, patch_filter=MaxFilter(400))) for s in (0, 0, 1)]
+        assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+
+
+class TestNothingPasses:
+    def test_the_message_shows_what_was_measured_and_comes_with_the_first_batch(self):
+        stacks = [ArrayStack(np.full((1, 1, 64, 64), 7, np.uint16), "SCYX", "a")]
+        expected = (
+            r"patch_filter: none of \d+ patches, .* passes\. max: at least 8 is asked for; "
+            r"measured were 7 to 7, quartiles 7, 7 and 7, and 0% of the patches reach it\. Ask"
+        )
+        with pytest.raises(DataError, match=expected):
+            next(iter(make(stacks, patch_filter=MaxFilter(8))))
+
+    def test_each_of_two_thresholds_is_shown(self):
+        stacks = in_memory()
+        expected = r"mean of channel 0: at least 90 .* 100% .*; std of channel 0: .* 0% of"
+        with pytest.raises(DataError, match=expected):
+            list(make(stacks, patch_filter=MeanStdFilter(90, 1000, channel=0)))
+
+    def test_a_window_without_any_is_filled_from_elsewhere(self):
+        stacks = streamed(6, (1, 1, 64, 64), share=0.5)
+        for stack in stacks[:5]:
+            stack.pixels[:] = 0
+        options = {"n": 300, "cell_bytes": 64 * 64 * 2, "pool_bytes": 2 * 64 * 64 * 2}
+        drawn = images_of(make(stacks, patch_filter=MaxFilter(400), **options))
+        assert len(drawn) == 300 and (drawn.max(axis=(1, 2, 3)) >= 400).all()
+
+
+def test_a_grid_cannot_be_filtered():
+    with pytest.raises(DataError, match="patch_filter goes with sampling=random"):
+        ArrayDataModule(sampling="grid", patch_filter=MaxFilter(5))
+
+
+def test_a_filter_is_an_object():
+    with pytest.raises(DataError, match="patch_filter='max': give an object"):
+        ArrayDataModule(patch_filter="max")
