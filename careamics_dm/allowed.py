@@ -27,7 +27,7 @@ class Allowed:
     def __init__(self, plan: RandomPatches) -> None:
         self.masks = plan.masks or {}
         self.held = HeldOut(plan.held_out, plan.extents, plan.patch_size)
-        self.trained = getattr(plan, "trained", None)
+        self.trained = plan.trained
         self.first = np.cumsum([0] + [extent.samples for extent in plan.extents])
         self.limited = {*self.masks, *self.held.starts}
 

@@ -133,6 +133,7 @@ class Batches(Stages):
         return {
             "statistics": {key: value._asdict() for key, value in self.statistics.items()},
             "n_channels": self.n_channels if self._images or self._restored else None,
+            "n_target_channels": self.n_target_channels if self._images or self._restored else None,
             "patch_size": list(self.patch_size),
             "held_out": self._held_out_rows,
         }
@@ -187,4 +188,4 @@ class Batches(Stages):
         for images in self._images.values():
             if images.targets:
                 return images.n_target_channels
-        return self.n_channels
+        return int(self._restored.get("n_target_channels") or self.n_channels)

@@ -177,7 +177,7 @@ class PatchDataModule(Batches):
         return self._ready("train", "fit").stacks
 
     def images_of(self, role: str) -> Images:
-        """The images of ``train``, ``val``, ``test`` or ``predict``, with targets and channels."""
+        """Return the images of train, val, test or predict, with targets and channels."""
         return self._ready(role, {"train": "fit", "val": "validate"}.get(role, role))
 
     def channel_indices(self, stack: ImageStack) -> list[int] | None:

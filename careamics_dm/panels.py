@@ -31,8 +31,8 @@ def plot_comparison(
 ) -> Figure:
     """Show what several models made of the same images, each whole and a zoom below.
 
-    Within a scene all panels show the same zoom and have one display range, but for images in
-    another unit, whose intensities hardly overlap with it: these have their own.
+    Within a scene all panels show the same zoom and have one display range, but for "noisy" where
+    that is in another unit than the rest (its intensities hardly overlap): it then has its own.
 
     Parameters
     ----------
@@ -75,7 +75,8 @@ def plot_comparison(
     for line, (i, names) in enumerate(lines):
         for pair, name in zip(panels[2 * line : 2 * line + 2].T, names, strict=False):
             image = scenes[i][name]
-            show_with_zoom(pair, image, boxes[i], _range_of(image, limits[i]))
+            shown = _range_of(image, limits[i]) if name == "noisy" else limits[i]
+            show_with_zoom(pair, image, boxes[i], shown)
             pair[0].set_title((titles or {}).get(name, name), fontsize=10)
         for axes in panels[2 * line : 2 * line + 2, len(names) :].flat:
             axes.set_axis_off()

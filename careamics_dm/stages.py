@@ -268,6 +268,14 @@ class Stages(Arguments):
 
     def _check_channels(self) -> None:
         """All roles, and a restored checkpoint, must agree on channels."""
+        targets = {
+            f"{role}_target": i.n_target_channels for role, i in self._images.items() if i.targets
+        }
+        if len(set(targets.values())) > 1:
+            found = ", ".join(f"that of {name} has {n}" for name, n in targets.items())
+            raise DataError(
+                f"the number of target channels differs: {found}. Select with target_channels."
+            )
         counts = {f"{role}_data": images.n_channels for role, images in self._images.items()}
         if self._restored.get("n_channels") is not None:
             counts["the checkpoint"] = self._restored["n_channels"]
@@ -301,7 +309,8 @@ def _tell_gaps(what: str, images: Images) -> None:
     rank_zero_warn(
         f"{what}: {len(missing)} image(s) have parts that were not acquired, of "
         f"{images.stacks[first].source} {missing[first]} pixels ({share:.1%}). They are read as 0; "
-        "what is predicted there means nothing."
+        "what is predicted there"
+        f"{', and scored with the rest,' * (what == 'test_data')} means nothing."
     )
 
 

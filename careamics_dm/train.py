@@ -73,11 +73,12 @@ def train(config: dict[str, Any], folder: Path, data: PatchDataModule) -> dict[s
     trainer.fit(model, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
     scores = use_kept(trainer, model)
     print()
-    for name, file in (("model", "model.ckpt"), ("losses", "losses.png")):
-        if name == "losses" and (folder / "logs" / "metrics.csv").exists():
-            plot_losses(folder / "logs" / "metrics.csv", folder / file)
-        if (folder / file).exists():
-            print(f"{name:<16} {folder / file}")
+    if (folder / "model.ckpt").exists():
+        print(f"model            {folder / 'model.ckpt'}")
+    metrics = folder / "logs" / "metrics.csv"
+    if metrics.exists() and {"train_loss", "val_loss"} & scores.keys():
+        plot_losses(metrics, folder / "losses.png")
+        print(f"losses           {folder / 'losses.png'}")
     if report is not None:
         scores |= test(trainer, model, data, report)
     return scores | show(config, folder, data, model, prediction)

@@ -101,8 +101,7 @@ def test_folds_end_with_their_mean(tmp_path):
     assert float(mean["val_loss"]) == pytest.approx(np.mean(losses))
     assert float(deviation["val_loss"]) == pytest.approx(np.std(losses, ddof=1))
     assert " ± " in done.out
-    # Other images are shown in each: two rows.
-    assert panels(tmp_path / "sweep/comparison.png") == 2
+    assert panels(tmp_path / "sweep/comparison.png") == 3  # noisy, and one for each fold
 
 
 def test_a_single_run_compares_nothing(tmp_path, images):

@@ -70,10 +70,9 @@ def test_training_sees_only_what_was_acquired(in_memory, sampling):
     data.teardown("fit")
 
 
-def test_so_do_validation_and_test(in_memory):
+def test_so_does_validation(in_memory):
     data = Module(in_memory=in_memory)
     assert (patches(data.val_dataloader()) == 7).all()
-    assert (patches(data.test_dataloader()) == 7).all()
     split = Module(in_memory=in_memory, val_data=None, n_val_patches=4)
     assert (patches(split.val_dataloader()) == 7).all()
     assert (patches(split.train_dataloader()) == 7).all()
@@ -98,13 +97,14 @@ def test_masks_and_gaps_work_together(in_memory):
     assert (batches == 7).all()
 
 
-def test_prediction_covers_gaps_and_tells_how_many_pixels_they_are():
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_prediction_and_test_cover_gaps_and_tell_how_many_pixels_they_are(stage):
     data = Module(tile_size=(32, 32), tile_overlap=(8, 8))
     lacking = 2 * 80 * 100 - (2 * 40 * 48 + 44 * 60 - 4 * 8)
-    with pytest.warns(UserWarning, match=rf"predict_data: 1 image.* {lacking} pixels .*read as 0"):
-        data.setup("predict")
-    check_image_stack(data.predict_stacks[0])
-    assert len(patches(data.predict_dataloader())) == 2 * 3 * 4
+    with pytest.warns(UserWarning, match=rf"{stage}_data: 1 image.* {lacking} pixels .*read as 0"):
+        data.setup(stage)
+    check_image_stack(data._images[stage].stacks[0])
+    assert len(patches(getattr(data, f"{stage}_dataloader")())) == 2 * 3 * 4
 
 
 def test_gaps_that_leave_no_place_are_an_error(in_memory):
@@ -182,7 +182,7 @@ def test_images_that_give_no_patch_are_told():
     assert (patches(data.train_dataloader()) == 7).all()
 
 
-def test_gaps_that_leave_nothing_to_validate_or_test_are_an_error():
+def test_gaps_that_leave_nothing_to_validate_are_an_error():
     class Whole(Module):
         def open_source(self, source, axes):
             if source == "whole":
@@ -190,9 +190,8 @@ def test_gaps_that_leave_nothing_to_validate_or_test_are_an_error():
             return super().open_source(source, axes)
 
     data = Whole(train_data="whole", patch_size=(64, 64))
-    for loader in (data.val_dataloader, data.test_dataloader):
-        with pytest.raises(DataError, match=r"no patch of \(64, 64\), side by side, lies in what"):
-            loader()
+    with pytest.raises(DataError, match=r"no patch of \(64, 64\), side by side, lies in what"):
+        data.val_dataloader()
 
 
 def test_samples_alike_share_what_is_known_of_them():

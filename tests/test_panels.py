@@ -44,6 +44,13 @@ def test_an_image_in_another_unit_has_its_own_range(tmp_path: Path) -> None:
     assert images["noisy"].get_clim()[0] > 9e5
 
 
+def test_a_flat_result_is_shown_flat(tmp_path: Path) -> None:
+    """Of a network that has learned little yet; a range of its own would hide that."""
+    scene = {"noisy": NOISY, "denoised": 70 + CLEAN / 100, "target": CLEAN}
+    images = shown(plot_comparison([scene], tmp_path / "a.png", reference="target"))
+    assert len({image.get_clim() for image in images.values()}) == 1
+
+
 def test_without_truth_one_bad_job_does_not_decide(tmp_path: Path) -> None:
     scene = {"noisy": NOISY, "0": CLEAN, "1": CLEAN, "2": np.zeros_like(CLEAN)}
     images = shown(plot_comparison([scene], tmp_path / "a.png"))

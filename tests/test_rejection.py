@@ -129,6 +129,8 @@ class TestObedience:
     @pytest.mark.parametrize("where", [streamed, in_memory])
     @pytest.mark.parametrize(("shape", "patch"), SIZES)
     def test_every_patch_passes_and_comes_with_its_target(self, criterion, where, shape, patch):
+        if isinstance(criterion, EntropyFilter):  # what few pixels have depends on how many
+            criterion = EntropyFilter({2: 3.85, 3: 4.05}[len(patch)])
         stacks = where(3, shape)
         plain = images_of(make(stacks, patch))
         assert 0.02 < np.mean([passes(criterion, p) for p in plain]) < 0.98

@@ -357,3 +357,30 @@ class TestFaults:
         with pytest.raises(DataError, match="holds NaN"):
             predict(data, writer, tmp_path, Nan())
         assert written(tmp_path / "out") == []
+
+
+class TestSeveralOutputs:
+    class Twice(Identity):
+        def predict_step(self, batch, batch_idx):
+            result = super().predict_step(batch, batch_idx)
+            return result | {"twice": 2 * result["prediction"]}
+
+    def test_each_writer_writes_one_and_skips_what_it_has(self, tmp_path):
+        image = noise(20, 30)
+        writers = [TiffWriter(tmp_path / "one"), TiffWriter(tmp_path / "two", output="twice")]
+        data = arrays([image, image])
+        run = trainer(tmp_path, callbacks=writers)
+        run.predict(self.Twice(), datamodule=data, return_predictions=False)
+        for path in writers[1].paths:
+            np.testing.assert_array_equal(tifffile.imread(path), 2.0 * image)
+        writers[1].paths[1].unlink()
+        writers[0].paths[0].write_bytes(b"mine")
+        for writer in writers:
+            writer.existing = "skip"
+        run.predict(self.Twice(), datamodule=data, return_predictions=False)
+        assert writers[0].paths[0].read_bytes() == b"mine"
+        np.testing.assert_array_equal(tifffile.imread(writers[1].paths[1]), 2.0 * image)
+
+    def test_an_output_that_is_not_there_is_named(self, tmp_path):
+        with pytest.raises(DataError, match=r"dict of\s+twice"):
+            predict(arrays(noise(20, 30)), TiffWriter(tmp_path / "x", output="twice"), tmp_path)

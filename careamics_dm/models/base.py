@@ -72,7 +72,9 @@ class RestorationModule(Restorer, ABC):
         Of the class: what training needs. Where that is targets, data without any are refused.
     keeps : {"best", "last"}
         Of the class: the weights of a run that are worth keeping. Those of the lowest ``val_loss``
-        where that is measured against the truth; the last where it is measured against noise.
+        where that is measured against the truth; the last where it is measured against noise. A
+        loss against noise is at least the noise's variance (Lehtinen et al., 2018; Krull et al.,
+        2019) and fluctuates with it, so that its minimum is not where images are best.
     test_time_augmentation : bool
         Whether prediction and test average over flips and quarter turns of the image; set it
         before they begin. They take eight times as long then.
@@ -90,6 +92,11 @@ class RestorationModule(Restorer, ABC):
     ------
     ValueError
         If ``size_divisor`` is not a whole number of at least 1.
+
+    References
+    ----------
+    Lehtinen et al., "Noise2Noise: learning image restoration without clean data", ICML 2018. Krull
+    et al., "Noise2Void: learning denoising from single noisy images", CVPR 2019.
     """
 
     learns_from: ClassVar[Literal["noisy images", "clean targets", "noisy targets"]] = (

@@ -34,10 +34,10 @@ class N2VModule(RestorationModule):
 
     ``val_loss`` tells whether training goes astray, but is a poor objective for choosing weights,
     models or settings in a sweep. It compares predictions with noisy pixels: even a perfect one has
-    a loss of the noise's variance (Krull et al., 2019, section 3; likewise Lehtinen et al., 2018),
-    beside which differences of image quality are small, and it changes with the blind spots that
-    were drawn. It also changes with the masking, and is lower where noise is correlated and the
-    network learns to predict it. So the last weights are those to keep; where there are clean
+    a loss of the noise's variance (Krull et al., 2019; Lehtinen et al., 2018), beside which
+    differences of image quality are small, and only the few blind spots count, so that chance
+    weighs heavily. It also changes with the masking, and is lower where noise is correlated and
+    the network learns to predict it. So the last weights are those to keep; where there are clean
     images for validation, ``val_psnr`` and its kin compare with these.
 
     Parameters

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -65,13 +66,17 @@ def scene(share: float, seed: int) -> NDArray[np.uint16]:
 
 def stored(images: list[NDArray[np.uint16]], folder: Path) -> dict[str, Any]:
     """Store images; return how each data module is made: in memory, and streamed, pool half."""
-    draw = iter(images * 2)
+    turn = iter(images * 2)
+
+    def draw(asked: tuple[int, ...]) -> NDArray[np.uint16]:
+        return np.stack([next(turn) for _ in range(prod(asked[:-2]))]).reshape(asked)
+
     shape, tiff, zarr = (SIZE, SIZE), [], folder / "0.zarr"
     for i in range(len(images)):
         tiff.append(str(folder / f"{i}.tif"))
-        write_tiff(Path(tiff[-1]), shape, lambda _: next(draw))
+        write_tiff(Path(tiff[-1]), shape, draw)
     every = (len(images), *shape)
-    write_zarr(zarr, every, lambda s: np.stack(images).reshape(s), chunks=(1, 256, 256))
+    write_zarr(zarr, every, draw, chunks=(1, 256, 256))
     pool = {"in_memory": False, "pool_mib": FILES * SIZE * SIZE * 2 // 2**21}
     return {
         "in memory": (ArrayDataModule, {"train_data": images, "axes": "YX"}),

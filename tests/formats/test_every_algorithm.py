@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
+from apps import SMALL, succeed
 from formats.written import CONF, FORMATS, axes_of, module, write
 from hydra.utils import get_class, instantiate
 from modules import trainer
@@ -75,6 +76,17 @@ def test_it_trains_validates_tests_and_predicts(name, model, label, files, tmp_p
     (written,) = tmp_path.rglob("*.tif")
     assert tifffile.imread(written).size == np.prod(shape)
     data.teardown("predict")
+
+
+def test_targets_may_have_fewer_channels_than_images(tmp_path):
+    """Two channels of a file make its third; prediction from the checkpoint gives that one."""
+    pixels = np.random.default_rng(0).poisson(200, (4, 3, 32, 36)).astype(np.uint16)
+    path = write("tiff", tmp_path / "image", pixels)
+    train = ("model=care", "data=tiff", f"data.train_data={path}", "data.channels=[0,1]")
+    done = succeed("train", tmp_path, *SMALL, *train, "data.target_channels=[2]")
+    predict = (f"checkpoint={done.folder}/model.ckpt", f"data.predict_data={path}")
+    succeed("predict", tmp_path, "data=tiff", *predict, "writer.folder=restored", folder="second")
+    assert tifffile.imread(tmp_path / "restored" / "image.tif").shape == (4, 1, 32, 36)
 
 
 def test_the_table_has_every_model_and_format():
