@@ -10,6 +10,7 @@ from typing import Any
 _HOME = {
     "ArrayDataModule": "formats.array",
     "Augmentation": "augmentation",
+    "CAREModule": "models.care",
     "CustomDataModule": "formats.custom",
     "CziDataModule": "formats.czi",
     "EntropyFilter": "filters",
@@ -19,6 +20,7 @@ _HOME = {
     "MeanStd": "normalization",
     "MeanStdFilter": "filters",
     "MinMax": "normalization",
+    "N2NModule": "models.n2n",
     "N2VModule": "models.n2v",
     "NoNormalization": "normalization",
     "PatchDataModule": "datamodule",
