@@ -14,6 +14,8 @@ from careamics_dm.cells import CELLS, VAL_SHARE
 from careamics_dm.dataset import PatchDataset, fits
 from careamics_dm.images import Images, describe
 from careamics_dm.loader import PatchLoader
+from careamics_dm.passing import plan_passing
+from careamics_dm.sampling import RandomPatches
 from careamics_dm.split import some_of, table_of
 from careamics_dm.tiling import grid_plan, tile_plan
 from careamics_dm.training_plan import n_by_default, training_plan
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from careamics_dm.image_stack import ImageStack
     from careamics_dm.plan import Plan
-    from careamics_dm.sampling import GridPatches, RandomPatches
+    from careamics_dm.sampling import GridPatches
 
     AnyPlan = Plan | RandomPatches | GridPatches
 
@@ -55,8 +57,10 @@ class PatchDataModule(Batches):
         if epoch is not None and not self._told:
             rank_zero_info(self.summary())
             self._told = True
-        plan, pool = self._train_plan(images), self._pool(images)
-        pool |= {"n_orientations": len(self.orientations), "patch_filter": self.patch_filter}
+        plan, pool, criterion = self._train_plan(images), self._pool(images), self.patch_filter
+        if criterion is not None and isinstance(plan, RandomPatches):
+            plan, criterion = plan_passing(plan, images, criterion, self.nan_policy)
+        pool |= {"n_orientations": len(self.orientations), "patch_filter": criterion}
         return self._loader(images, plan, epoch or 0, **pool)
 
     def val_dataloader(self) -> PatchLoader | list[Any]:

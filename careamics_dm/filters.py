@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import isfinite
+from math import ceil, e, isfinite, pi, prod
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,16 +12,21 @@ import numpy as np
 
 from careamics_dm.axes import DataError
 from careamics_dm.measures import entropy, levels, moments, most_bits
+from careamics_dm.sliding import sliding, sliding_moments
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
-    from careamics_dm.coarse import Coarse
+    from numpy.typing import NDArray
 
     Values = NDArray[np.float64]
 
 EVERY = 2
 """Step, along Y and X, between the pixels that make the entropy."""
+MOST_EXACT = 2**21
+"""Pixels of a patch whose squares, of 16 bits each, add up without rounding."""
+MOST_ASKED = 2**13
+"""Patches to measure one by one, at most, where rounding decides whether they pass."""
 
 
 class PatchFilter(ABC):
@@ -39,6 +44,8 @@ class PatchFilter(ABC):
         passes if any of its channels does.
     quantities : tuple of str
         What is measured.
+    exact : bool
+        Whether all that `may_pass` says passes.
 
     Raises
     ------
@@ -49,6 +56,7 @@ class PatchFilter(ABC):
     keep: float
     channel: int | None
     quantities: ClassVar[tuple[str, ...]]
+    exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check what was given."""
@@ -106,43 +114,43 @@ class PatchFilter(ABC):
         enough = np.greater_equal(self.measure(patches), least)
         return np.asarray(np.any(np.all(enough, axis=2), axis=1))
 
-    def possible(self, coarse: Coarse, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
-        """Say where patches may pass; where they may not, none does.
+    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_] | None:
+        """Say for all patches of an image at once which may pass.
+
+        Much faster than one by one, so a filter should know how. No patch elsewhere passes; if
+        the filter is `exact`, all of these do.
 
         Parameters
         ----------
-        coarse : Coarse
-            A look at a block of pixels.
-        dtype : numpy.dtype
-            In which batches come.
+        pixels : ndarray
+            ``C (Z) Y X``, finite, in the dtype of batches.
+        size : sequence of int
+            Of a patch, ``(Z) Y X``, pixels.
 
         Returns
         -------
-        ndarray of bool
-            By tile, see `Coarse`.
+        ndarray of bool or None
+            By origin, ``(Z) Y X``; ``None`` if that can't be told.
         """
-        bound = self._bound(coarse, dtype)
-        if bound is None:
-            return np.ones(coarse.shape, bool)
-        chosen = bound if self.channel is None else bound[self.channel : self.channel + 1]
-        return np.asarray(chosen.any(axis=0))
-
-    def _bound(self, coarse: Coarse, dtype: np.dtype[Any]) -> NDArray[np.bool_] | None:
-        """Where a channel may pass, ``(C, tiles)``, if a coarse look can tell."""
-        del coarse, dtype
+        del pixels, size
         return None
 
-    def _rows(self, patches: NDArray[Any]) -> NDArray[Any]:
-        """Return the pixels that are looked at, ``(N, C, pixels)``."""
-        n, n_channels = patches.shape[:2]
+    def _chosen(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return the channels that are looked at, ``C ...``."""
+        n_channels = len(pixels)
         if self.channel is None:
-            return patches.reshape(n, n_channels, -1)
+            return pixels
         if self.channel >= n_channels:
             raise DataError(
                 f"patch_filter: channel={self.channel}, but {n_channels} channel(s) are selected. "
                 f"Give a number from 0 to {n_channels - 1}, or null to look at all."
             )
-        return patches[:, self.channel : self.channel + 1].reshape(n, 1, -1)
+        return pixels[self.channel : self.channel + 1]
+
+    def _rows(self, patches: NDArray[Any]) -> NDArray[Any]:
+        """Return the pixels that are looked at, ``(N, C, pixels)``."""
+        chosen = self._chosen(np.moveaxis(patches, 1, 0))
+        return np.moveaxis(chosen, 0, 1).reshape(len(patches), len(chosen), -1)
 
 
 @dataclass
@@ -163,6 +171,7 @@ class MaxFilter(PatchFilter):
     keep: float = 0.0
     channel: int | None = None
     quantities: ClassVar[tuple[str, ...]] = ("max",)
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """See `PatchFilter`."""
@@ -178,9 +187,14 @@ class MaxFilter(PatchFilter):
         """See `PatchFilter.measure`."""
         return np.asarray(self._rows(patches).max(axis=2, keepdims=True), np.float64)
 
-    def _bound(self, coarse: Coarse, dtype: np.dtype[Any]) -> NDArray[np.bool_] | None:
-        del dtype
-        return _may_reach(coarse.high(), self.threshold)
+    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_]:
+        """See `PatchFilter.may_pass`."""
+        chosen = self._chosen(pixels)
+        # In NumPy a float32 compared with a number means that number in float32.
+        wide = chosen.dtype.kind == "f"
+        least = np.float64(self.threshold) if wide else ceil(self.threshold)
+        bright = np.any(chosen >= least, axis=0)
+        return sliding(bright, size, np.logical_or)
 
 
 @dataclass
@@ -203,6 +217,7 @@ class MeanStdFilter(PatchFilter):
     keep: float = 0.0
     channel: int | None = None
     quantities: ClassVar[tuple[str, ...]] = ("mean", "std")
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """See `PatchFilter`."""
@@ -229,14 +244,39 @@ class MeanStdFilter(PatchFilter):
         mean, variance = moments(rows.reshape(-1, rows.shape[2]))
         return np.stack([mean, np.sqrt(variance)], axis=1).reshape(*rows.shape[:2], 2)
 
-    def _bound(self, coarse: Coarse, dtype: np.dtype[Any]) -> NDArray[np.bool_] | None:
-        del dtype
-        may = np.ones((len(coarse.block), *coarse.shape), bool)
+    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_] | None:
+        """See `PatchFilter.may_pass`."""
+        if prod(size) > MOST_EXACT:
+            return None
+        found = np.zeros([n - p + 1 for n, p in zip(pixels.shape[1:], size, strict=True)], bool)
+        for channel in self._chosen(pixels):
+            mean, square, shift = sliding_moments(channel, size)
+            variance = np.maximum(square - mean * mean, 0)
+            passed, unsure = np.ones(found.shape, bool), np.zeros(found.shape, bool)
+            if self.mean is not None:
+                passed &= mean + shift >= self.mean
+            if self.std:
+                passed &= np.sqrt(variance) >= self.std
+            if channel.dtype.kind == "f":
+                unsure = self._unsure(mean, square, variance, shift) & ~found
+                if unsure.sum() > MOST_ASKED:
+                    return None
+            found |= passed & ~unsure
+            for at in np.argwhere(unsure).tolist():
+                box = tuple(slice(a, a + p) for a, p in zip(at, size, strict=True))
+                found[tuple(at)] = self.passes(pixels[(None, slice(None), *box)])[0]
+        return found
+
+    def _unsure(
+        self, mean: Values, square: Values, variance: Values, shift: float
+    ) -> NDArray[np.bool_]:
+        """Where rounding decides: `measure` sums fractions in another order."""
+        unsure = np.zeros(mean.shape, bool)
         if self.mean is not None:
-            may &= _may_reach(coarse.mean(), self.mean)
-        if self.std is not None:
-            may &= _may_reach(coarse.variance(), self.std**2)
-        return may
+            unsure |= abs(mean + shift - self.mean) < 1e-9 * np.sqrt(square) + 1e-15 * abs(shift)
+        if self.std:
+            unsure |= abs(variance - self.std**2) < 1e-8 * square
+        return unsure
 
 
 @dataclass
@@ -296,19 +336,23 @@ class EntropyFilter(PatchFilter):
         passed[passed] = entropy(values[passed]) >= self.bits
         return np.asarray(passed.reshape(rows.shape[:2]).any(axis=1))
 
-    def _bound(self, coarse: Coarse, dtype: np.dtype[Any]) -> NDArray[np.bool_] | None:
-        if dtype.kind == "f":
+    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_] | None:
+        """See `PatchFilter.may_pass`; by the variance alone."""
+        if pixels.dtype.kind == "f":
             return None
-        may = np.zeros((len(coarse.block), *coarse.shape), bool)
-        for thin in coarse.thinned(EVERY):
-            here = tuple(map(slice, (len(may), *thin.shape)))
-            may[here] |= _may_reach(most_bits(thin.variance()), self.bits - 1e-6)
-        return may
-
-
-def _may_reach(bound: Values, least: float) -> NDArray[np.bool_]:
-    """Whether a bound allows a value; what is not finite tells nothing."""
-    return np.asarray((bound >= least) | ~np.isfinite(bound))
+        shape = [n - p + 1 for n, p in zip(pixels.shape[1:], size, strict=True)]
+        found = np.zeros(shape, bool)
+        least = 2 ** (2 * self.bits - 2e-6) / (2 * pi * e) - 1 / 12  # inverse of `most_bits`
+        thin = (*size[:-2], *(-(-p // EVERY) for p in size[-2:]))
+        for y, x in np.ndindex(EVERY, EVERY):
+            mine = found[..., y::EVERY, x::EVERY]
+            if not mine.size:
+                continue
+            for channel in self._chosen(pixels[..., y::EVERY, x::EVERY]):
+                mean, square, _ = sliding_moments(channel, thin)
+                wide = square - mean * mean >= least
+                mine |= wide[tuple(map(slice, mine.shape))]
+        return found
 
 
 def _is_number(value: Any) -> bool:

@@ -49,6 +49,8 @@ class Images:
     """Whole samples that loaders of this process share, see `PatchDataset`."""
     valid: dict[tuple[int, int], Boxes | None] = field(default_factory=dict)
     """What `valid_region` found, by image and sample."""
+    passing: dict[Any, Any] = field(default_factory=dict)
+    """Where patches pass a filter, see `passing.plan_passing`; found out once."""
     _same: dict[Any, Boxes | None] = field(default_factory=dict)
     """The same, by what stacks said: samples are mostly alike, and share their boxes."""
     _origins: dict[Any, ValidOrigins] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Where a mask allows patches: origins whose patch has its centre inside the mask."""
+"""Origins of patches that masks or filters allow, a bit each."""
 
 from __future__ import annotations
 
@@ -43,13 +43,35 @@ class OriginMask:
         )
         self.patch_size = tuple(patch_size)
         allowed = mask[centre] != 0
-        self.shape = allowed.shape
-        groups = np.packbits(allowed.reshape(-1))
-        # Bits of all origins in a row, in groups that are counted and searched as one.
-        self._bits = np.pad(groups, (0, -len(groups) % GROUP)).reshape(-1, GROUP)
-        self._count()
+        self._clear(allowed.shape)
+        self.allow(0, allowed)
+        self.count()
 
-    def _count(self) -> None:
+    @classmethod
+    def none(cls, shape: Sequence[int], patch_size: Sequence[int]) -> OriginMask:
+        """Forbid all of ``shape`` origins, to `allow` some and then `count` them."""
+        mask = cls.__new__(cls)
+        mask.patch_size = tuple(patch_size)
+        mask._clear(shape)
+        return mask
+
+    def _clear(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+        # Bits of all origins in a row, in groups that are counted and searched as one.
+        self._bits = np.zeros((-(-prod(self.shape) // (8 * GROUP)), GROUP), np.uint8)
+
+    def allow(self, first: int, allowed: NDArray[np.bool_]) -> None:
+        """Allow origins of a slab that begins at ``first``, a multiple of 8, on the first axis."""
+        bits = np.packbits(allowed.reshape(-1))
+        begin = first * prod(self.shape[1:]) // 8
+        self._bits.reshape(-1)[begin : begin + len(bits)] |= bits
+
+    def intersect(self, other: OriginMask) -> None:
+        """Forbid what another mask of the same origins forbids; `count` afterwards."""
+        self._bits &= other._bits
+
+    def count(self) -> None:
+        """Count what is allowed, so that origins can be drawn."""
         self._until = np.cumsum(np.bitwise_count(self._bits).sum(axis=1, dtype=np.int64))
 
     @property
@@ -70,7 +92,7 @@ class OriginMask:
             near = [np.arange(a, b) for a, b in zip(start, stop, strict=True)]
             origin = np.ravel_multi_index(np.ix_(*near), self.shape).reshape(-1)
             np.bitwise_and.at(flat, origin >> 3, ~(FIRST_BIT >> (origin & 7).astype(np.uint8)))
-        self._count()
+        self.count()
 
     def allows(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each of ``(N, D)`` origins is allowed."""
@@ -92,3 +114,41 @@ class OriginMask:
             seen = np.cumsum(bits, axis=1, dtype=np.int16)
             place[rows] = (seen > rank[rows, None]).argmax(axis=1)
         return np.stack(np.unravel_index(group * (8 * GROUP) + place, self.shape), axis=1)
+
+
+class KeptOrigins:
+    """Origins that a filter passes, and others that are drawn a part as often.
+
+    Parameters
+    ----------
+    passing, rejected : OriginMask
+        No origin is in both.
+    keep : float
+        How likely one of the rejected origins is, compared to one that passes.
+    """
+
+    def __init__(self, passing: OriginMask, rejected: OriginMask, keep: float) -> None:
+        self.passing, self.rejected, self.keep = passing, rejected, keep
+
+    @property
+    def n_origins(self) -> int:
+        """How many origins there are."""
+        return self.passing.n_origins
+
+    @property
+    def n_allowed(self) -> float:
+        """How many are allowed, in effect: a rejected one counts as a part."""
+        return self.passing.n_allowed + self.keep * self.rejected.n_allowed
+
+    def allows(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of ``(N, D)`` origins may be drawn at all."""
+        return self.passing.allows(starts) | self.rejected.allows(starts)
+
+    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw ``(n, D)`` origins."""
+        share = self.passing.n_allowed / (self.n_allowed or 1)
+        passing = rng.random(n) < share
+        starts = np.empty((n, len(self.passing.shape)), np.int64)
+        for mask, mine in ((self.passing, passing), (self.rejected, ~passing)):
+            starts[mine] = mask.draw(int(mine.sum()), rng)
+        return starts

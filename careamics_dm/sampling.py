@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from careamics_dm.origin_mask import OriginMask
+    from careamics_dm.origin_mask import KeptOrigins, OriginMask
     from careamics_dm.plan import Extent
     from careamics_dm.valid_origins import ValidOrigins
 
@@ -37,7 +37,7 @@ class RandomPatches:
     seed: int
     cell_bytes: int
     held_out: Plan | None = None
-    masks: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None
+    masks: Mapping[tuple[int, int], OriginMask | ValidOrigins | KeptOrigins] | None = None
     trained: NDArray[np.bool_] | None = None
     split: ClassVar[Literal["random"]] = "random"
 
@@ -87,7 +87,7 @@ def random_plan(
     *,
     cell_bytes: int,
     held_out: Plan | None = None,
-    masks: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
+    masks: Mapping[tuple[int, int], OriginMask | ValidOrigins | KeptOrigins] | None = None,
     trained: NDArray[np.bool_] | None = None,
 ) -> Plan:
     """Draw patches uniformly.

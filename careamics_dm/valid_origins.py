@@ -30,19 +30,24 @@ class ValidOrigins:
         Of the image, ``(Z) Y X``, pixels.
     patch_size : sequence of int
         ``(Z) Y X``, pixels.
+
+    Attributes
+    ----------
+    forbidden : list of (start, stop)
+        Boxes of origins that are not allowed; they may overlap.
     """
 
     def __init__(self, boxes: Boxes, size: Sequence[int], patch_size: Sequence[int]) -> None:
         self.patch_size = tuple(patch_size)
         self.shape = tuple(max(n - p, 0) + 1 for n, p in zip(size, patch_size, strict=True))
-        self._forbidden: Boxes = []
+        self.forbidden: Boxes = []
         self.exclude(gaps(boxes, size))
 
     def exclude(self, boxes: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
         """Forbid every origin whose patch would overlap one of these boxes of pixels."""
         near = [origins_near(box, self.patch_size, self.shape) for box in boxes]
-        self._forbidden = self._forbidden + near  # not in place: a copy must not change
-        allowed = gaps(self._forbidden, self.shape)
+        self.forbidden = self.forbidden + near  # not in place: a copy must not change
+        allowed = gaps(self.forbidden, self.shape)
         corners = np.array(allowed, np.int64).reshape(len(allowed), 2, len(self.shape))
         self._start, self._stop = corners[:, 0], corners[:, 1]
         self._until = np.cumsum((self._stop - self._start).prod(axis=1))
