@@ -55,6 +55,13 @@ def explain(error: BaseException, name: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"there is no {group}={option}. Choose among {', '.join(error.options)}."
+    if match := re.search(r"resolving interpolation '\$\{(\w+)\}'", str(error)):  # as by ~model
+        return (
+            f"{match[1]} can't be left out. Choose one with {match[1]}=NAME; NAME.yaml in "
+            f"FOLDER/{match[1]} is found with hydra.searchpath=[file://FOLDER]."
+        )
+    if "Config group override must be a string" in str(error):
+        return "a group, such as logger, is never null: ~logger leaves it out."
     cause: BaseException = error
     while isinstance(cause, _HYDRAS) and cause.__cause__ is not None:
         cause = cause.__cause__

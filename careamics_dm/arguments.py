@@ -12,8 +12,8 @@ from careamics_dm import checks as check
 from careamics_dm import normalization as methods
 from careamics_dm.augmentation import Augmentation
 from careamics_dm.axes import DataError
-from careamics_dm.filters import PatchFilter
 from careamics_dm.normalization import Normalization
+from careamics_dm.patch_filter import PatchFilter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +69,8 @@ class Arguments(L.LightningDataModule):
     patch_filter : PatchFilter, optional
         What training patches must meet (`MaxFilter`, `MeanStdFilter`, `EntropyFilter`), so that
         background is not trained on: random patches that do not are replaced by others that do.
+        Of images in memory, what passes is found out beforehand, for all origins at once: some
+        20 ns per pixel, and a bit and a quarter per origin (twice that with ``keep``) are held.
         Every patch counts by default.
     n_val_patches : int, optional
         Validation patches: held out of the training data (by default 8, but at most a quarter)

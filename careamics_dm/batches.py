@@ -120,6 +120,8 @@ class Batches(Stages):
                     trained=None if self._split is None else self._split.trained,
                 )
             elif given["image"] is not None:
+                if not self.normalize_target:
+                    given["target"] = Affine([0.0], [1.0])
                 self.statistics = {side: a for side, a in given.items() if a is not None}
             else:
                 raise DataError(
@@ -130,11 +132,14 @@ class Batches(Stages):
 
     def state_dict(self) -> dict[str, Any]:
         """Return statistics, split and channels as plain values, for a checkpoint."""
+        known = self._images or self._restored.get("n_channels") is not None
+        # Rows of a checkpoint that were not used lie on the grid of its own patches.
+        kept = self._restored.get("patch_size") if self._split is None else None
         return {
             "statistics": {key: value._asdict() for key, value in self.statistics.items()},
-            "n_channels": self.n_channels if self._images or self._restored else None,
-            "n_target_channels": self.n_target_channels if self._images or self._restored else None,
-            "patch_size": list(self.patch_size),
+            "n_channels": self.n_channels if known else None,
+            "n_target_channels": self.n_target_channels if known else None,
+            "patch_size": kept or list(self.patch_size),
             "held_out": self._held_out_rows,
         }
 

@@ -88,14 +88,25 @@ class SaveModel(ModelCheckpoint):
         # Validation, if any, has been before. In epochs without, the loss is that of the last
         # validation, which is not lower than itself.
         self.monitor = "val_loss" if self._best and "val_loss" in trainer.callback_metrics else None
-        before = self.best_model_score
+        before, kept = self.best_model_score, self.kept_scores
+        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        self.kept_scores = logged | {"epoch": float(trainer.current_epoch)}  # if it is saved now
         super().on_train_epoch_end(trainer, pl_module)
-        if self.monitor is None or self.best_model_score is not before:
-            logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
-            self.kept_scores = logged | {"epoch": float(trainer.current_epoch)}
+        if self.monitor is not None and self.best_model_score is before:
+            self.kept_scores = kept
         if self.monitor is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             assert self.dirpath is not None
-            trainer.save_checkpoint(Path(self.dirpath) / LAST)
+            trainer.save_checkpoint(Path(self.dirpath) / LAST, weights_only=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a run that is resumed must know; called by Lightning."""
+        return super().state_dict() | {"kept_scores": self.kept_scores}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know what is in the ``model.ckpt`` of the same folder; called by Lightning."""
+        super().load_state_dict(state_dict)
+        if state_dict["dirpath"] == self.dirpath:
+            self.kept_scores = state_dict.get("kept_scores", {})
 
 
 class LearningRate(LearningRateMonitor):

@@ -9,6 +9,7 @@ import csv
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,8 @@ JOBS = ".jobs"
 SCORES = "scores.csv"
 VIEW = Path(".hydra", "view.npz")
 FOLD = "data.fold"
+TITLE = 40
+"""Letters in a line above a panel of the picture; more would run into the next panel."""
 SHOWN = (
     *("job", "state", "train_loss", "val_loss", "val_psnr"),
     *("psnr_noisy", "psnr", "si_psnr", "ssim", "test_loss", "test_psnr", "test_ssim", "seconds"),
@@ -244,7 +247,8 @@ def _title(job: Job, keys: Sequence[str]) -> str:
         f"{key.rsplit('.', 1)[-1]}={job.overrides[key]}" for key in keys if key in job.overrides
     ]
     decibels = [f"{job.scores['psnr']:.2f} dB"] if "psnr" in job.scores else []
-    return "\n".join([", ".join(settings[:3]) or f"job {job.number}", *decibels])
+    said = ", ".join(settings[:3]) or f"job {job.number}"
+    return "\n".join([*wrap(said, TITLE, max_lines=3, placeholder=" ..."), *decibels])
 
 
 def _text(

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from careamics_dm.filters import PatchFilter
     from careamics_dm.image_stack import ImageStack
+    from careamics_dm.patch_filter import PatchFilter
     from careamics_dm.plan import Extent, Plan
     from careamics_dm.reader import Kept
     from careamics_dm.rejection import Maps

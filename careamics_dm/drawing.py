@@ -27,7 +27,8 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold")
+        # A name with $ is no formula.
+        figure.suptitle(title, fontsize=13, fontweight="bold", parse_math=False)
     return figure
 
 
@@ -51,6 +52,13 @@ def display_range(image: NDArray[Any]) -> tuple[float, float]:
     finite = image[np.isfinite(image)].astype(np.float64)
     low, high = np.percentile(finite, (0.5, 99.8)) if finite.size else (0.0, 1.0)
     return float(low), float(high if high > low else low + 1)
+
+
+def range_within(image: NDArray[Any], limits: tuple[float, float]) -> tuple[float, float]:
+    """Return the common range, or the image's own if it has hardly anything within the common."""
+    low, high = display_range(image)
+    both = min(high, limits[1]) - max(low, limits[0])
+    return limits if both > 0.2 * max(high - low, limits[1] - limits[0]) else (low, high)
 
 
 def heights(shape: Sequence[int], box: Box) -> list[float]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import ceil, e, isfinite, pi, prod
-from numbers import Integral, Real
+from math import ceil, e, pi, prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from careamics_dm.axes import DataError
 from careamics_dm.measures import entropy, levels, moments, most_bits
+from careamics_dm.patch_filter import PatchFilter, is_number
 from careamics_dm.sliding import sliding, sliding_moments
 
 if TYPE_CHECKING:
@@ -27,130 +26,6 @@ MOST_EXACT = 2**21
 """Pixels of a patch whose squares, of 16 bits each, add up without rounding."""
 MOST_ASKED = 2**13
 """Patches to measure one by one, at most, where rounding decides whether they pass."""
-
-
-class PatchFilter(ABC):
-    """A criterion for training patches; a subclass per criterion.
-
-    A patch is judged by its own pixels, in the dtype in which batches come: as stored where torch
-    has that dtype, else float32.
-
-    Attributes
-    ----------
-    keep : float
-        Probability of keeping a patch that does not meet the criterion.
-    channel : int or None
-        Index, among the selected channels, of the one that is looked at; ``None``: a patch
-        passes if any of its channels does.
-    quantities : tuple of str
-        What is measured.
-    exact : bool
-        Whether all that `may_pass` says passes.
-
-    Raises
-    ------
-    DataError
-        Values that make no sense, as soon as an object is made.
-    """
-
-    keep: float
-    channel: int | None
-    quantities: ClassVar[tuple[str, ...]]
-    exact: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        """Check what was given."""
-        if not _is_number(self.keep) or not 0 <= self.keep < 1:
-            raise DataError(
-                f"patch_filter: keep={self.keep!r}: give the probability of keeping a patch that "
-                "is rejected, from 0 to below 1."
-            )
-        whole = isinstance(self.channel, Integral) and not isinstance(self.channel, bool)
-        if self.channel is not None and (not whole or self.channel < 0):
-            raise DataError(
-                f"patch_filter: channel={self.channel!r}: give the index of one of the selected "
-                "channels, from 0 on, or null."
-            )
-
-    @property
-    @abstractmethod
-    def least(self) -> tuple[float | None, ...]:
-        """What each of `quantities` must reach; ``None`` where anything goes."""
-
-    @abstractmethod
-    def measure(self, patches: NDArray[Any]) -> Values:
-        """Measure patches.
-
-        Parameters
-        ----------
-        patches : ndarray
-            ``N C (Z) Y X``, finite pixels.
-
-        Returns
-        -------
-        ndarray of float64
-            ``(N, C, K)``: each of `quantities`, of each channel that is looked at.
-        """
-
-    def passes(self, patches: NDArray[Any]) -> NDArray[np.bool_]:
-        """Say which patches meet the criterion.
-
-        Parameters
-        ----------
-        patches : ndarray
-            ``N C (Z) Y X``, finite pixels.
-
-        Returns
-        -------
-        ndarray of bool
-            ``(N,)``.
-
-        Raises
-        ------
-        DataError
-            The patches have no such ``channel``.
-        """
-        least = np.array([-np.inf if bound is None else bound for bound in self.least])
-        enough = np.greater_equal(self.measure(patches), least)
-        return np.asarray(np.any(np.all(enough, axis=2), axis=1))
-
-    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_] | None:
-        """Say for all patches of an image at once which may pass.
-
-        Much faster than one by one, so a filter should know how. No patch elsewhere passes; if
-        the filter is `exact`, all of these do.
-
-        Parameters
-        ----------
-        pixels : ndarray
-            ``C (Z) Y X``, finite, in the dtype of batches.
-        size : sequence of int
-            Of a patch, ``(Z) Y X``, pixels.
-
-        Returns
-        -------
-        ndarray of bool or None
-            By origin, ``(Z) Y X``; ``None`` if that can't be told.
-        """
-        del pixels, size
-        return None
-
-    def _chosen(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Return the channels that are looked at, ``C ...``."""
-        n_channels = len(pixels)
-        if self.channel is None:
-            return pixels
-        if self.channel >= n_channels:
-            raise DataError(
-                f"patch_filter: channel={self.channel}, but {n_channels} channel(s) are selected. "
-                f"Give a number from 0 to {n_channels - 1}, or null to look at all."
-            )
-        return pixels[self.channel : self.channel + 1]
-
-    def _rows(self, patches: NDArray[Any]) -> NDArray[Any]:
-        """Return the pixels that are looked at, ``(N, C, pixels)``."""
-        chosen = self._chosen(np.moveaxis(patches, 1, 0))
-        return np.moveaxis(chosen, 0, 1).reshape(len(patches), len(chosen), -1)
 
 
 @dataclass
@@ -172,6 +47,7 @@ class MaxFilter(PatchFilter):
     channel: int | None = None
     quantities: ClassVar[tuple[str, ...]] = ("max",)
     exact: ClassVar[bool] = True
+    quick: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """See `PatchFilter`."""
@@ -355,12 +231,8 @@ class EntropyFilter(PatchFilter):
         return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
-
-
 def _check(name: str, value: Any, meaning: str) -> None:
     if value is None:
         raise DataError(f"patch_filter: {name} is not given. Give {meaning}.")
-    if not _is_number(value):
+    if not is_number(value):
         raise DataError(f"patch_filter: {name}={value!r}: give a number, {meaning}.")

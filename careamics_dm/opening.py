@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm.auto import tqdm
 
 from careamics_dm.axes import DataError, select_channels
 from careamics_dm.images import PROGRESS_AFTER, Images, count_channels
+from careamics_dm.names import absolute, file_of
 from careamics_dm.pairs import EveryOther
 from careamics_dm.sources import CHANNELS
 
@@ -97,6 +97,13 @@ def open_images(
                 label = stacks[0].source if stacks else inputs.inputs[i]
                 faults.append(f"{label}: {len(stacks)} image(s), but {len(other)} {name}(s).")
                 others[k] = None
+            elif other is not None and (lone := _lone(stacks, other)):
+                faults.append(
+                    f"{stacks[0].source}: images of a file pair by name, but these have no "
+                    f"{name}, or are one of no image: {', '.join(lone)}. Name those that match, "
+                    "in a manifest, say."
+                )
+                others[k] = None
         for j, stack in enumerate(stacks):
             target, mask = (None if other is None else other[j] for other in others)
             try:
@@ -177,6 +184,17 @@ def _open_all(
     return [None if isinstance(result, str) else result for result in results.values()]
 
 
+def _lone(stacks: Sequence[ImageStack], others: Sequence[ImageStack]) -> list[str]:
+    """Names in two files, of scenes, say, that only one has; none where all are other names."""
+    ours, theirs = (
+        {absolute(s.source).relative_to(file_of(s.source)).as_posix() for s in column}
+        if len(column) > 1
+        else set()
+        for column in (stacks, others)
+    )
+    return sorted(ours ^ theirs) if ours & theirs else []
+
+
 def _check_partner(stack: ImageStack, other: ImageStack | None, name: str) -> None:
     if other is None:
         return
@@ -245,9 +263,14 @@ def _select(stack: ImageStack, channels: Channels) -> list[int] | None:
 def _twice(images: Images) -> list[str]:
     """Images that are listed again: validation patches of one would be trained on in the other."""
     named = zip(images.stacks, images.channels, strict=True)
-    count = Counter((stack.source, tuple(chosen or ())) for stack, chosen in named)
+    found: dict[Any, list[str]] = {}
+    for stack, chosen in named:
+        channels = range(stack.data_shape[1]) if chosen is None else chosen
+        found.setdefault((absolute(stack.source), tuple(channels)), []).append(stack.source)
     return [
-        f"{source} is listed {n} times. Name it once." for (source, _), n in count.items() if n > 1
+        f"{sources[0]} is listed {len(sources)} times. Name it once."
+        for sources in found.values()
+        if len(sources) > 1
     ]
 
 

@@ -72,7 +72,8 @@ class OriginMask:
 
     def count(self) -> None:
         """Count what is allowed, so that origins can be drawn."""
-        self._until = np.cumsum(np.bitwise_count(self._bits).sum(axis=1, dtype=np.int64))
+        counts = np.bitwise_count(self._bits).sum(axis=1, dtype=np.int64)
+        self._until = np.concatenate([[0], np.cumsum(counts)])
 
     @property
     def n_origins(self) -> int:
@@ -105,15 +106,43 @@ class OriginMask:
         """Draw ``(n, D)`` allowed origins, all equally likely."""
         if n == 0:
             return np.zeros((0, len(self.shape)), np.int64)
-        pick = rng.integers(self.n_allowed, size=n)
-        group = np.searchsorted(self._until, pick, side="right")
-        rank = pick - np.concatenate([[0], self._until])[group]
+        rank = rng.integers(self.n_allowed, size=n)
         place = np.empty(n, np.int64)
-        for rows in np.array_split(np.arange(n), -(-n // 4096)):  # bounded memory
-            bits = np.unpackbits(self._bits[group[rows]], axis=1)
-            seen = np.cumsum(bits, axis=1, dtype=np.int16)
-            place[rows] = (seen > rank[rows, None]).argmax(axis=1)
-        return np.stack(np.unravel_index(group * (8 * GROUP) + place, self.shape), axis=1)
+        for i in range(0, n, 4096):  # bounded memory
+            place[i : i + 4096] = numbers_of([self], rank[i : i + 4096], [n])
+        return np.stack(np.unravel_index(place, self.shape), axis=1)
+
+
+def numbers_of(
+    masks: Sequence[OriginMask], rank: NDArray[np.int64], until: Sequence[int]
+) -> NDArray[np.int64]:
+    """Find allowed origins of several masks by their ranks.
+
+    Parameters
+    ----------
+    masks : sequence of OriginMask
+        The masks.
+    rank : ndarray of int64
+        ``(N,)``, counted from 0 among the allowed origins of each, mask after mask.
+    until : sequence of int
+        Where the ranks of each mask end.
+
+    Returns
+    -------
+    ndarray of int64
+        ``(N,)`` numbers among all origins of a mask in a row.
+    """
+    group, bits = np.empty(len(rank), np.int64), np.empty((len(rank), GROUP), np.uint8)
+    within, begin = np.empty(len(rank), np.int64), 0
+    for mask, end in zip(masks, until, strict=True):
+        mine = slice(begin, end)
+        found = np.searchsorted(mask._until, rank[mine], side="right") - 1
+        group[mine], within[mine] = found, rank[mine] - mask._until[found]
+        mask._bits.take(found, axis=0, out=bits[mine])
+        begin = end
+    seen = np.cumsum(np.unpackbits(bits, axis=1), axis=1, dtype=np.int16)
+    place = (seen > within[:, None]).argmax(axis=1)
+    return np.asarray(group * (8 * GROUP) + place)
 
 
 class KeptOrigins:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from careamics_dm.drawing import detail, display_range, heights, new_figure, save, show_with_zoom
+from careamics_dm.drawing import (
+    detail,
+    display_range,
+    heights,
+    new_figure,
+    range_within,
+    save,
+    show_with_zoom,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,9 +83,10 @@ def plot_comparison(
     for line, (i, names) in enumerate(lines):
         for pair, name in zip(panels[2 * line : 2 * line + 2].T, names, strict=False):
             image = scenes[i][name]
-            shown = _range_of(image, limits[i]) if name == "noisy" else limits[i]
+            shown = range_within(image, limits[i]) if name == "noisy" else limits[i]
             show_with_zoom(pair, image, boxes[i], shown)
-            pair[0].set_title((titles or {}).get(name, name), fontsize=10)
+            label = (titles or {}).get(name, name)
+            pair[0].set_title(label, fontsize=10, parse_math=False)
         for axes in panels[2 * line : 2 * line + 2, len(names) :].flat:
             axes.set_axis_off()
     return save(figure, path)
@@ -99,10 +108,3 @@ def _typical(scene: Scene, reference: str | None) -> NDArray[Any]:
         return scene[reference or "clean"]
     restored = [image for name, image in scene.items() if name != "noisy"]
     return np.asarray(np.median(restored or list(scene.values()), axis=0))
-
-
-def _range_of(image: NDArray[Any], limits: tuple[float, float]) -> tuple[float, float]:
-    """Return the common range, or the image's own if it has hardly anything within the common."""
-    low, high = display_range(image)
-    both = min(high, limits[1]) - max(low, limits[0])
-    return limits if both > 0.2 * max(high - low, limits[1] - limits[0]) else (low, high)

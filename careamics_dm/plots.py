@@ -20,6 +20,7 @@ from careamics_dm.drawing import (
     display_range,
     heights,
     new_figure,
+    range_within,
     save,
     show,
     show_with_zoom,
@@ -79,6 +80,9 @@ def plot_denoised(
 ) -> Figure:
     """Show an image before and after denoising, and a zoom of each, in one display range.
 
+    But for the noisy image, where its intensities hardly overlap with the rest: as with a model
+    whose targets are in another unit, or one that has learned nothing yet.
+
     Parameters
     ----------
     noisy, denoised : ndarray
@@ -113,7 +117,7 @@ def plot_denoised(
     inside = 0 <= top <= rows - height and 0 <= left <= columns - width
     if min(height, width) < 1 or not inside:
         raise ValueError(f"zoom {zoom} lies outside the image of shape {noisy.shape}")
-    low, high = display_range(denoised if clean is None else clean)
+    limits = display_range(denoised if clean is None else clean)
     tall = heights(noisy.shape, box)
     figure = new_figure(3.4 * len(images), 3.4 * sum(tall) + 0.5, title)
     panels = figure.subplots(2, len(images), squeeze=False, height_ratios=tall)
@@ -121,7 +125,8 @@ def plot_denoised(
         label = name
         if clean is not None and image is not clean:
             label = f"{name} {psnr(clean, image):.1f} dB"
-        show_with_zoom(panels[:, column], image, box, (low, high))
+        shown = range_within(image, limits) if name == "noisy" else limits
+        show_with_zoom(panels[:, column], image, box, shown)
         panels[0, column].set_title(label)
     return save(figure, path)
 
@@ -130,7 +135,7 @@ def plot_losses(
     source: str | Path | Iterable[Mapping[str, object]],
     path: str | Path,
     *,
-    unit: str = "mean squared error, normalised",
+    unit: str = "of normalised images",
 ) -> Figure:
     """Draw training and validation loss against the epoch.
 

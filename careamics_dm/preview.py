@@ -11,6 +11,7 @@ import torch
 from careamics_dm._hydra import application, build
 from careamics_dm.axes import DataError
 from careamics_dm.embedded import use_sample
+from careamics_dm.models.building import lack_of_targets
 from careamics_dm.plots import plot_patches
 from careamics_dm.writers import check_writable
 
@@ -35,8 +36,12 @@ def main(config: dict[str, Any], folder: Path) -> None:
     if config["data"]["batch_size"] is None:
         config["data"]["batch_size"] = n
     data: PatchDataModule = build(config, "data")
+    model = build(config, "model")
+    needs = getattr(model, "learns_from", "noisy images")
     try:
         data.setup("fit")
+        if needs != "noisy images" and not data.has_target("train"):
+            raise lack_of_targets(type(model).__name__, needs, "train")
         print(data.summary())
         patches = draw(data, n)
         for side, numbers in data.statistics.items():
@@ -44,7 +49,6 @@ def main(config: dict[str, Any], folder: Path) -> None:
     finally:
         data.teardown("fit")
     masks = None
-    model = build(config, "model")
     if hasattr(model, "mask"):
         masked, mask = model.mask({"image": torch.from_numpy(patches["seen"])})
         patches["masked"], masks = masked.numpy(), mask[:, 0].numpy()

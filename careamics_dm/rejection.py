@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from math import ceil, prod
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from careamics_dm.allowed import Allowed
 from careamics_dm.axes import DataError
-from careamics_dm.coarse import Coarse, tile_of
 from careamics_dm.cutting import copy_boxes
+from careamics_dm.looking import Look
+from careamics_dm.origin_mask import OriginMask, numbers_of
+from careamics_dm.patch_filter import nothing_passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from careamics_dm.filters import PatchFilter
-    from careamics_dm.reader import Reader
+    from careamics_dm.patch_filter import PatchFilter
+    from careamics_dm.reader import Blocks, Reader
     from careamics_dm.regions import Region
     from careamics_dm.sampling import RandomPatches
     from careamics_dm.schedule import Schedule
     from careamics_dm.sides import Sides
 
     Cuts = list[NDArray[Any]]
-    Maps = dict[Region, NDArray[np.bool_]]
+    Maps = dict[Region, OriginMask | None]
 
 CHUNK_BYTES = 2**19
 """Candidates are judged in portions of so many bytes, which stay in the cache."""
@@ -34,8 +36,6 @@ PER_PATCH = 200
 """Candidates to judge for each patch that is wanted, at most."""
 IN_VAIN = 1000
 """Candidates to judge, at most, before the first one that passes."""
-LOOK = 0.25
-"""A region is looked at as a whole once so much of it was judged in vain."""
 MOST = 2**10
 """Origins to draw together."""
 DRAWS = 2**17
@@ -48,6 +48,9 @@ class Rejection:
     Patches come from regions that are decoded for this batch in any case, so that nothing is
     read twice; which these are follows from the schedule alone, and so a seed repeats every
     batch, also after a resume. In them, every origin that passes is equally likely.
+
+    Where that pays, a region is looked at as a whole first (see `Look`), so that hardly any
+    candidate is in vain: if it is kept for other epochs, or a look costs no more than judging.
 
     Parameters
     ----------
@@ -66,7 +69,7 @@ class Rejection:
     seed : sequence of int
         Of run, epoch, rank and worker.
     maps : dict
-        Where a coarse look at regions that are kept is kept too.
+        What is known of regions; it is kept as long as they are.
     """
 
     def __init__(
@@ -98,22 +101,38 @@ class Rejection:
         self.limited = np.array([self.allowed.limits(r) for r in regions], bool)
         self.bytes = np.array(agenda.region_bytes, np.int64)
         self.first = np.unique(agenda.region, return_index=True)[1]
-        if not self.bytes.any():  # all in memory: there before the first patch
-            self.first[:] = 0
         self.last = np.array(reader.last, np.int64)
         self.begin = 0
-        self.tile = np.array((1, *tile_of(self.size)), np.int64)
-        self.maps = maps
-        self.grid = -(-self.shape // self.tile)  # of tiles that origins lie in
-        self.offset = np.cumsum(self.grid.prod(axis=1)) - self.grid.prod(axis=1)
-        self.possible = np.ones(int(self.grid.prod(axis=1).sum()), bool)
-        self.looked = np.zeros(len(regions), bool)
-        self.in_vain = np.zeros(len(regions), np.int64)
-        # A look costs about as much as judging a part of the region by candidates.
-        pixels = (self.shape + np.array([0, *(p - 1 for p in self.size)])).prod(axis=1)
-        self.patience = LOOK * pixels / prod(self.size)
+        # Of pixels in memory, `passing.plan_passing` has told already what can be told.
+        pays = bool(self.bytes.any()) and (window_bytes is None or criterion.quick)
+        self.looked = np.full(len(regions), not pays)
+        self.look, self.maps = Look(criterion, sides, self.size), maps
+        if window_bytes is not None:  # of regions that come only once
+            self.maps = {}
+        self.told = pays and criterion.exact
+        self.in_vain = False
+        if pays:
+            reader.read = self._read
+        if not self.bytes.any():  # all in memory: there before the first patch
+            self.first[:] = 0
+            self._know(plan)
         self.rate = 1.0
         self.scratch: Cuts = []
+
+    def _read(self, region: Region) -> Blocks:
+        """Read a region and, in the same thread, look at it, if anything was rejected yet."""
+        blocks = self.sides.read(region)
+        if self.in_vain and region not in self.maps:
+            self.maps[region] = self.look.mask(blocks)
+        return blocks
+
+    def _know(self, plan: RandomPatches) -> None:
+        """Take over what a plan knows of samples that are whole."""
+        for r in np.flatnonzero(self.limited).tolist():
+            region, here = self.agenda.regions[r], tuple(self.shape[r, 1:].tolist())
+            mask = (plan.masks or {}).get((region.image, region.sample))
+            if isinstance(mask, OriginMask) and mask.shape == here and region.n_samples == 1:
+                self.maps[region], self.count[r], self.limited[r] = mask, mask.n_allowed, False
 
     def window(self, rows: slice) -> NDArray[np.int64]:
         """Regions, ascending, that are decoded once the patches of these rows are cut."""
@@ -132,6 +151,8 @@ class Rejection:
         if self.window_bytes is not None:
             for r in np.unique(self.agenda.region[rows]).tolist():
                 self.reader.drop(r, rows.stop)
+                if self.last[r] < rows.stop:
+                    self.maps.pop(self.agenda.regions[r], None)
 
     def replace(self, cuts: Cuts, rows: slice, window: NDArray[np.int64]) -> None:
         """Replace, in place, the patches of a batch that are rejected.
@@ -153,7 +174,7 @@ class Rejection:
         passed = self.criterion.passes(cuts[0])
         if passed.all():
             return
-        np.add.at(self.in_vain, self.agenda.region[rows][~passed], 1)
+        self.in_vain = True
         # Of the place in the epoch alone, so that a resumed run takes the same ones.
         rng = np.random.default_rng([*self.seed, rows.start, 6])
         lost = np.flatnonzero(~passed & (rng.random(len(passed)) >= self.criterion.keep))
@@ -181,18 +202,18 @@ class Rejection:
         """Fill rows of a batch from the window; returns those that nothing was found for."""
         found, known, good = 0, len(passed), int(passed.sum())
         # As many as the share that passes in this very batch lets expect to be needed.
-        expected = ceil(1.2 * len(lost) * known / max(good, 1))
+        expected = len(lost) if self.told else ceil(1.2 * len(lost) * known / max(good, 1))
         for regions, places, drawn in self._candidates(window, expected, rng):
             while len(places) and found < len(lost):
                 # How many are judged together changes nothing but the time it takes.
                 n = min(ceil(1.1 * (len(lost) - found) / self.rate) + 1, len(self.scratch[0]))
                 taken = self._judge(regions[:n], places[:n])
                 regions, places = regions[n:], places[n:]
-                good += len(taken[0])
-                for cut, patches in zip(cuts, taken, strict=True):
-                    wanted = lost[found : found + len(patches)]
-                    cut[wanted] = patches[: len(wanted)]
-                found = min(found + len(taken[0]), len(lost))
+                good += len(taken)
+                taken = taken[: len(lost) - found]
+                for cut, patches in zip(cuts, self.scratch, strict=True):
+                    cut[lost[found : found + len(taken)]] = patches[taken]
+                found += len(taken)
             if found == len(lost) or drawn > (PER_PATCH * len(lost) if good else IN_VAIN):
                 break
         return lost[found:]
@@ -200,19 +221,31 @@ class Rejection:
     def _candidates(
         self, window: NDArray[np.int64], n: int, rng: np.random.Generator
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
-        """Draw origins: regions, places ``S (Z) Y X`` in them, and how many were allowed so far.
-
-        What is drawn does not depend on what is known of the regions, so that a resumed run,
-        which knows less, draws the same.
-        """
-        until, drawn, allowed = np.cumsum(self.count[window]), 0, 0
-        while drawn < DRAWS:
+        """Draw origins: regions, places ``S (Z) Y X`` in them, and how many were allowed so far."""
+        until, drawn, allowed = np.cumsum(self._counts(window)), 0, 0
+        while until[-1] and drawn < DRAWS:
             n = min(max(n, 16), MOST)
             region, places = self._draw(window, until, n, rng)
             drawn, allowed = drawn + n, allowed + len(places)
-            may = self._may_pass(region, places)
-            yield region[may], places[may], allowed
+            yield region, places, allowed
             n *= 2
+
+    def _counts(self, window: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Count the origins of regions that may pass, as far as looking pays."""
+        for r in window[~self.looked[window]].tolist():
+            mask = self._mask(r)
+            if mask is not None:
+                self.count[r] = mask.n_allowed
+        self.looked[window] = True
+        counts: NDArray[np.int64] = self.count[window]
+        return counts
+
+    def _mask(self, r: int) -> OriginMask | None:
+        """Where patches of a region may pass, if that is known."""
+        region = self.agenda.regions[r]
+        if region not in self.maps:
+            self.maps[region] = self.look.mask(self.reader.block(r))
+        return self.maps[region]
 
     def _draw(
         self,
@@ -226,6 +259,8 @@ class Rejection:
         number = np.searchsorted(until, rest, side="right")
         region = window[number]
         rest -= until[number] - self.count[region]
+        if self.maps:
+            rest = self._among_known(region, rest)
         places = np.empty((n, self.shape.shape[1]), np.int64)
         for d in range(places.shape[1] - 1, -1, -1):
             rest, places[:, d] = np.divmod(rest, self.shape[region, d])
@@ -236,58 +271,48 @@ class Rejection:
             region, places = np.delete(region, bad), np.delete(places, bad, axis=0)
         return region, places
 
-    def _may_pass(self, region: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether candidates may pass, as far as is known of their regions."""
-        for r in np.unique(region[self.in_vain[region] > self.patience[region]]).tolist():
-            if not self.looked[r]:
-                self._look(r)
-        tile, grid = places // self.tile, self.grid[region]
-        at = tile[:, 0]
-        for d in range(1, tile.shape[1]):
-            at = at * grid[:, d] + tile[:, d]
-        return np.asarray(self.possible[self.offset[region] + at])
+    def _among_known(self, region: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Turn ranks among origins that may pass into numbers among all origins of regions."""
+        order = np.argsort(region, kind="stable")
+        first = np.flatnonzero(np.diff(region[order], prepend=-1))
+        masks, rows = [], []
+        for mine in np.split(order, first[1:]):
+            mask = self.maps.get(self.agenda.regions[region[mine[0]]])
+            if mask is not None:
+                masks.append(mask)
+                rows.append(mine)
+        if masks:
+            known = np.concatenate(rows)
+            until = np.cumsum([len(mine) for mine in rows]).tolist()
+            rank[known] = numbers_of(masks, rank[known], until)
+        return rank
 
-    def _look(self, r: int) -> None:
-        """Find out where in a region patches may pass."""
-        self.looked[r] = True
-        grid, region = self.grid[r], self.agenda.regions[r]
-        found = self.maps.get(region)
-        if found is None:
-            tile, dtype = self.tile[1:].tolist(), self.sides.dtypes[0]
-            inside = tuple(map(slice, grid[1:].tolist()))  # no origin lies in the last tiles
-            found = np.stack(
-                [
-                    self.criterion.possible(Coarse(pixels, self.size, tile), dtype)[inside]
-                    for pixels in self.reader.block(r)[0]
-                ]
-            )
-            if self.window_bytes is None:
-                self.maps[region] = found
-        self.possible[self.offset[r] : self.offset[r] + found.size] = found.reshape(-1)
-
-    def _judge(self, regions: NDArray[np.int64], places: NDArray[np.int64]) -> Cuts:
-        """Cut candidates and return those that pass; targets of these only."""
-        where = places + self.reader.origins[regions]
-        images = self._cut(0, regions, places)
-        good = self.sides.usable(images, 0, self.image[regions], where)
+    def _judge(self, regions: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Cut candidates, and list those that pass; targets of these only."""
+        where, image = places + self.reader.origins[regions], self.image[regions]
+        images = self._cut(0, regions, places, range(len(regions)))
+        good = self.sides.usable(images, 0, image, where)
         good &= self.criterion.passes(images)
-        np.add.at(self.in_vain, regions[~good], 1)
         self.rate += 0.2 * ((good.sum() + 0.1) / len(good) - self.rate)
-        if len(self.scratch) == 1:
-            return [images[good]]
-        regions, places, where = regions[good], places[good], where[good]
-        targets = self._cut(1, regions, places)
-        fine = self.sides.usable(targets, 1, self.image[regions], where)
-        return [images[good][fine], targets[fine]]
+        taken = np.flatnonzero(good)
+        if len(self.scratch) > 1 and len(taken):
+            targets = self._cut(1, regions, places, taken.tolist())[taken]
+            taken = taken[self.sides.usable(targets, 1, image[taken], where[taken])]
+            self.scratch[1][np.flatnonzero(good)] = targets
+        return taken
 
     def _cut(
-        self, side: int, regions: NDArray[np.int64], places: NDArray[np.int64]
+        self,
+        side: int,
+        regions: NDArray[np.int64],
+        places: NDArray[np.int64],
+        rows: Sequence[int],
     ) -> NDArray[Any]:
-        """Copy the patches of a side at these places into memory that is used again."""
+        """Copy some patches of a side into memory that is used again."""
         by_region: dict[int, list[int]] = defaultdict(list)
-        for i, r in enumerate(regions.tolist()):
-            by_region[r].append(i)
-        at = places.tolist()
+        region, at = regions.tolist(), places.tolist()
+        for i in rows:
+            by_region[region[i]].append(i)
         out = self.scratch[side][: len(at)]
         for r, mine in by_region.items():
             copy_boxes(self.reader.block(r)[side], mine, at, self.size, out)
@@ -315,25 +340,3 @@ class Rejection:
         if not n and not found and not passed.any():
             raise DataError(nothing_passes(self.criterion, np.concatenate(values)))
         return left[n:]
-
-
-def nothing_passes(criterion: PatchFilter, values: NDArray[np.float64]) -> str:
-    """Say what was measured, ``(N, C, K)``, where nothing passes, and what to do."""
-    of = "" if criterion.channel is None else f" of channel {criterion.channel}"
-    lines = []
-    for name, least, found in zip(
-        criterion.quantities, criterion.least, np.moveaxis(values, 2, 0), strict=True
-    ):
-        if least is not None:
-            low, first, half, third, high = np.quantile(found, [0, 0.25, 0.5, 0.75, 1]).tolist()
-            share = float((found >= least).any(axis=1).mean())
-            lines.append(
-                f"{name}{of}: at least {least:g} is asked for; measured were {low:.4g} to "
-                f"{high:.4g}, quartiles {first:.4g}, {half:.4g} and {third:.4g}, and {share:.0%} "
-                "of the patches reach it"
-            )
-    return (
-        f"patch_filter: none of {len(values)} patches, from all over the training data, passes. "
-        f"{'; '.join(lines)}. Ask for less, set channel to the one that shows the structure, or "
-        "leave patch_filter out."
-    )

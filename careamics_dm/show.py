@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from careamics_dm.axes import Layout
 from careamics_dm.formats.tiff import open_tiff
 from careamics_dm.plots import plot_denoised
 from careamics_dm.regions import read_region
@@ -59,7 +60,9 @@ def show_prediction(
     print(f"denoised images  {writer.folder}")
     stack = data.predict_stacks[0]
     channels = data.channel_indices(stack)
-    denoised = open_tiff(writer.paths[0], stack.original_axes, trust_axes=True)
+    layout = Layout(stack.original_axes, tuple(stack.original_data_shape))
+    axes = layout.with_channels(data.n_target_channels).axes  # as the writer has put them
+    denoised = open_tiff(writer.paths[0], axes, trust_axes=True)
     region = middle(stack)
     planes = {
         "noisy": plane_of(read_region(stack, region, channels)),

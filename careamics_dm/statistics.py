@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from careamics_dm.images import Images
     from careamics_dm.normalization import Normalization, Side
 
+SMALL = 2**16
+"""Bytes of samples in memory that are taken together."""
 EXACT = 2**24
 """The largest integer up to which float32 has them all."""
 
@@ -115,9 +117,10 @@ def pixel_blocks(
     trained = np.ones(sum(counts), bool) if trained is None else trained
     chosen = np.split(trained, np.cumsum(counts)[:-1])
     for i, extent in enumerate(images.extents()):
-        extent, n = extent._replace(in_memory=False), len(extent.size)
+        in_memory, extent, n = extent.in_memory, extent._replace(in_memory=False), len(extent.size)
         cells = cell_shape(extent, [min(64, size) for size in extent.size], 2**24)
-        together = extent.together
+        # Small samples one by one would take far longer than their pixels.
+        together = max(SMALL // extent.sample_bytes, 1) if in_memory else extent.together
         plan = tile_plan([extent._replace(samples=1)], cells, [0] * n)
         agenda += [
             Region(i, s, tuple(box[:n]), tuple(box[n:]), n_samples)

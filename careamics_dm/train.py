@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import OmegaConf
 
 from careamics_dm._hydra import application, build, in_sweep
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 METRICS = ("train_", "val_", "test_")
 """How the names of what is logged begin, of which there are scores."""
+
+KEPT = ("_target_", "_convert_", "accelerator", "devices", "precision", "enable_progress_bar")
+"""Settings of the trainer that hold for the prediction after training, too."""
 
 
 class Prediction(NamedTuple):
@@ -70,7 +74,7 @@ def train(config: dict[str, Any], folder: Path, data: PatchDataModule) -> dict[s
     report = prepare_test(config, folder, data, model)
     prediction = prepare_prediction(config, folder, data, model)
     trainer = make_trainer(config, folder, [] if report is None else [report])
-    trainer.fit(model, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
+    fit(trainer, model, data, config["checkpoint"])
     scores = use_kept(trainer, model)
     print()
     if (folder / "model.ckpt").exists():
@@ -82,6 +86,24 @@ def train(config: dict[str, Any], folder: Path, data: PatchDataModule) -> dict[s
     if report is not None:
         scores |= test(trainer, model, data, report)
     return scores | show(config, folder, data, model, prediction)
+
+
+def fit(
+    trainer: L.Trainer, model: L.LightningModule, data: PatchDataModule, checkpoint: str | None
+) -> None:
+    """Train, from a checkpoint if there is one; say what does not suit."""
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        if str(error).startswith("Early stopping conditioned on"):  # such as val_loss without data
+            raise DataError(f"callbacks: EarlyStopping has nothing to watch. {error}") from error
+        if str(error).startswith("Error(s) in loading state_dict"):
+            raise DataError(
+                f"checkpoint: {checkpoint} is of another network than this run's. Give the "
+                "settings of model, and the channels, that it was trained with: config.yaml "
+                "beside it has them."
+            ) from error
+        raise
 
 
 def make_trainer(config: dict[str, Any], folder: Path, more: list[L.Callback]) -> L.Trainer:
@@ -116,6 +138,7 @@ def prepare_test(
         return None
     if data.batch_format != "dict":
         raise DataError("test_data: needs data.batch_format=dict, to know where tiles belong.")
+    check_step(model, "test")
     data.setup("test")
     learns_from = getattr(model, "learns_from", "noisy images")
     if learns_from != "noisy images" and not data.has_target("test"):
@@ -126,6 +149,15 @@ def prepare_test(
     return TestReport(folder)
 
 
+def check_step(model: L.LightningModule, role: str) -> None:
+    """Check that a model has the step that data of a role, "test" or "predict", are for."""
+    if not is_overridden(f"{role}_step", model, L.LightningModule):
+        raise DataError(
+            f"{role}_data: {type(model).__name__} has no {role}_step. Leave {role}_data out, or "
+            "write one (RestorationModule shows what it returns)."
+        )
+
+
 def prepare_prediction(
     config: dict[str, Any], folder: Path, data: PatchDataModule, model: L.LightningModule
 ) -> Prediction | None:
@@ -134,6 +166,7 @@ def prepare_prediction(
         return None
     if data.batch_format != "dict":
         raise DataError("predict_data: needs data.batch_format=dict, to know where tiles belong.")
+    check_step(model, "predict")
     data.setup("predict")
     writer = build(config, "writer", folder=config["writer"]["folder"] or folder / "denoised")
     writer.setup(SimpleNamespace(datamodule=data, callbacks=[writer]), model, "predict")
@@ -143,6 +176,12 @@ def prepare_prediction(
         raise DataError(
             f"truth: images have {data.n_channels} channel(s), but what the model makes of them "
             f"has {data.n_target_channels}, as the targets. Leave truth out."
+        )
+    images = data.images_of("train")
+    if images.targets and images.targets[0] is images.stacks[0]:
+        raise DataError(
+            "truth: is compared with the channels that the model sees, but it restores others, "
+            "data.target_channels. Leave truth out; data.test_data scores them."
         )
     truth = build(config, "truth") if isinstance(config["truth"], dict) else config["truth"]
     return Prediction(writer, read_truth(truth, data.predict_stacks[0]))
@@ -164,11 +203,14 @@ def test(
 ) -> dict[str, float]:
     """Test, print the table, and return what was logged."""
     (logged,) = trainer.test(model, datamodule=data, verbose=False)
+    values = {name: value for name, value in logged.items() if name.startswith("test_")}
     if report.table:
         print(f"test             {report.folder / 'test.csv'}\n{report}")
-    else:
-        print(f"test_loss        {logged.get('test_loss')} (no data.test_target to compare with)")
-    return {name: value for name, value in logged.items() if name.startswith("test_")}
+        return values
+    why = "" if data.has_target("test") else " (no data.test_target to compare with)"
+    for name, value in values.items():
+        print(f"{name:<16} {value:.6g}{why}")
+    return values
 
 
 def show(
@@ -182,8 +224,7 @@ def show(
     scores: dict[str, float] = {}
     if prediction is not None:
         writer, truth = prediction
-        keys = ("_target_", "_convert_", "accelerator", "devices", "precision")
-        settings = {key: config["trainer"][key] for key in keys if key in config["trainer"]}
+        settings = {key: config["trainer"][key] for key in KEPT if key in config["trainer"]}
         trainer: L.Trainer = build(
             {"trainer": settings},
             "trainer",

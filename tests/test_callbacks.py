@@ -20,6 +20,7 @@ from careamics_dm.callbacks import LearningRate, Pictures, SaveModel
 from careamics_dm.metrics import psnr, scale_invariant_psnr, ssim
 from careamics_dm.models.care import CAREModule
 from careamics_dm.models.unet import UNet
+from careamics_dm.train import use_kept
 
 rng = np.random.default_rng(0)
 CLEAN = 100 + 50 * np.sin(np.add.outer(np.arange(48), np.arange(40)) / 5).astype(np.float32)
@@ -122,6 +123,20 @@ class TestSaveModel:
             model = Scripted([9.0, 9.0, 1.5])
             run.fit(model, datamodule=data_of(n_val_patches=2), ckpt_path=tmp_path / "last.ckpt")
         assert kept_epoch(tmp_path / "model.ckpt") == 0
+
+    @pytest.mark.parametrize(("name", "max_epochs"), [("last.ckpt", 3), ("model.ckpt", 2)])
+    def test_a_run_that_goes_on_in_the_same_folder_knows_what_is_kept(
+        self, tmp_path, name, max_epochs
+    ):
+        fit(tmp_path, Scripted([1.0, 2.0]), SaveModel(tmp_path), max_epochs=2)
+        run = trainer(tmp_path, callbacks=[SaveModel(tmp_path)], enable_checkpointing=True)
+        run.fit_loop.max_epochs = max_epochs
+        with pytest.warns(UserWarning, match="not empty"):
+            model = Scripted([9.0, 9.0, 1.5])
+            run.fit(model, datamodule=data_of(n_val_patches=2), ckpt_path=tmp_path / name)
+        assert use_kept(run, model)["val_loss"] == 1.0
+        assert kept_epoch(tmp_path / "model.ckpt") == 0
+        assert model.weight.item() == 0.0
 
     def test_other_choices_are_refused(self):
         with pytest.raises(DataError, match="keep='first': choose best or last"):

@@ -9,7 +9,15 @@ import pytest
 from apps import SMALL, run, succeed, write_tiffs
 from matplotlib.image import imread
 
-from careamics_dm.comparison import Job, compare, note_job, over_folds, read_jobs, write_scores
+from careamics_dm.comparison import (
+    Job,
+    compare,
+    note_job,
+    over_folds,
+    read_jobs,
+    read_views,
+    write_scores,
+)
 
 SWEEP = ("-m", *SMALL, "hydra.sweep.dir=sweep")
 
@@ -157,3 +165,14 @@ def test_the_same_image_is_one_row_of_panels(tmp_path):
     compare(tmp_path)
     assert panels(tmp_path / "comparison.png") == 4  # noisy, two jobs, clean
     assert panels(tmp_path / "comparison.png", slice(-300, None)) == 3
+
+
+def test_long_settings_break_into_lines_above_their_panel(tmp_path):
+    keys = {"data.normalization": "quantile", "callbacks": "early_stopping", "x": "y" * 99}
+    job = Job(0, keys, tmp_path, "done", {"psnr": 20.0})
+    (tmp_path / ".hydra").mkdir()
+    np.savez(tmp_path / ".hydra" / "view.npz", noisy=np.eye(3), denoised=np.eye(3))
+    _, titles = read_views([job], list(keys))
+    first, *lines, last = titles["0"].split("\n")
+    assert first == "normalization=quantile," and lines[0].startswith("callbacks=early_stopping,")
+    assert max(map(len, lines)) <= 40 and len(lines) == 2 and last == "20.00 dB"

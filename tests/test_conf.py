@@ -8,6 +8,7 @@ from pathlib import Path
 import hydra
 import pytest
 import yaml
+from apps import SMALL, refuse, succeed, write_tiffs
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
@@ -147,3 +148,11 @@ def test_an_unknown_experiment_is_an_error(app):
 
 def test_top_level_names_are_the_applications():
     assert {path.stem for path in CONF.glob("*.yaml")} == set(APPS)
+
+
+def test_a_patch_filter_is_chosen_and_set_on_the_command_line(tmp_path):
+    write_tiffs(tmp_path / "images", "YX", [(40, 50)])
+    chosen = (*SMALL, "data=tiff", "data.train_data=images", "+patch_filter@data.patch_filter=max")
+    message = refuse("train", tmp_path, *chosen)
+    assert "patch_filter: threshold is not given. Give the least maximum" in message
+    succeed("train", tmp_path, *chosen, "data.patch_filter.threshold=240")

@@ -422,6 +422,22 @@ class TestState:
         torch.save(data.state_dict(), tmp_path / "state")
         assert torch.load(tmp_path / "state", weights_only=True) == data.state_dict()
 
+    def test_state_of_nothing_is_handed_on(self):
+        state = module().state_dict()
+        assert state["n_channels"] is None
+        other = module()
+        other.load_state_dict(state)
+        assert other.state_dict() == state
+
+    def test_held_out_rows_that_are_handed_on_keep_the_patch_size_of_their_grid(self):
+        first = module()
+        first.setup("fit")
+        state = first.state_dict()
+        other = module(train_data=None, predict_data=noise(1, 64, 64), patch_size=(8, 8))
+        other.load_state_dict(state)
+        other.setup("predict")
+        assert other.state_dict() == state
+
     def test_before_setup_it_is_empty_but_there(self):
         state = module().state_dict()
         other = module()

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from careamics_dm.axes import DataError
-from careamics_dm.coarse import Coarse, tile_of
 from careamics_dm.filters import EntropyFilter, MaxFilter, MeanStdFilter
 
 
@@ -80,41 +79,55 @@ def test_a_constant_patch_has_its_mean_and_no_spread():
     assert MeanStdFilter(std=0).measure(patches).tolist() == [[[65535, 0]]] * 2
 
 
+SIZES = [(8, 8), (5, 12), (64, 3), (3, 9, 8), (1, 1)]
+
+
+def boxes_of(pixels, size):
+    """Patches at all origins, ``N C (Z) Y X``, and how many origins there are along each axis."""
+    axes = tuple(range(1, pixels.ndim))
+    views = np.lib.stride_tricks.sliding_window_view(pixels, size, axis=axes)
+    n_origins = views.shape[1 : pixels.ndim]
+    return np.moveaxis(views.reshape(len(pixels), -1, *size), 0, 1), n_origins
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.data(),
-    st.sampled_from(["u1", "u2", "f4"]),
-    st.sampled_from([(8, 8), (5, 12), (64, 3), (3, 9, 8)]),
-)
-def test_what_a_coarse_look_excludes_never_passes(data, dtype, size):
-    shape = tuple(p + data.draw(st.integers(0, 40)) for p in size)
+@given(st.data(), st.sampled_from(DTYPES), st.sampled_from(SIZES), st.sampled_from([None, 1]))
+def test_all_origins_at_once_are_what_patches_are_one_by_one(data, dtype, size, channel):
+    shape = tuple(p + data.draw(st.integers(0, 12)) for p in size)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
-    block = rng.normal(100, 2, (2, *shape)) + 60 * (rng.random((2, *shape)) > 0.999)
-    corner = tuple(slice(0, int(rng.integers(0, n + 1))) for n in shape)
-    block[(slice(None), *corner)] *= rng.uniform(1, 2)
-    block = block.clip(0, 255).astype(dtype)
-    tile = tile_of(size)
-    filters = [MaxFilter(130), MeanStdFilter(mean=110), MeanStdFilter(std=5), EntropyFilter(4)]
-    starts = rng.integers(0, np.array(shape) - size + 1, (100, len(size)))
-    boxes = [tuple(slice(a, a + p) for a, p in zip(at, size, strict=True)) for at in starts]
-    patches = np.stack([block[(slice(None), *box)] for box in boxes])
+    pixels = rng.normal(100, data.draw(st.sampled_from([0, 2, 40, 10000])), (2, *shape))
+    pixels[..., : shape[-1] // 2] = 100  # even, and exactly as bright as asked for
+    low, high = (-6e4, 6e4) if dtype[0] == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    pixels = pixels.clip(low, high).astype(dtype)
+    patches, n_origins = boxes_of(pixels, size)
+    std = float(np.median(patches.std(axis=tuple(range(2, patches.ndim)), dtype=np.float64)))
+    filters = [
+        MaxFilter(100, channel=channel),
+        MaxFilter(100.1, channel=channel),
+        MeanStdFilter(mean=100, channel=channel),
+        MeanStdFilter(std=std, channel=channel),
+        MeanStdFilter(99.5, 2, channel=channel),
+    ]
     for criterion in filters:
-        possible = criterion.possible(Coarse(block, size, tile), block.dtype)
-        passed = criterion.passes(patches)
-        assert possible[tuple((starts // tile).T)][passed].all()
+        found = criterion.may_pass(pixels, size)
+        assert np.array_equal(found, criterion.passes(patches).reshape(n_origins)), criterion
+    entropy = EntropyFilter(3, channel=channel)
+    found, passed = entropy.may_pass(pixels, size), entropy.passes(patches).reshape(n_origins)
+    assert (found is None) == (dtype[0] == "f")
+    assert found is None or found[passed].all()
 
 
-def test_a_coarse_look_excludes_even_background():
+def test_entropy_excludes_even_background_at_once():
     block = np.random.default_rng(0).normal(100, 4, (1, 256, 256)).astype(np.uint16)
     block[:, :64, :64] += np.arange(64, dtype=np.uint16)
-    for criterion in (
-        MaxFilter(150),
-        MeanStdFilter(mean=120),
-        MeanStdFilter(std=8),
-        EntropyFilter(5),
-    ):
-        possible = criterion.possible(Coarse(block, (64, 64), (16, 16)), block.dtype)
-        assert possible[0, 0] and not possible[5:, 5:].any()
+    found = EntropyFilter(5).may_pass(block, (64, 64))
+    assert found[0, 0] and not found[80:, 80:].any()
+
+
+def test_too_many_that_rounding_decides_are_left_to_one_by_one():
+    rng = np.random.default_rng(0)
+    even = 1e4 + rng.choice([-1, 1], (1, 300, 300)).astype(np.float32) / 256
+    assert MeanStdFilter(mean=1e4).may_pass(even, (2, 2)) is None
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,6 +9,7 @@ from stacks import RecordingStack
 
 from careamics_dm.axes import DataError
 from careamics_dm.datamodule import PatchDataModule
+from careamics_dm.filters import MaxFilter
 from careamics_dm.image_stack import ArrayStack
 from careamics_dm.images import Images
 from careamics_dm.sources import Listing
@@ -68,6 +69,23 @@ def test_training_sees_only_what_was_acquired(in_memory, sampling):
         assert len(drawn) == data.n_train_patches
         assert (drawn == 7).all()
     data.teardown("fit")
+
+
+def test_so_it_does_with_a_filter(in_memory):
+    class PartlyBright(Mosaic):
+        def __getitem__(self, box):
+            pixels = super().__getitem__((slice(None),) * 3)
+            pixels[:, :30, :50] = np.where(pixels[:, :30, :50], 9, 0)
+            return pixels[box]
+
+    class Bright(Module):
+        def open_source(self, source, axes):
+            return [ArrayStack(PartlyBright(), "SYX", source, block_shape=(1, 20, 20))]
+
+    data = Bright(in_memory=in_memory, patch_filter=MaxFilter(9), patches_per_epoch=200)
+    found = patches(data.train_dataloader())
+    assert len(found) == 200
+    assert found.min() == 7 and (found.max(axis=(1, 2, 3)) == 9).all()
 
 
 def test_so_does_validation(in_memory):

@@ -48,6 +48,8 @@ BAD = {
     ("data=tif",): "there is no data=tif. Choose among array, custom, czi, tiff, zarr.",
     ("logger=nothing",): "there is no logger=nothing. Choose among csv, tensorboard, wandb.",
     ("experiment=nothing",): "there is no experiment=nothing. Choose among formats, n2v_3d, rows.",
+    ("~model",): "model can't be left out",
+    ("logger=null",): "~logger leaves it out",
     ("+data.colour=red",): "data: TypeError: ",
     # Values
     ("data.batch_size=0",): "batch_size=0 is too small",

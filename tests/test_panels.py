@@ -72,6 +72,11 @@ def test_many_jobs_take_several_rows(tmp_path: Path) -> None:
     assert figure.get_size_inches()[0] < 14
 
 
+def test_a_name_above_a_panel_is_no_formula(tmp_path: Path) -> None:
+    title = r"train_data=$\foo$^$.tif"
+    assert title in shown(plot_comparison([{"0": CLEAN}], tmp_path / "a.png", titles={"0": title}))
+
+
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no image"):
         plot_comparison([], tmp_path / "a.png")

@@ -83,6 +83,17 @@ def test_all_panels_share_the_range_of_the_truth(tmp_path: Path) -> None:
     assert CLEAN.min() <= low < high <= CLEAN.max()
 
 
+def test_a_noisy_image_in_another_unit_than_the_denoised_has_its_own_range(tmp_path: Path) -> None:
+    figure = plot_denoised(NOISY * 100 + 1e4, DENOISED, tmp_path / "a.png")
+    noisy, denoised = (axes.images[0].get_clim() for axes in figure.axes[:2])
+    assert denoised[1] <= DENOISED.max() and noisy[0] > 5e3
+
+
+def test_a_name_in_the_title_is_no_formula(tmp_path: Path) -> None:
+    figure = plot_denoised(NOISY, DENOISED, tmp_path / "a.png", title=r"middle of $\foo$^$.tif")
+    assert figure.get_suptitle() == r"middle of $\foo$^$.tif"
+
+
 def test_zoom_is_where_it_was_asked(tmp_path: Path) -> None:
     figure = plot_denoised(NOISY, DENOISED, tmp_path / "a.png", zoom=(5, 10, 20, 30))
     part = figure.axes[2].images[0].get_array()
@@ -150,7 +161,7 @@ def test_losses_of_a_csv_logger(tmp_path: Path) -> None:
     }
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_yscale()) == ("epoch", "log")
-    assert axes.get_ylabel() == "loss (mean squared error, normalised)"
+    assert axes.get_ylabel() == "loss (of normalised images)"
     assert all(line.get_marker() == "o" for line in axes.lines)
     assert_picture(tmp_path / "losses.png")
 

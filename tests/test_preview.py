@@ -32,6 +32,11 @@ def test_it_prints_a_summary_draws_patches_and_trains_nothing(tmp_path, images):
     assert rows(imread(done.folder / "preview.png")) == 3  # stored, seen, masked
 
 
+def test_lacking_targets_are_refused_as_in_training(tmp_path, images):
+    message = refuse("preview", tmp_path, *images, *SMALL, "model=care")
+    assert "CAREModule learns from clean targets, but train_data has no targets" in message
+
+
 def test_it_shows_targets(tmp_path, images):
     write_tiffs(tmp_path / "targets", "YX", [(40, 50), (33, 64)])
     targets = "data.train_target=targets"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from careamics_dm.datamodule import PatchDataModule
+from careamics_dm.filters import MeanStdFilter
 from careamics_dm.image_stack import ArrayStack
 from careamics_dm.sources import Listing
 from careamics_dm.testing import check_datamodule
@@ -110,3 +111,30 @@ def test_a_stack_knows_how_many_samples_are_stored_together(axes, chunk, togethe
         for n in range(1, samples - first + 1):
             found = stack.extract_samples(first, n, None, (1, 2), (5, 6))
             assert np.array_equal(found, np.stack(whole[first : first + n]))
+
+
+def test_a_filter_takes_nothing_from_samples_that_are_held_out():
+    class Numbered(Module):
+        """Pixels that tell their sample, and how bright they are."""
+
+        def open_source(self, source, axes):
+            (stack,) = super().open_source(source, axes)
+            numbers = np.arange(SHAPE["T"], dtype=np.uint16).reshape(-1, 1, 1, 1)
+            stack.array.pixels[:] = stack.array.pixels % 9 + 10 * numbers
+            return [stack]
+
+    criterion = MeanStdFilter(std=2.6)
+    data = Numbered(
+        axes="TCYX",
+        in_memory=False,
+        hold_out="samples",
+        n_val_patches=40,
+        patches_per_epoch=300,
+        normalization="none",
+        patch_filter=criterion,
+    )
+    found = np.concatenate([batch["image"].numpy() for batch in data.train_dataloader()])
+    held_out = {row["sample"] for row in data.split_table() if row["split"] == "val"}
+    used = set(np.unique(found // 10).astype(int).tolist())
+    assert held_out and used == set(range(SHAPE["T"])) - held_out
+    assert len(found) == 300 and criterion.passes(found).all()

@@ -68,6 +68,15 @@ class TestExact:
         counted = np.sort(np.concatenate([b.ravel() for b in blocks]))
         assert np.array_equal(counted, np.sort(np.concatenate([p.ravel() for p in pixels])))
 
+    def test_many_small_samples_in_memory_are_taken_together(self):
+        pixels = np.arange(30_000 * 64, dtype=np.float64).reshape(30_000, 8, 8)
+        source = data(pixels, "SYX", (8, 8))
+        source.setup("fit")
+        blocks = list(pixel_blocks(source.images_of("train"), 0, None, 0, allow_nan=False))
+        assert len(blocks) < 300
+        counted = np.sort(np.concatenate([b.ravel() for b in blocks]))
+        assert np.array_equal(counted, pixels.ravel())
+
 
 class TestSampled:
     def test_no_more_is_read_than_the_limit_and_a_block(self):
@@ -204,3 +213,19 @@ def test_a_nan_is_told_by_its_channel_in_the_file():
     one.channels[0] = [2]
     with pytest.raises(DataError, match=r"sample 0, channel 2, YX=\(4, 5\)"):
         list(pixel_blocks(one, 0, None, 0, allow_nan=False))
+
+
+def test_targets_are_left_alone_without_training_data_too():
+    image = rng.normal(100, 10, (32, 32)).astype(np.float32)
+    source = ArrayDataModule(
+        val_data=image,
+        val_target=image,
+        axes="YX",
+        patch_size=(16, 16),
+        normalization=MeanStd(mean=100, std=10),
+        normalize_target=False,
+    )
+    for batch in source.val_dataloader():
+        done = source.transform(batch)
+        assert np.array_equal(done["target"], batch["target"])
+        assert np.array_equal(source.denormalize(done["target"]), batch["target"])

@@ -394,6 +394,48 @@ def test_a_truth_of_other_channels_than_the_targets_is_refused(tmp_path):
     assert "has 1, as the targets" in refuse("train", tmp_path, *SMALL, *data, *place)
 
 
+def test_a_truth_is_of_no_use_where_other_channels_of_the_images_are_restored(tmp_path):
+    write_tiffs(tmp_path / "images", "CYX", [(2, 40, 50)])
+    data = ("data=tiff", "data.train_data=images", "data.channels=[0]", "data.target_channels=[1]")
+    place = ("model=care", "data.predict_data=images", "truth=images/image_0.tif")
+    assert "data.test_data scores" in refuse("train", tmp_path, *SMALL, *data, *place)
+
+
+def test_more_channels_come_out_than_went_in(tmp_path):
+    write_tiffs(tmp_path / "images", "YX", [(40, 50)])
+    write_tiffs(tmp_path / "targets", "CYX", [(2, 40, 50)])
+    data = ("data=tiff", "data.train_data=images", "data.train_target=targets", "model=care")
+    done = succeed("train", tmp_path, *SMALL, *data, "data.predict_data=images")
+    assert tifffile.imread(done.folder / "denoised" / "image_0.tif").shape == (2, 40, 50)
+    assert {"denoised.png", "scores.csv"} <= done.files
+    assert "weights_only" not in done.out + done.err  # what Lightning asks is not for users
+    assert "Predicting" not in done.out  # no progress bar, here either
+
+
+@pytest.mark.parametrize("role", ["test", "predict"])
+def test_a_model_of_others_that_lacks_a_step_is_refused_at_the_start(tmp_path, images, role):
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("_target_: modules.Autoencoder\n")
+    arguments = [text for text in SMALL if not text.startswith("model.")]
+    place = ("hydra.searchpath=[file://conf]", "model=mine", f"data.{role}_data=images")
+    message = refuse("train", tmp_path, *arguments, "data=tiff", images, *place)
+    assert f"{role}_data: Autoencoder has no {role}_step" in message
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_message(tmp_path, images):
+    done = succeed("train", tmp_path, *SMALL, "data=tiff", images)
+    another = (f"checkpoint={done.folder}/model.ckpt", "model.network.first_filters=8")
+    message = refuse("train", tmp_path, *SMALL, "data=tiff", images, *another, "hydra.run.dir=b")
+    assert "is of another network" in message
+
+
+def test_early_stopping_without_validation_is_one_message(tmp_path, images):
+    stop = ("callbacks=early_stopping", "data.n_val_patches=0")
+    message = refuse("train", tmp_path, *SMALL, "data=tiff", images, *stop)
+    assert "val_loss" in message and "train_loss" in message
+
+
 def test_the_sample_with_noise_along_rows(tmp_path):
     done = succeed("train", tmp_path, *SMALL, "experiment=rows", "model=structn2v")
     assert 23 < float(done.out.split("PSNR")[1].split("dB")[0]) < 25

@@ -70,6 +70,9 @@ class RestorationModule(Restorer, ABC):
     ----------
     learns_from : {"noisy images", "clean targets", "noisy targets"}
         Of the class: what training needs. Where that is targets, data without any are refused.
+    restores_to : {"image", "target"}
+        Of the class: whose units predictions have. Those of targets (of the images where training
+        data have none); those of the images, whatever the targets, where nothing else was learned.
     keeps : {"best", "last"}
         Of the class: the weights of a run that are worth keeping. Those of the lowest ``val_loss``
         where that is measured against the truth; the last where it is measured against noise. A
@@ -158,7 +161,8 @@ class RestorationModule(Restorer, ABC):
             loss = self.target_loss(restored, target)
             if restored.shape == target.shape:
                 scores = self._val_scores or Scores(target.shape[1])
-                scores.add(self._in_data_units(target), self._in_data_units(restored.float()))
+                prediction = self._restored_in_data_units(restored.float())
+                scores.add(self._in_data_units(target), prediction)
                 self._val_scores = scores
         self._log_loss("val_loss", self.loss(batch) if loss is None else loss, len(image))
 

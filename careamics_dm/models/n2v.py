@@ -64,6 +64,7 @@ class N2VModule(RestorationModule):
 
     learns_from = "noisy images"
     keeps = "last"
+    restores_to = "image"
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -20,6 +20,8 @@ class Restorer(L.LightningModule):
     """A LightningModule that knows its network and predicts; see `RestorationModule`."""
 
     network: nn.Module
+    restores_to: ClassVar[Literal["image", "target"]] = "target"
+    """In whose units, normalised, the network's output is."""
 
     def __init__(
         self, network: nn.Module | Callable[..., nn.Module], size_divisor: int | None
@@ -115,8 +117,8 @@ class Restorer(L.LightningModule):
         restored, deviation = self._restore(unpack(batch)[0])
         result = self._result(batch, restored)
         if self.uncertainty and deviation is not None:
-            zero = self._in_data_units(torch.zeros_like(deviation))
-            result["uncertainty"] = (self._in_data_units(deviation) - zero).abs()
+            zero = self._restored_in_data_units(torch.zeros_like(deviation))
+            result["uncertainty"] = (self._restored_in_data_units(deviation) - zero).abs()
         return result
 
     def _restore(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -131,8 +133,12 @@ class Restorer(L.LightningModule):
         units: Tensor = x if denormalize is None else denormalize(x, **side)
         return units
 
+    def _restored_in_data_units(self, restored: Tensor) -> Tensor:
+        side = {} if self.restores_to == "target" else {"side": self.restores_to}
+        return self._in_data_units(restored, **side)
+
     def _result(self, batch: Batch, restored: Tensor) -> dict[str, Any]:
-        result: dict[str, Any] = {"prediction": self._in_data_units(restored)}
+        result: dict[str, Any] = {"prediction": self._restored_in_data_units(restored)}
         if isinstance(batch, Mapping) and "region" in batch:
             result["region"] = batch["region"]
         return result

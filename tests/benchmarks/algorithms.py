@@ -1,4 +1,4 @@
-"""All algorithms on the embedded sample: ``python tests/benchmarks/algorithms.py [FOLDER]``.
+"""All algorithms on the embedded samples: ``python tests/benchmarks/algorithms.py [FOLDER]``.
 
 Runs careamics-train with the configurations as they are: the same small U-Net, the same steps of 16
 patches, several seeds. Prints
@@ -27,7 +27,7 @@ import tifffile
 
 from careamics_dm import samples
 
-MODELS = ("n2v", "n2v2", "structn2v", "n2n", "care")
+MODELS = ("n2v", "n2v2", "n2n", "care")
 BATCH, STEPS_PER_EPOCH = 16, 40
 UNSEEN = (
     "data.test_data={_target_: careamics_dm.samples.noisy, name: nuclei, recording: 2}",

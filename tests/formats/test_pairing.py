@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from formats.czi_files import Tile, write_czi
 from formats.written import FORMATS, axes_of, module, write
 
+from careamics_dm import ArrayDataModule
 from careamics_dm.axes import DataError
 
 IN_FOLDERS = [name for name in FORMATS if name != "czi"]  # its files are listed
@@ -182,3 +184,30 @@ def test_names_without_partner_are_all_listed(name, tmp_path):
         module(name, **paths, **options()).setup("fit")
     message = str(caught.value)
     assert "image_0, image_1, image_3, image_4" in message and "image_2" not in message
+
+
+@pytest.mark.parametrize("scenes", [(0, 1), (1, 2)])
+def test_scenes_of_two_files_pair_by_name(scenes, tmp_path):
+    for name, present, value in (("noisy", (0, 1), 0), ("clean", scenes, APART)):
+        planes = [
+            Tile(np.full((40, 48), value + n, np.uint16), {"S": n, "C": 0, "T": 0}, (100 * n, 0))
+            for n in present
+        ]
+        write_czi(tmp_path / f"{name}.czi", planes)
+    paths = {"train_data": str(tmp_path / "noisy.czi"), "train_target": str(tmp_path / "clean.czi")}
+    data = module("czi", **paths, **options())
+    if scenes == (0, 1):
+        check_apart(data)
+    else:
+        with pytest.raises(DataError, match=r"have no target, .*: scene_0, scene_2"):
+            data.setup("fit")
+
+
+@pytest.mark.parametrize("again", ["a.npy,0", "other/../a.npy,"])
+def test_an_image_that_is_listed_in_two_ways_is_found(again, tmp_path):
+    np.save(tmp_path / "a.npy", scene(0, (40, 48)))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "all.csv").write_text(f"input,channel\na.npy,\n{again}\n")
+    data = ArrayDataModule(train_data=tmp_path / "all.csv", axes="YX", patch_size=(16, 16))
+    with pytest.raises(DataError, match=r"a\.npy is listed 2 times"):
+        data.setup("fit")

@@ -51,9 +51,9 @@ def data(**options: Any) -> ArrayDataModule:
     return ArrayDataModule(**(settings | options))
 
 
-def restored(module: ArrayDataModule, image: Any) -> Any:
+def restored(module: ArrayDataModule, image: Any, side: str = "target") -> Any:
     """What `Halve` makes of an image, in the units of the data."""
-    of, to = (module.statistics.get(s, module.statistics["image"]) for s in ("image", "target"))
+    of, to = (module.statistics.get(s, module.statistics["image"]) for s in ("image", side))
     return (image - of.offset[0]) / of.scale[0] * 0.5 * to.scale[0] + to.offset[0]
 
 
@@ -64,7 +64,7 @@ def test_whole_test_images_have_the_scores_of_the_functions(tmp_path: Path, modu
     assert list(model.test_scores) == list(model.test_scores_before) == [0, 1]
     for image, (noisy, clean) in enumerate(zip(NOISY, CLEAN, strict=True)):
         for scores, expected in (
-            (model.test_scores[image], restored(source, noisy)),
+            (model.test_scores[image], restored(source, noisy, model.restores_to)),
             (model.test_scores_before[image], noisy),
         ):
             values = scores.as_dict()
@@ -76,6 +76,30 @@ def test_whole_test_images_have_the_scores_of_the_functions(tmp_path: Path, modu
     for name in NAMES:
         each = [model.test_scores[image].as_dict()[name][0] for image in (0, 1)]
         assert found[f"test_{name}"] == pytest.approx(np.mean(each), rel=1e-5)
+
+
+@pytest.mark.parametrize("normalize_target", [True, False])
+def test_noise2void_restores_to_the_units_of_the_images_whatever_the_targets(
+    tmp_path: Path, normalize_target: bool
+) -> None:
+    noisy = 3 * NOISY[0] + 50
+    source = data(
+        train_data=noisy,
+        train_target=CLEAN[0],
+        predict_data=noisy,
+        test_data=noisy,
+        test_target=CLEAN[0],
+        normalize_target=normalize_target,
+    )
+    model = N2VModule(nn.Identity())
+    found = trainer(tmp_path).predict(model, datamodule=source)
+    np.testing.assert_allclose(found[0]["prediction"][0, 0], noisy, rtol=1e-4)
+    model.test_time_augmentation = model.uncertainty = True
+    found = trainer(tmp_path).predict(model, datamodule=source)
+    assert found[0]["uncertainty"].max() < 1e-2
+    trainer(tmp_path).test(model, datamodule=source, verbose=False)
+    after, before = (s[0].as_dict() for s in (model.test_scores, model.test_scores_before))
+    assert after["psnr"] == pytest.approx(before["psnr"], abs=1e-3)
 
 
 def test_tiles_are_cut_to_what_they_keep_so_that_psnr_is_that_of_the_whole_image(
@@ -201,7 +225,7 @@ def test_validation_logs_scores_of_restored_patches(
     for batch in source.val_dataloader():
         done = source.transform(batch)
         target = source.denormalize(done["target"])
-        expected.add(target, source.denormalize(0.5 * done["image"]))
+        expected.add(target, source.denormalize(0.5 * done["image"], model.restores_to))
     for name, values in expected.as_dict().items():
         assert found[f"val_{name}"] == pytest.approx(np.mean(values), rel=1e-4)
         for channel, value in enumerate(values):
