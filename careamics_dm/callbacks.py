@@ -14,7 +14,7 @@ from careamics_dm.axes import DataError
 from careamics_dm.checkpoints import LAST
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.panels import plot_comparison
-from careamics_dm.views import middle, plane_of, read_pair, restore
+from careamics_dm.views import around, middle, plane_of, read_pair, restore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,9 +130,10 @@ class Pictures(L.Callback):
     """Draw what the model makes of the same part of an image every few epochs.
 
     Noisy, denoised and target, if there is one, in ``pictures/epoch_0020.png`` and, as "picture",
-    in TensorBoard and W&B where one of these is the logger. The image is the first of the
-    validation data, or else of the training data. Training goes on as if nothing had been drawn:
-    the random states are restored. Nothing is drawn of models that are no `RestorationModule`.
+    in TensorBoard and W&B where one of these is the logger. Shown is the first of the validation
+    images, or else the surroundings of the first patch that is held out for validation. Training
+    goes on as if nothing had been drawn: the random states are restored. Nothing is drawn of models
+    that are no `RestorationModule`.
 
     Parameters
     ----------
@@ -164,7 +165,11 @@ class Pictures(L.Callback):
         if not isinstance(pl_module, RestorationModule) or not hasattr(data, "images_of"):
             return
         images = data.images_of("train" if data.data["val"] is None else "val")
-        scene = self._scene(pl_module, data, images, middle(images.stacks[0], VIEW))
+        patch = data.first_validation_patch()
+        region = middle(images.stacks[0], VIEW)
+        if patch is not None:
+            region = around(patch, images.stacks[patch.image], VIEW)
+        scene = self._scene(pl_module, data, images, region)
         folder = Path(self.folder or trainer.default_root_dir).expanduser()
         path = folder / "pictures" / f"epoch_{epoch:04}.png"
         reference = "target" if "target" in scene else "noisy"  # the same in all epochs

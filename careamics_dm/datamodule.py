@@ -15,6 +15,7 @@ from careamics_dm.dataset import PatchDataset, fits
 from careamics_dm.images import Images, describe
 from careamics_dm.loader import PatchLoader
 from careamics_dm.passing import plan_passing
+from careamics_dm.regions import Region
 from careamics_dm.sampling import RandomPatches
 from careamics_dm.split import some_of, table_of
 from careamics_dm.tiling import grid_plan, tile_plan
@@ -183,6 +184,18 @@ class PatchDataModule(Batches):
     def images_of(self, role: str) -> Images:
         """Return the images of train, val, test or predict, with targets and channels."""
         return self._ready(role, {"train": "fit", "val": "validate"}.get(role, role))
+
+    def first_validation_patch(self) -> Region | None:
+        """Return the place of the first held-out patch; ``None`` where none is held out.
+
+        Its image is one of ``images_of("train")``.
+        """
+        if self._split is None or not len(self._split.patches):
+            return None
+        plan = self._split.patches
+        start, stop = plan.start[0], plan.start[0] + plan.size[0]
+        place = int(plan.image[0]), int(plan.sample[0])
+        return Region(*place, tuple(start.tolist()), tuple(stop.tolist()))
 
     def channel_indices(self, stack: ImageStack) -> list[int] | None:
         """Return the indices of the selected channels of an image; ``None`` for all."""

@@ -47,7 +47,6 @@ class MaxFilter(PatchFilter):
     channel: int | None = None
     quantities: ClassVar[tuple[str, ...]] = ("max",)
     exact: ClassVar[bool] = True
-    quick: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """See `PatchFilter`."""

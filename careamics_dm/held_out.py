@@ -141,9 +141,10 @@ class HeldOut:
         self.starts: dict[tuple[int, int], NDArray[np.int64]] = {}
         if held_out is not None:
             keys = np.stack([held_out.image, held_out.sample], axis=1)
-            for i, s in np.unique(keys, axis=0):
-                mine = (held_out.image == i) & (held_out.sample == s)
-                self.starts[int(i), int(s)] = held_out.start[mine]
+            order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable
+            found, first = np.unique(keys[order], axis=0, return_index=True)
+            parts = np.split(held_out.start[order], first[1:])
+            self.starts = dict(zip(map(tuple, found.tolist()), parts, strict=True))
 
     def free_fraction(self, image: int, sample: int) -> float:
         """Fraction of a sample's grid cells that no held-out patch overlaps."""

@@ -70,7 +70,7 @@ def plot_comparison(
     _check(scenes)
     typical = [_typical(scene, reference) for scene in scenes]
     boxes = [detail(image) for image in typical]
-    limits = [display_range(image) for image in typical]
+    limits = [_range(scene, image) for scene, image in zip(scenes, typical, strict=True)]
     columns = min(ROW, max(map(len, scenes)))
     lines = [
         (i, list(scene)[start : start + columns])
@@ -100,6 +100,18 @@ def _check(scenes: Sequence[Scene]) -> None:
         first = next(iter(shapes.values()))
         if set(shapes.values()) != {first} or len(first) != 2 or 0 in first:
             raise ValueError(f"images must be Y X planes of one shape, not {shapes}")
+
+
+def _range(scene: Scene, typical: NDArray[Any]) -> tuple[float, float]:
+    """Range of the typical image, but of half the noisy one at least.
+
+    Where networks have learned next to nothing their results are flat, and in the range of one of
+    them the others would be white or black.
+    """
+    low, high = display_range(typical)
+    least = np.ptp(display_range(scene["noisy"])) / 2 if "noisy" in scene else 0.0
+    more = max(least - (high - low), 0) / 2
+    return low - more, high + more
 
 
 def _typical(scene: Scene, reference: str | None) -> NDArray[Any]:

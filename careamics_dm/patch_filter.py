@@ -36,8 +36,6 @@ class PatchFilter(ABC):
         What is measured.
     exact : bool
         Whether all that `may_pass` says passes.
-    quick : bool
-        Whether `may_pass` costs no more than to measure a few patches for each that fits an image.
 
     Raises
     ------
@@ -49,7 +47,6 @@ class PatchFilter(ABC):
     channel: int | None
     quantities: ClassVar[tuple[str, ...]]
     exact: ClassVar[bool] = False
-    quick: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check what was given."""

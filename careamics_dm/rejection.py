@@ -49,8 +49,8 @@ class Rejection:
     read twice; which these are follows from the schedule alone, and so a seed repeats every
     batch, also after a resume. In them, every origin that passes is equally likely.
 
-    Where that pays, a region is looked at as a whole first (see `Look`), so that hardly any
-    candidate is in vain: if it is kept for other epochs, or a look costs no more than judging.
+    Regions that are kept for other epochs are looked at as a whole first (see `Look`), so that
+    hardly any candidate is in vain.
 
     Parameters
     ----------
@@ -104,11 +104,9 @@ class Rejection:
         self.last = np.array(reader.last, np.int64)
         self.begin = 0
         # Of pixels in memory, `passing.plan_passing` has told already what can be told.
-        pays = bool(self.bytes.any()) and (window_bytes is None or criterion.quick)
+        pays = bool(self.bytes.any()) and window_bytes is None
         self.looked = np.full(len(regions), not pays)
         self.look, self.maps = Look(criterion, sides, self.size), maps
-        if window_bytes is not None:  # of regions that come only once
-            self.maps = {}
         self.told = pays and criterion.exact
         self.in_vain = False
         if pays:
@@ -151,8 +149,6 @@ class Rejection:
         if self.window_bytes is not None:
             for r in np.unique(self.agenda.region[rows]).tolist():
                 self.reader.drop(r, rows.stop)
-                if self.last[r] < rows.stop:
-                    self.maps.pop(self.agenda.regions[r], None)
 
     def replace(self, cuts: Cuts, rows: slice, window: NDArray[np.int64]) -> None:
         """Replace, in place, the patches of a batch that are rejected.

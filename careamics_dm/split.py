@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,14 +49,18 @@ class Split:
     """The validation patches."""
     trained: NDArray[np.bool_] | None = None
     """Whether each sample, image by image, is trained on; ``None``: all are, but for
-    ``patches``."""
+    ``avoided``."""
+    elsewhere: Plan | None = None
+    """The same places in other samples that show the same scene."""
     words: str = ""
     """What is held out, where that is whole samples."""
 
     @property
     def avoided(self) -> Plan | None:
         """Patches that no training patch may overlap; ``None`` where samples are left out."""
-        return self.patches if self.trained is None else None
+        if self.trained is not None:
+            return None
+        return self.patches if self.elsewhere is None else self.elsewhere
 
     def to_rows(self, stacks: Sequence[ImageStack]) -> list[list[Any]]:
         """Write what is held out as plain values, for a checkpoint.
@@ -105,15 +109,31 @@ def make_split(arguments: Arguments, images: Images, restored: Mapping[str, Any]
         return _whole(arguments, images, trained, _words(trained, images))
     # Patches of another size would not lie on the same grid.
     if rows and tuple(restored["patch_size"]) == patch_size:
-        return Split(from_rows(rows, images.stacks, patch_size))
+        return _patches(arguments, images, from_rows(rows, images.stacks, patch_size))
     if arguments.hold_out != "patches":
         return _fold(arguments, images)
     extents, masks = images.extents(), images.origin_masks(patch_size)
     n = arguments.n_val_patches
     if n is None:
-        n = min(VAL_PATCHES, n_available(extents, patch_size, masks) // 4)
+        # Places of a scene that is repeated are held out in every frame.
+        few = [e._replace(samples=1) for e in extents] if arguments.repeats else extents
+        n = min(VAL_PATCHES, n_available(few, patch_size, masks) // 4)
     rng = np.random.default_rng([arguments.seed, 3])
-    return Split(hold_out(extents, patch_size, n, rng, masks)) if n else None
+    if not n:
+        return None
+    return _patches(arguments, images, hold_out(extents, patch_size, n, rng, masks))
+
+
+def _patches(arguments: Arguments, images: Images, patches: Plan) -> Split:
+    """Hold out patches; of a scene that is repeated, in every frame."""
+    if arguments.repeats is None:
+        return Split(patches)
+    samples = np.array([stack.data_shape[0] for stack in images.stacks])[patches.image]
+    every = patches.take(np.repeat(np.arange(len(patches)), samples))
+    sample = np.concatenate([np.arange(n) for n in samples])
+    places = np.column_stack([every.image, sample, every.start])
+    once = np.unique(places, axis=0, return_index=True)[1]
+    return Split(patches, elsewhere=replace(every, sample=sample).take(once))
 
 
 def _fold(arguments: Arguments, images: Images) -> Split:
@@ -154,7 +174,7 @@ def _whole(arguments: Arguments, images: Images, trained: NDArray[np.bool_], wor
         )
     if arguments.n_val_patches is not None and arguments.n_val_patches < len(plan):
         plan = some_of(plan, arguments.n_val_patches, arguments.seed)
-    return Split(plan, trained, f"{words}; {len(plan)} patches")
+    return Split(plan, trained, words=f"{words}; {len(plan)} patches")
 
 
 def some_of(plan: Plan, n_patches: int, seed: int) -> Plan:
@@ -248,8 +268,8 @@ def table_of(
         for sample in range(stack.data_shape[0]):
             of = role if next(trained, True) else "val"
             rows.append(_row(of, name, sample, "", size))
-    if split is not None and split.avoided is not None:
-        held = split.avoided
+    if split is not None and split.trained is None:
+        held = split.patches
         columns = (held.image, held.sample, held.start, held.size)
         for i, sample, start, shape in zip(*(c.tolist() for c in columns), strict=True):
             rows.append(_row("val", names[i], sample, _numbers(start), _numbers(shape)))

@@ -141,6 +141,11 @@ class Stages(Arguments):
     def _open(self, role: str) -> Images:
         what = f"{role}_data"
         inputs, targets, masks = self._list(role)
+        if self.repeats and targets is not None:
+            raise DataError(
+                f"{what}: the manifest names targets, but repeats={self.repeats} makes them of "
+                "every second frame. Leave one of them out."
+            )
         index, manner = None if self.index is None else Index(self.index), self._manner()
         images, skipped = open_images(
             what,
@@ -180,10 +185,14 @@ class Stages(Arguments):
 
     def _targets_within(self, inputs: Listing, targets: Listing | None) -> bool:
         """Whether targets are channels of the images themselves."""
-        if any("target_channel" in row for row in inputs.keys or ()) and targets is None:
+        if targets is not None:
+            return False
+        if any("target_channel" in row for row in inputs.keys or ()):
             return True
         given = any(target is not None for target in self.target_data.values())
-        return self.target_channels is not None and targets is None and not given
+        # Those of a manifest are known once it was opened.
+        given |= any(i.targets and i.targets is not i.stacks for i in self._images.values())
+        return self.target_channels is not None and not given
 
     def _key(self, manner: str, source: Any, axes: str, keys: dict[str, str]) -> str:
         """Name a source, and how it is opened, in an index."""

@@ -40,10 +40,33 @@ def middle(stack: ImageStack, view: Mapping[str, int] = VIEW) -> Region:
     Region
         Of image 0.
     """
+    size = tuple(stack.data_shape[2:])
+    return around(Region(0, 0, (0,) * len(size), size), stack, view)
+
+
+def around(patch: Region, stack: ImageStack, view: Mapping[str, int] = VIEW) -> Region:
+    """Return the surroundings of a patch, as much of them as a picture shows.
+
+    Parameters
+    ----------
+    patch : Region
+        In the middle of the view, but for the border of the image.
+    stack : ImageStack
+        The image.
+    view : mapping of str to int
+        Pixels along ``Y``, ``X`` and ``Z``, at most.
+
+    Returns
+    -------
+    Region
+        Of the same image and sample.
+    """
     size = stack.data_shape[2:]
     shown = [min(n, view[axis]) for n, axis in zip(size, "ZYX"[-len(size) :], strict=True)]
-    start = tuple((n - m) // 2 for n, m in zip(size, shown, strict=True))
-    return Region(0, 0, start, tuple(a + m for a, m in zip(start, shown, strict=True)))
+    columns = zip(patch.start, patch.stop, shown, size, strict=True)
+    start = tuple(max(min((a + b - m) // 2, n - m), 0) for a, b, m, n in columns)
+    stop = tuple(a + m for a, m in zip(start, shown, strict=True))
+    return patch._replace(start=start, stop=stop)
 
 
 def plane_of(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -52,7 +75,7 @@ def plane_of(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def read_pair(images: Images, region: Region) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Read a region of the first image and of its target, if it has one.
+    """Read a region of an image and of its target, if it has one.
 
     Parameters
     ----------
@@ -66,10 +89,11 @@ def read_pair(images: Images, region: Region) -> tuple[NDArray[Any], NDArray[Any
     image, target : ndarray
         ``C (Z) Y X``, stored dtypes; None for a target that is not there.
     """
-    image = read_region(images.stacks[0], region, images.channels[0])
+    i = region.image
+    image = read_region(images.stacks[i], region, images.channels[i])
     if not images.targets:
         return image, None
-    return image, read_region(images.targets[0], region, images.target_channels[0])
+    return image, read_region(images.targets[i], region, images.target_channels[i])
 
 
 def restore(

@@ -219,3 +219,67 @@ def test_targets_have_statistics_of_their_own_or_are_left_alone(normalize_target
             raw = data.denormalize(done["image"], "image")
             assert np.allclose(done["target"], raw * 3 + 50, rtol=1e-5)
             assert np.array_equal(data.denormalize(done["target"]), done["target"])
+
+
+def test_a_manifest_and_repeats_contradict_each_other(tmp_path):
+    np.save(tmp_path / "a.npy", numbers(4, 16, 16))
+    (tmp_path / "m.csv").write_text("input,target\na.npy,a.npy\n")
+    data = ArrayDataModule(train_data=tmp_path / "m.csv", axes="TYX", repeats="T", **OPTIONS)
+    with pytest.raises(DataError, match="the manifest names targets, but repeats=T"):
+        data.setup("fit")
+
+
+def test_target_channels_select_of_the_targets_of_a_manifest_and_of_nothing_else(tmp_path):
+    np.save(tmp_path / "a.npy", numbers(2, 2, 16, 16))
+    (tmp_path / "m.csv").write_text("input,target\na.npy,a.npy\n")
+    data = ArrayDataModule(
+        train_data=tmp_path / "m.csv",
+        test_data=tmp_path / "a.npy",
+        axes="SCYX",
+        channels=[0],
+        target_channels=[1],
+        **OPTIONS,
+    )
+    data.setup("fit")
+    data.setup("test")
+    assert data.has_target("train")
+    assert not data.has_target("test")
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_places_that_validate_are_trained_on_in_no_frame_of_the_scene(sampling):
+    data = ArrayDataModule(
+        train_data=numbers(3, 8, 32, 40),
+        axes="STYX",
+        repeats="T",
+        sampling=sampling,
+        **OPTIONS | {"n_val_patches": 3},
+    )
+    data.setup("fit")
+    held = data.val_dataloader().patches.plan.at(0)
+    assert len(held) == 3
+    loader = data.train_dataloader()
+    for epoch in range(5):
+        plan = loader.patches.plan.at(epoch)
+        for start in held.start:
+            assert not (np.abs(plan.start - start) < 8).all(axis=1).any()
+    held_out = [row for row in data.split_table() if row["split"] == "val"]
+    assert len(held_out) == 3
+    other = ArrayDataModule(
+        train_data=numbers(3, 8, 32, 40), axes="STYX", repeats="T", **OPTIONS | {"seed": 1}
+    )
+    other.n_val_patches = None
+    other.load_state_dict(data.state_dict())
+    other.setup("fit")
+    plan = other.train_dataloader().patches.plan.at(0)
+    for start in held.start:
+        assert not (np.abs(plan.start - start) < 8).all(axis=1).any()
+
+
+def test_few_places_of_a_scene_that_is_repeated_validate():
+    data = ArrayDataModule(
+        train_data=numbers(40, 16, 16), axes="TYX", repeats="T", **OPTIONS | {"n_val_patches": None}
+    )
+    data.setup("fit")
+    assert len(data.val_dataloader().patches.plan.at(0)) == 1  # of four, a quarter
+    assert data.n_train_patches > 0
