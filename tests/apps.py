@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import tifffile
-import torch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +48,6 @@ class Run:
 def run(app: str, cwd: Path, *arguments: str, folder: str | None = "run") -> Run:
     """Run ``careamics-APP`` in a folder; its own folder is ``run`` unless said otherwise."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # for so little work, more of them only wait for each other
     flags = [text for text in arguments if text.startswith("-")]
     overrides = [] if folder is None else [f"hydra.run.dir={folder}"]
     overrides += [text for text in arguments if text not in flags]
@@ -63,7 +60,6 @@ def run(app: str, cwd: Path, *arguments: str, folder: str | None = "run") -> Run
                 import_module(f"careamics_dm.{app}").main()
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    torch.set_num_threads(threads)
     return Run(code, out.getvalue(), err.getvalue(), cwd / (folder or "outputs"))
 
 
