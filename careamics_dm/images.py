@@ -8,7 +8,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
 from careamics_dm.axes import DataError
@@ -165,13 +164,6 @@ class Images:
         if repeats is None:
             self.targets = self.stacks
             return
-        odd = [s.source for s in self.stacks if EveryOther(s, repeats, 0).n_frames % 2]
-        if odd:
-            rank_zero_warn(
-                f"repeats={repeats}: {len(odd)} image(s) have an odd number of frames; the last "
-                f"one has no partner and is left out: {', '.join(odd[:5])}"
-                f"{', ...' * (len(odd) > 5)}."
-            )
         self.targets = [EveryOther(stack, repeats, 1) for stack in self.stacks]
         self.stacks = [EveryOther(stack, repeats, 0) for stack in self.stacks]
         self.masks = [EveryOther(mask, repeats, 0) for mask in self.masks]

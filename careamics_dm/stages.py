@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from functools import partial
 from hashlib import sha256
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,12 @@ from careamics_dm.arguments import Arguments
 from careamics_dm.axes import DataError
 from careamics_dm.index import Index
 from careamics_dm.memory import available_bytes
+from careamics_dm.notices import tell_gaps, tell_odd, tell_without_place
 from careamics_dm.opening import open_images
 from careamics_dm.sources import CHANNELS, COLUMNS, Listing, pair
 from careamics_dm.split import make_split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from careamics_dm.image_stack import ImageStack
     from careamics_dm.images import Images
     from careamics_dm.split import Split
@@ -170,9 +168,10 @@ class Stages(Arguments):
             images.load()
         if images.target_channels and not images.targets:
             images.pair_within(self.repeats)
+            tell_odd(images)
         if tiles:
             self._check_tiles(what, images)
-            _tell_gaps(what, images)
+            tell_gaps(what, images)
             return images
         if skipped:
             rank_zero_warn(
@@ -180,7 +179,7 @@ class Stages(Arguments):
                 f"left out: {', '.join(skipped[:5])}{', ...' if len(skipped) > 5 else ''}."
             )
         if role == "train":
-            _tell_without_place(images, self.patch_size)
+            tell_without_place(images, self.patch_size)
         return images
 
     def _targets_within(self, inputs: Listing, targets: Listing | None) -> bool:
@@ -305,34 +304,6 @@ class Stages(Arguments):
     @property
     def _split_is_missing(self) -> bool:
         return self._split is None and self.data["val"] is None and self.n_val_patches != 0
-
-
-def _tell_gaps(what: str, images: Images) -> None:
-    """Warn of what was not acquired: its prediction means nothing."""
-    missing = images.n_not_acquired()
-    if not missing:
-        return
-    first = next(iter(missing))
-    shape = images.stacks[first].data_shape
-    share = missing[first] / (shape[0] * prod(shape[2:]))
-    rank_zero_warn(
-        f"{what}: {len(missing)} image(s) have parts that were not acquired, of "
-        f"{images.stacks[first].source} {missing[first]} pixels ({share:.1%}). They are read as 0; "
-        "what is predicted there"
-        f"{', and scored with the rest,' * (what == 'test_data')} means nothing."
-    )
-
-
-def _tell_without_place(images: Images, patch_size: Sequence[int]) -> None:
-    """Warn of images that no patch is drawn from, because of their gaps."""
-    lost = images.without_place(patch_size)
-    if 0 < len(lost) < len(images.stacks):  # without any place, drawing says so
-        names = [images.stacks[i].source for i in lost]
-        rank_zero_warn(
-            f"train_data: {len(names)} image(s) give no patch of {tuple(patch_size)}, as so much "
-            f"in one piece was not acquired: {', '.join(names[:5])}{', ...' * (len(names) > 5)}. "
-            "Use a smaller patch_size, or channels that were acquired together."
-        )
 
 
 def _without_channels(axes: str) -> str:

@@ -136,7 +136,7 @@ def test_pixels_are_in_memory_once():
 
 def test_the_last_of_an_odd_number_of_frames_is_told():
     data = ArrayDataModule(train_data=numbers(5, 16, 16), axes="TYX", repeats="T", **OPTIONS)
-    with pytest.warns(UserWarning, match=r"repeats=T: 1 image\(s\) have an odd number of frames"):
+    with pytest.warns(UserWarning, match=r"repeats: 1 image\(s\) have an odd number of frames"):
         data.setup("fit")
     assert data.train_stacks[0].data_shape == (2, 1, 16, 16)
 
