@@ -202,10 +202,14 @@ def pair(inputs: Listing, others: Listing, what: str) -> Listing:
     """
     if inputs.root is not None and others.root is not None:
         ours, theirs = _by_name(inputs, what), _by_name(others, what)
-        if lone := sorted(set(ours) ^ set(theirs)):
+        lone = {inputs.root: ours.keys() - theirs.keys(), others.root: theirs.keys() - ours.keys()}
+        if any(lone.values()):
+            found = [
+                f"in {root}, {_some(sorted(names), 20)}" for root, names in lone.items() if names
+            ]
             raise DataError(
                 f"{what}: files of {inputs.root} and {others.root} pair by name, but these have "
-                f"no partner: {_some(lone, 20)}. Add the missing files or give lists."
+                f"no partner: {'; '.join(found)}. Add the missing files or give lists."
             )
         return others.take([theirs[name] for name in ours])
     if len(inputs.inputs) != len(others.inputs):

@@ -183,7 +183,9 @@ def test_names_without_partner_are_all_listed(name, tmp_path):
     with pytest.raises(DataError) as caught:
         module(name, **paths, **options()).setup("fit")
     message = str(caught.value)
-    assert "image_0, image_1, image_3, image_4" in message and "image_2" not in message
+    assert f"in {tmp_path / 'noisy'}, image_0, image_1;" in message
+    assert f"in {tmp_path / 'clean'}, image_3, image_4." in message
+    assert "image_2" not in message
 
 
 @pytest.mark.parametrize("scenes", [(0, 1), (1, 2)])
