@@ -95,7 +95,7 @@ class EveryOther:
         """Read a box of successive samples: ``S C (Z) Y X``; see `ImageStack`."""
         wanted = self.samples(sample_idx, n_samples)
         span = wanted[-1] - wanted[0] + 1
-        together = getattr(self.stack, "samples_per_block", 1) > 1
+        together = self._inner == 1 and getattr(self.stack, "samples_per_block", 1) > 1
         if together and span == 2 * n_samples - 1:  # else frames between would be read in vain
             extract = getattr(self.stack, "extract_samples", None)
             assert extract is not None  # what stores samples together can read them together

@@ -78,6 +78,15 @@ def test_pairs_are_read_as_their_halves_are(drawn, data):
         assert np.array_equal(pixels, expected if chosen is None else expected[:, chosen])
 
 
+def test_frames_of_a_slow_axis_are_not_taken_for_neighbours():
+    """Samples 0 to 4 and 10 of the file span what 0, 2, ... 10 would."""
+    whole = ArrayStack(numbers(4, 5, 2, 2), "STYX", "a", block_shape=(1, 2, 2, 2))
+    stack = EveryOther(whole, "S", 0)
+    assert stack.samples(0, 6) == [0, 1, 2, 3, 4, 10]
+    block = stack.extract_samples(0, 6, None, (0, 0), (2, 2))
+    assert np.array_equal(block, frames_of(numbers(4, 5, 2, 2), "STYX", "S", 0)[:6])
+
+
 def test_channels_of_one_image_that_lie_together_are_read_once():
     stack = RecordingStack(numbers(1, 3, 16, 16))
     image, target = read_pair(stack, stack, Region(0, 0, (0, 0), (8, 8)), [1], [0])
