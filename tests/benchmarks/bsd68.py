@@ -7,7 +7,7 @@ of noise, and prints the mean PSNR with a data range of 255 beside the published
 holds ``train400.tif`` (``S Y X``, uint8) and ``test68/*.tif``.
 
 ``algorithm`` is n2v, n2v2, n2n or care; ``steps`` (1,000 by default) the number of batches in all.
-A run leaves ``last.ckpt`` in ``out`` (``bsd68_ALGORITHM``) after every 100 steps; the same command
+A run leaves ``model.ckpt`` in ``out`` (``bsd68_ALGORITHM``) after every 100 steps; the same command
 goes on from there. Noise2Void's authors trained 80,000 steps of 128 patches with 96 filters:
 ``steps=80000 data.batch_size=128 model.network.first_filters=96``. Whatever else is given is an
 override of careamics-train.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ import lightning as L
 import numpy as np
 import tifffile
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint
 
+from careamics_dm.callbacks import SaveModel
 from careamics_dm.metrics import psnr
 
 SIGMA, STEPS_PER_EPOCH = 25.0, 100
@@ -64,6 +65,7 @@ def main() -> None:
     out = Path(own["out"])
     with hydra.initialize_config_module("careamics_dm.conf", version_base="1.3"):
         config = hydra.compose("train", [f"model={algorithm}", *rest])
+    warnings.filterwarnings("ignore", module="lightning")  # about its own affairs
     L.seed_everything(seed, verbose=False)
     clean = tifffile.imread(Path(own["bsd"]) / "train400.tif")
     tests = [tifffile.imread(path) for path in sorted(Path(own["bsd"], "test68").glob("*.tif"))]
@@ -80,12 +82,12 @@ def main() -> None:
         seed=seed,
     )
     model = instantiate(config.model)
-    last, epochs = out / "last.ckpt", -(-steps // STEPS_PER_EPOCH)
+    last, epochs = out / "model.ckpt", -(-steps // STEPS_PER_EPOCH)
     trainer = L.Trainer(
         max_epochs=epochs,
         logger=False,
         enable_model_summary=False,
-        callbacks=[ModelCheckpoint(out, save_last=True, save_top_k=0)],
+        callbacks=[SaveModel(out, keep="last")],
     )
     out.mkdir(parents=True, exist_ok=True)
     begun = (out / "steps.txt").read_text() if last.exists() else str(steps)
@@ -93,7 +95,8 @@ def main() -> None:
         sys.exit(f"{out} was begun with steps={begun}. Give that, or another out=FOLDER.")
     (out / "steps.txt").write_text(str(steps))
     start = time.perf_counter()
-    trainer.fit(model, datamodule=data, ckpt_path=last if last.exists() else None)
+    resume = last if last.exists() else None
+    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     seconds = time.perf_counter() - start
     predicted = trainer.predict(model, datamodule=data)
     images = [batch["prediction"][0, 0].numpy() for batch in predicted]
