@@ -300,7 +300,8 @@ def test_files_of_two_folders_pair_by_name_below_the_folder(tmp_path: Path) -> N
 def test_unpaired_files_on_either_side_are_named(tmp_path: Path) -> None:
     inputs = make(tmp_path / "in", "a.tif", "b.tif")
     targets = make(tmp_path / "out", "b.tif", "c.tif")
-    with pytest.raises(DataError, match=r"train_target: .* have no partner: in .*in, a; in .*out, c\. Add"):
+    lone = r"train_target: .* have no partner: in .*in, a; in .*out, c\. Add"
+    with pytest.raises(DataError, match=lone):
         pair(inputs, targets, "train_target")
 
 

@@ -186,7 +186,7 @@ class TestRefused:
             (tmp_path / folder).mkdir()
             for name in names:
                 np.save(tmp_path / folder / f"{name}.npy", noise(16, 16))
-        with pytest.raises(DataError, match="no partner: in .*x, a; in .*y, c"):
+        with pytest.raises(DataError, match=r"no partner: in .*x, a; in .*y, c"):
             module(tmp_path / "x", train_target=tmp_path / "y").setup("fit")
 
 
