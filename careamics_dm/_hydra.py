@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from careamics_dm._hydra_messages import explain, explain_folder, mistyped_value
-from careamics_dm._sweep import compare_begun
+from careamics_dm._hydra_sweep import compare_begun
 from careamics_dm.checkpoints import LAST
 
 if TYPE_CHECKING:
