@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from careamics_dm.axes import DataError
+from careamics_dm.known import Known
 from careamics_dm.plan import Share
 from careamics_dm.reader import Reader
 from careamics_dm.rejection import Rejection
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from careamics_dm.patch_filter import PatchFilter
     from careamics_dm.plan import Extent, Plan
     from careamics_dm.reader import Kept
-    from careamics_dm.rejection import Maps
     from careamics_dm.sampling import GridPatches
     from careamics_dm.schedule import Schedule
     from careamics_dm.sides import NanPolicy
@@ -121,7 +121,7 @@ class PatchDataset(IterableDataset[Batch]):
         self.progress = torch.zeros(2, dtype=torch.int64).share_memory_()
         self.keep = keep
         self._kept: Kept = {} if kept is None else kept
-        self._maps: Maps = {}
+        self._known: Known | None = None
         self._readers: WeakSet[Reader] = WeakSet()
         if patch_filter is not None and not isinstance(plan, RandomPatches):
             raise DataError(
@@ -177,16 +177,19 @@ class PatchDataset(IterableDataset[Batch]):
         self._readers.add(reader)
         rejection = None
         if self.patch_filter is not None and isinstance(self.plan, RandomPatches):
-            key = (self.seed, epoch, share.rank, worker)
+            if self._known is None:
+                patch, dtype = self.plan.patch_size, self._sides.dtypes[0]
+                self._known = Known(self.patch_filter, patch, self.extents, dtype)
             rejection = Rejection(
                 self.patch_filter,
                 self.plan,
                 agenda,
                 reader,
                 self._sides,
+                size,
                 None if keep else window,
-                key,
-                self._maps,
+                (self.seed, epoch, share.rank, worker),
+                self._known,
             )
         with closing(reader):
             for number in range(first, len(sizes)):
@@ -208,7 +211,7 @@ class PatchDataset(IterableDataset[Batch]):
         """Close every file and forget what was kept."""
         self.stop()
         self._kept.clear()
-        self._maps.clear()
+        self._known = None
         for stacks, _ in self.sides:
             for stack in stacks:
                 if close := getattr(stack, "close", None):
@@ -216,7 +219,7 @@ class PatchDataset(IterableDataset[Batch]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what was read."""
-        return self.__dict__ | {"_kept": {}, "_maps": {}, "_readers": None}
+        return self.__dict__ | {"_kept": {}, "_known": None, "_readers": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle; see `__getstate__`."""
@@ -233,12 +236,11 @@ class PatchDataset(IterableDataset[Batch]):
     ) -> Batch:
         """Cut the patches of a batch out of their regions."""
         plan = agenda.plan
-        window = None if rejection is None else rejection.window(rows)
-        cuts = self._cut(agenda, rows, reader, None if window is None else int(window[0]))
-        self._sides.mend(cuts, plan, rows, epoch, tiles=self.with_region)
-        if rejection is not None and window is not None:
-            rejection.replace(cuts, rows, window)
-            rejection.release(rows)
+        if rejection is not None:
+            cuts = rejection.batch(rows)
+        else:
+            cuts = self._cut(agenda, rows, reader)
+            self._sides.mend(cuts, plan, rows, epoch, tiles=self.with_region)
         tensors = [torch.from_numpy(cut) for cut in cuts]
         batch: Batch = dict(zip(("image", "target"), tensors, strict=False))
         if self.with_region:
@@ -246,9 +248,7 @@ class PatchDataset(IterableDataset[Batch]):
             batch["region"] = torch.from_numpy(np.hstack([*columns, plan.crop[rows]]))
         return batch
 
-    def _cut(
-        self, agenda: Schedule, rows: slice, reader: Reader, hold_from: int | None
-    ) -> list[NDArray[Any]]:
+    def _cut(self, agenda: Schedule, rows: slice, reader: Reader) -> list[NDArray[Any]]:
         """Copy the patches of every side, region by region, so that few are held at once."""
         used = agenda.region[rows]
         places = np.column_stack([agenda.plan.sample[rows], agenda.plan.start[rows]])
@@ -261,8 +261,7 @@ class PatchDataset(IterableDataset[Batch]):
             mine = by_region[a:b].tolist()
             r = int(used[mine[0]])
             cuts = self._sides.cut(reader.block(r), mine, at, size, cuts)
-            if hold_from is None or r < hold_from:
-                reader.drop(r, rows.stop)
+            reader.drop(r, rows.stop)
         return cuts
 
 

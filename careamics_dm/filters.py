@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from careamics_dm.axes import DataError
-from careamics_dm.measures import entropy, levels, moments, most_bits
+from careamics_dm.bunches import moments_near, most_near
+from careamics_dm.measures import entropy, levels, moments
 from careamics_dm.patch_filter import PatchFilter, is_number
 from careamics_dm.sliding import sliding, sliding_moments
 
@@ -24,6 +25,8 @@ EVERY = 2
 """Step, along Y and X, between the pixels that make the entropy."""
 MOST_EXACT = 2**21
 """Pixels of a patch whose squares, of 16 bits each, add up without rounding."""
+NEARLY = 1e-6
+"""Relative difference that rounding may make."""
 MOST_ASKED = 2**13
 """Patches to measure one by one, at most, where rounding decides whether they pass."""
 
@@ -46,7 +49,6 @@ class MaxFilter(PatchFilter):
     keep: float = 0.0
     channel: int | None = None
     quantities: ClassVar[tuple[str, ...]] = ("max",)
-    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """See `PatchFilter`."""
@@ -62,14 +64,19 @@ class MaxFilter(PatchFilter):
         """See `PatchFilter.measure`."""
         return np.asarray(self._rows(patches).max(axis=2, keepdims=True), np.float64)
 
-    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_]:
-        """See `PatchFilter.may_pass`."""
+    def passing(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_]:
+        """See `PatchFilter.passing`."""
         chosen = self._chosen(pixels)
         # In NumPy a float32 compared with a number means that number in float32.
         wide = chosen.dtype.kind == "f"
         least = np.float64(self.threshold) if wide else ceil(self.threshold)
         bright = np.any(chosen >= least, axis=0)
         return sliding(bright, size, np.logical_or)
+
+    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_]:
+        """See `PatchFilter.may_pass`."""
+        most = [most_near(channel, size) for channel in self._chosen(pixels)]
+        return np.asarray(np.any(~np.less(most, self.threshold), axis=0))
 
 
 @dataclass
@@ -92,7 +99,6 @@ class MeanStdFilter(PatchFilter):
     keep: float = 0.0
     channel: int | None = None
     quantities: ClassVar[tuple[str, ...]] = ("mean", "std")
-    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """See `PatchFilter`."""
@@ -119,8 +125,8 @@ class MeanStdFilter(PatchFilter):
         mean, variance = moments(rows.reshape(-1, rows.shape[2]))
         return np.stack([mean, np.sqrt(variance)], axis=1).reshape(*rows.shape[:2], 2)
 
-    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_] | None:
-        """See `PatchFilter.may_pass`."""
+    def passing(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_] | None:
+        """See `PatchFilter.passing`."""
         if prod(size) > MOST_EXACT:
             return None
         found = np.zeros([n - p + 1 for n, p in zip(pixels.shape[1:], size, strict=True)], bool)
@@ -141,6 +147,21 @@ class MeanStdFilter(PatchFilter):
                 box = tuple(slice(a, a + p) for a, p in zip(at, size, strict=True))
                 found[tuple(at)] = self.passes(pixels[(None, slice(None), *box)])[0]
         return found
+
+    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_]:
+        """See `PatchFilter.may_pass`."""
+        n_pixels = prod(size)
+        found = []
+        for channel in self._chosen(pixels):
+            ((n, mean, squares),) = moments_near(channel, size)
+            # So much can the mean of a patch differ from that of all pixels that are touched; and
+            # squared differences are summed over a part of these.
+            above = np.sqrt(squares * (n - n_pixels) / (n * n_pixels))
+            above += NEARLY * (abs(mean) + np.sqrt(squares / n))
+            too_dim = False if self.mean is None else mean + above < self.mean
+            too_even = False if self.std is None else np.sqrt(squares / n_pixels) < self.std
+            found.append(~np.logical_or(too_dim, too_even))
+        return np.asarray(np.any(found, axis=0))
 
     def _unsure(
         self, mean: Values, square: Values, variance: Values, shift: float
@@ -201,32 +222,19 @@ class EntropyFilter(PatchFilter):
         values = levels(rows.reshape(-1, rows.shape[2]))
         return entropy(values).reshape(*rows.shape[:2], 1)
 
-    def passes(self, patches: NDArray[Any]) -> NDArray[np.bool_]:
-        """See `PatchFilter.passes`."""
-        rows = self._rows(patches[..., ::EVERY, ::EVERY])
-        values = levels(rows.reshape(-1, rows.shape[2]))
-        # Whole numbers of a given variance have at most the entropy of a Gaussian that is as
-        # wide, about: that settles most background, which is noise, much faster than counting.
-        passed = most_bits(moments(values)[1]) > self.bits - 1e-6
-        passed[passed] = entropy(values[passed]) >= self.bits
-        return np.asarray(passed.reshape(rows.shape[:2]).any(axis=1))
-
     def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_] | None:
-        """See `PatchFilter.may_pass`; by the variance alone."""
+        """See `PatchFilter.may_pass`; by the variance alone, and of integers only."""
         if pixels.dtype.kind == "f":
             return None
-        shape = [n - p + 1 for n, p in zip(pixels.shape[1:], size, strict=True)]
-        found = np.zeros(shape, bool)
-        least = 2 ** (2 * self.bits - 2e-6) / (2 * pi * e) - 1 / 12  # inverse of `most_bits`
-        thin = (*size[:-2], *(-(-p // EVERY) for p in size[-2:]))
-        for y, x in np.ndindex(EVERY, EVERY):
-            mine = found[..., y::EVERY, x::EVERY]
-            if not mine.size:
-                continue
-            for channel in self._chosen(pixels[..., y::EVERY, x::EVERY]):
-                mean, square, _ = sliding_moments(channel, thin)
-                wide = square - mean * mean >= least
-                mine |= wide[tuple(map(slice, mine.shape))]
+        # Whole numbers of a given variance have at most the entropy of a Gaussian that is as wide,
+        # about: H <= log2(2 pi e (variance + 1 / 12)) / 2.
+        least = np.exp2(2 * self.bits) / (2 * pi * e) - 1 / 12
+        n_counted = prod((*size[:-2], *(-(-p // EVERY) for p in size[-2:])))
+        found: NDArray[np.bool_] | None = None
+        for channel in self._chosen(pixels):
+            for _, _, squares in moments_near(channel, size, EVERY):
+                wide = ~(squares * (1 + NEARLY) < least * n_counted)
+                found = wide if found is None else found | wide
         return found
 
 

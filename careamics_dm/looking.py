@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from careamics_dm.origin_mask import OriginMask
 from careamics_dm.sliding import sliding
 
 if TYPE_CHECKING:
@@ -46,19 +45,6 @@ class Look:
         self.steps = [
             max(n, 2 * p + -2 * p % 8) for n, p in zip(PIECE[len(size)], size, strict=True)
         ]
-
-    def mask(self, blocks: Blocks) -> OriginMask | None:
-        """Where patches may be drawn from blocks, by sample and origin; ``None``: unknown."""
-        samples = range(len(blocks[0]))
-        try:
-            slabs = [[good & use for _, good, use in self.slabs(blocks, s)] for s in samples]
-        except CannotTell:
-            return None
-        allowed = np.stack([np.concatenate(of_sample) for of_sample in slabs])
-        mask = OriginMask.none(allowed.shape, self.size)
-        mask.allow(0, allowed)
-        mask.count()
-        return mask
 
     def slabs(
         self, blocks: Blocks, sample: int
@@ -100,7 +86,7 @@ class Look:
                     self._finite(block[sample][(slice(None), *box)], side, usable[inside])
                     for side, block in enumerate(blocks)
                 ]
-                found = self.criterion.may_pass(pieces[0], self.size)
+                found = self.criterion.passing(pieces[0], self.size)
                 if found is None:
                     raise CannotTell
                 good[inside] = found

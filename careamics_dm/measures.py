@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import e, pi
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +16,8 @@ if TYPE_CHECKING:
 
 LEVELS = 256
 """Of the histogram of floating-point pixels."""
-CHUNK = 2**15
+CHUNK = 2**16
 """Pixels that are worked on at once, so that their float64 copies (256 KiB) stay in the cache."""
-
-
-def most_bits(variance: Values) -> Values:
-    """Entropy that whole numbers of this variance have at most, bits."""
-    return np.asarray(np.log2(2 * pi * e * (variance + 1 / 12)) / 2, np.float64)
 
 
 def _step(n: int) -> int:

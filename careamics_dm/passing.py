@@ -53,18 +53,17 @@ def plan_passing(
     Returns
     -------
     plan : RandomPatches
-        Draws exactly uniformly from what passes, or, of a filter that can tell only roughly, from
-        what may pass; as it was where pixels are not in memory.
+        Draws exactly uniformly from what passes; as it was where pixels are not in memory, or the
+        filter can't tell for all origins at once.
     criterion : PatchFilter or None
-        What patches of this plan must still be asked for.
+        The filter, if this plan does not obey it.
 
     Raises
     ------
     DataError
         Nothing passes.
     """
-    rough = not criterion.exact
-    if not all(extent.in_memory for extent in plan.extents) or (rough and criterion.keep):
+    if not all(extent.in_memory for extent in plan.extents):
         return plan, criterion
     which = None if plan.trained is None else plan.trained.tobytes()
     asked = (repr(criterion), plan.patch_size, nan_policy, which, id(plan.held_out))
@@ -76,7 +75,7 @@ def plan_passing(
         images.passing.clear()
         images.passing[asked] = (*found, plan.held_out)  # which must live as long as its id counts
     masks, trained, _ = images.passing[asked]
-    return replace(plan, masks=masks, trained=trained), criterion if rough else None
+    return replace(plan, masks=masks, trained=trained), None
 
 
 class _Search:
@@ -116,12 +115,7 @@ class _Search:
         """Say what patches of the plan have instead."""
         patches = self.sides.elsewhere(self.plan.at(0), 0, 0)
         values = [self.criterion.measure(cuts[0]) for cuts in patches]
-        if not values:
-            raise DataError(
-                "nan_policy=skip: each of the patches that were looked at has NaN or infinity in "
-                "it. Mend the files, or set nan_policy to zero."
-            )
-        raise DataError(nothing_passes(self.criterion, np.concatenate(values)))
+        raise DataError(nothing_passes(self.criterion, values))
 
     def _sample(self, image: int, sample: int, given: Origins | None) -> Found:
         """Origins of a sample that may be drawn: those that pass, and those that do not."""

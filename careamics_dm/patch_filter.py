@@ -34,8 +34,6 @@ class PatchFilter(ABC):
         passes if any of its channels does.
     quantities : tuple of str
         What is measured.
-    exact : bool
-        Whether all that `may_pass` says passes.
 
     Raises
     ------
@@ -46,7 +44,6 @@ class PatchFilter(ABC):
     keep: float
     channel: int | None
     quantities: ClassVar[tuple[str, ...]]
-    exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check what was given."""
@@ -104,11 +101,10 @@ class PatchFilter(ABC):
         enough = np.greater_equal(self.measure(patches), least)
         return np.asarray(np.any(np.all(enough, axis=2), axis=1))
 
-    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_] | None:
-        """Say for all patches of an image at once which may pass.
+    def passing(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_] | None:
+        """Say for all patches of an image at once which pass.
 
-        Much faster than one by one, so a filter should know how. No patch elsewhere passes; if
-        the filter is `exact`, all of these do.
+        Pixels in memory are looked at once, before training, if a filter knows how.
 
         Parameters
         ----------
@@ -121,6 +117,28 @@ class PatchFilter(ABC):
         -------
         ndarray of bool or None
             By origin, ``(Z) Y X``; ``None`` if that can't be told.
+        """
+        del pixels, size
+        return None
+
+    def may_pass(self, pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.bool_] | None:
+        """Say for bunches of neighbouring origins whether any of their patches may pass.
+
+        Patches elsewhere are not even cut, which makes most of the speed where few pass; see
+        `bunches`.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            ``C (Z) Y X``, in the dtype of batches; may have NaN or infinity, near which patches
+            count as if they may pass.
+        size : sequence of int
+            Of a patch, ``(Z) Y X``, pixels.
+
+        Returns
+        -------
+        ndarray of bool or None
+            By bunch, ``(Z) Y X``; ``None`` if that can't be told.
         """
         del pixels, size
         return None
@@ -148,8 +166,14 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
 
 
-def nothing_passes(criterion: PatchFilter, values: NDArray[np.float64]) -> str:
-    """Say what was measured, ``(N, C, K)``, where nothing passes, and what to do."""
+def nothing_passes(criterion: PatchFilter, measured: Sequence[Values]) -> str:
+    """Say what was measured, ``(N, C, K)`` each, where nothing passes, and what to do."""
+    if not measured:
+        return (
+            "nan_policy=skip: each of the patches that were looked at has NaN or infinity in it. "
+            "Mend the files, or set nan_policy to zero."
+        )
+    values = np.concatenate(measured)
     of = "" if criterion.channel is None else f" of channel {criterion.channel}"
     lines = []
     for name, least, found in zip(

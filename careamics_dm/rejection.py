@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from math import ceil
+from itertools import pairwise
+from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +11,7 @@ import numpy as np
 from careamics_dm.allowed import Allowed
 from careamics_dm.axes import DataError
 from careamics_dm.cutting import copy_boxes
-from careamics_dm.looking import Look
-from careamics_dm.origin_mask import OriginMask, numbers_of
+from careamics_dm.known import CANNOT
 from careamics_dm.patch_filter import nothing_passes
 
 if TYPE_CHECKING:
@@ -20,18 +19,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from careamics_dm.known import Known, Looked
     from careamics_dm.patch_filter import PatchFilter
-    from careamics_dm.reader import Blocks, Reader
-    from careamics_dm.regions import Region
+    from careamics_dm.reader import Reader
     from careamics_dm.sampling import RandomPatches
     from careamics_dm.schedule import Schedule
     from careamics_dm.sides import Sides
 
     Cuts = list[NDArray[Any]]
-    Maps = dict[Region, OriginMask | None]
 
-CHUNK_BYTES = 2**19
-"""Candidates are judged in portions of so many bytes, which stay in the cache."""
+PORTION = 256
+"""Patches to find together, about: so many share what Python and NumPy take for a call."""
+PORTION_BYTES = 2**21
+"""Bytes of images to find together, about, where patches are large."""
+PORTIONS = 4
+"""Portions that what is held at a time should serve."""
+JUDGED_BYTES = 2**19
+"""Bytes of images to judge in one go, so that they stay in the cache."""
 PER_PATCH = 200
 """Candidates to judge for each patch that is wanted, at most."""
 IN_VAIN = 1000
@@ -45,12 +49,12 @@ DRAWS = 2**17
 class Rejection:
     """Replaces what a filter rejects, in one pass over a schedule.
 
-    Patches come from regions that are decoded for this batch in any case, so that nothing is
+    Patches come from regions that are decoded for these batches in any case, so that nothing is
     read twice; which these are follows from the schedule alone, and so a seed repeats every
     batch, also after a resume. In them, every origin that passes is equally likely.
 
-    Regions that are kept for other epochs are looked at as a whole first (see `Look`), so that
-    hardly any candidate is in vain.
+    Once something was rejected, regions are looked at as a whole first (see `bunches`), so that
+    most of what does not pass need not be cut.
 
     Parameters
     ----------
@@ -64,12 +68,14 @@ class Rejection:
         Holds the regions.
     sides : Sides
         Reads and cuts.
+    batch_size : int
+        Patches of a batch.
     window_bytes : int or None
         Decoded bytes to hold for choosing among them; ``None`` where all is kept anyway.
     seed : sequence of int
         Of run, epoch, rank and worker.
-    maps : dict
-        What is known of regions; it is kept as long as they are.
+    known : Known
+        What was learnt in other passes.
     """
 
     def __init__(
@@ -79,169 +85,207 @@ class Rejection:
         agenda: Schedule,
         reader: Reader,
         sides: Sides,
+        batch_size: int,
         window_bytes: int | None,
         seed: Sequence[int],
-        maps: Maps,
+        known: Known,
     ) -> None:
         self.criterion, self.agenda, self.reader, self.sides = criterion, agenda, reader, sides
-        self.window_bytes, self.seed = window_bytes, list(seed)
+        self.window_bytes, self.seed, self.known = window_bytes, seed, known
         self.allowed = Allowed(plan)
         self.size: list[int] = list(plan.patch_size)
+        self.step = np.array([1, *known.step])
         regions = agenda.regions
         self.image = np.array([r.image for r in regions], np.int64)
-        shape = [
-            (
-                r.n_samples,
-                *(b - a - p + 1 for a, b, p in zip(r.start, r.stop, self.size, strict=True)),
-            )
-            for r in regions
-        ]
-        self.shape = np.array(shape, np.int64).reshape(len(regions), 1 + len(self.size))
-        self.count = self.shape.prod(axis=1)
+        columns = (len(regions), len(self.step))
+        origins = [(r.n_samples, *known.origins_of(r)) for r in regions]
+        self.n_origins = np.array(origins, np.int64).reshape(columns)
+        boxes = [known.box(r) for r in regions]
+        # Bunches of each region, by sample and along each axis; and where these begin in it.
+        size = [[of.stop - of.start for of in box] for box in boxes]
+        self.bunches = np.array(size, np.int64).reshape(columns)
+        first = [[of.start for of in box] for box in boxes]
+        self.begin = np.array(first, np.int64).reshape(columns) * self.step - reader.origins
+        self.count = self.bunches.prod(axis=1)
+        """Bunches to draw from; of a region that was not looked at, all."""
+        self.is_known = np.zeros(len(regions), bool)
+        self.looked: dict[int, Looked] = {}
         self.limited = np.array([self.allowed.limits(r) for r in regions], bool)
-        self.bytes = np.array(agenda.region_bytes, np.int64)
+        self.until = np.cumsum([0, *agenda.region_bytes])
         self.first = np.unique(agenda.region, return_index=True)[1]
         self.last = np.array(reader.last, np.int64)
-        self.begin = 0
-        # Of pixels in memory, `passing.plan_passing` has told already what can be told.
-        pays = bool(self.bytes.any()) and window_bytes is None
-        self.looked = np.full(len(regions), not pays)
-        self.look, self.maps = Look(criterion, sides, self.size), maps
-        self.told = pays and criterion.exact
-        self.in_vain = False
-        if pays:
-            reader.read = self._read
-        if not self.bytes.any():  # all in memory: there before the first patch
+        self.held_from = 0
+        if not self.until[-1]:  # all in memory: there before the first patch
             self.first[:] = 0
-            self._know(plan)
-        self.rate = 1.0
-        self.scratch: Cuts = []
+        self.at_once = max(JUDGED_BYTES // (prod(self.size) * sides.dtypes[0].itemsize), 1)
+        patch_bytes = prod(self.size) * max(extent.pixel_bytes for extent in plan.extents)
+        wanted = min(PORTION, PORTION_BYTES // patch_bytes)
+        if window_bytes is not None and self.until[-1]:
+            # A part of what is held serves them, or too few regions would serve too many.
+            share = window_bytes / int(self.until[-1]) / PORTIONS
+            wanted = min(wanted, int(share * len(agenda.plan)))
+        self.portion = max(wanted // batch_size, 1) * batch_size
+        # After a resume, what comes before in its portion is found once more.
+        reader.first_row = reader.first_row // self.portion * self.portion
+        self.portion_begin = -1
+        self.n_found, self.any_passed = 0, False
+        self.found: Cuts = []
+        self.order = np.empty(0, np.int64)
 
-    def _read(self, region: Region) -> Blocks:
-        """Read a region and, in the same thread, look at it, if anything was rejected yet."""
-        blocks = self.sides.read(region)
-        if self.in_vain and region not in self.maps:
-            self.maps[region] = self.look.mask(blocks)
-        return blocks
-
-    def _know(self, plan: RandomPatches) -> None:
-        """Take over what a plan knows of samples that are whole."""
-        for r in np.flatnonzero(self.limited).tolist():
-            region, here = self.agenda.regions[r], tuple(self.shape[r, 1:].tolist())
-            mask = (plan.masks or {}).get((region.image, region.sample))
-            if isinstance(mask, OriginMask) and mask.shape == here and region.n_samples == 1:
-                self.maps[region], self.count[r], self.limited[r] = mask, mask.n_allowed, False
-
-    def window(self, rows: slice) -> NDArray[np.int64]:
-        """Regions, ascending, that are decoded once the patches of these rows are cut."""
-        stop = int(np.searchsorted(self.first, rows.stop))
-        if self.window_bytes is None:
-            return np.arange(stop)
-        live = np.flatnonzero(self.last[self.begin : stop] >= rows.start) + self.begin
-        self.begin = int(live[0])
-        # A batch may need more regions than are to be held: then the latest.
-        held = np.cumsum(self.bytes[live[::-1]])
-        n = max(int(np.searchsorted(held, self.window_bytes, side="right")), 1)
-        return live[-n:]
-
-    def release(self, rows: slice) -> None:
-        """Let regions go that no later patch needs, once a batch is complete."""
-        if self.window_bytes is not None:
-            for r in np.unique(self.agenda.region[rows]).tolist():
-                self.reader.drop(r, rows.stop)
-
-    def replace(self, cuts: Cuts, rows: slice, window: NDArray[np.int64]) -> None:
-        """Replace, in place, the patches of a batch that are rejected.
+    def batch(self, rows: slice) -> Cuts:
+        """Return the patches of a batch.
 
         Parameters
         ----------
-        cuts : list of ndarray
-            Images and targets ``N C (Z) Y X``, finite.
         rows : slice
-            Their place in the schedule.
-        window : ndarray of int64
-            Where to look: what `window` returns.
+            The batch, in the schedule.
+
+        Returns
+        -------
+        list of ndarray
+            Images and targets ``N C (Z) Y X``.
 
         Raises
         ------
         DataError
-            Nothing passes, here or elsewhere in the plan.
+            Nothing passes, here or elsewhere in the plan; or what is read must not be used.
         """
-        passed = self.criterion.passes(cuts[0])
-        if passed.all():
-            return
-        self.in_vain = True
+        begin = rows.start // self.portion * self.portion
+        if begin != self.portion_begin:
+            self._find(slice(begin, min(begin + self.portion, len(self.agenda.plan))))
+            self.portion_begin = begin
+        mine = self.order[rows.start - begin : rows.stop - begin]
+        return [found.take(mine, axis=0) for found in self.found]
+
+    def _find(self, rows: slice) -> None:
+        """Find the patches of a portion: those of the schedule that pass, and others instead."""
         # Of the place in the epoch alone, so that a resumed run takes the same ones.
         rng = np.random.default_rng([*self.seed, rows.start, 6])
-        lost = np.flatnonzero(~passed & (rng.random(len(passed)) >= self.criterion.keep))
-        if not self.scratch:
-            # Used again and again: new memory for each portion would cost more than to fill it.
-            n = max(min(CHUNK_BYTES // cuts[0][0].nbytes, 256), 1)
-            self.scratch = [np.empty((n, *cut.shape[1:]), cut.dtype) for cut in cuts]
-        left = self._search(cuts, lost, passed, window, rng) if len(lost) else lost
-        if len(left):
-            left = self._look_elsewhere(cuts, left, rows, passed, len(left) < len(lost))
-        if len(left):
-            there = np.setdiff1d(np.union1d(np.flatnonzero(passed), lost), left)
-            instead = np.resize(rng.permutation(there), len(left))
-            for cut in cuts:
-                cut[left] = cut[instead]
+        plan, n = self.agenda.plan, rows.stop - rows.start
+        self.order = rng.permutation(n)  # or all that are replaced would come last
+        window = self._window(rows)
+        region = self.agenda.region[rows]
+        places = np.column_stack([plan.sample[rows], plan.start[rows]])
+        places -= self.reader.origins[region]
+        kept = rng.random(n) < self.criterion.keep
+        mine = np.argsort(region, kind="stable")
+        if self.looked or self.known.states:  # something was rejected before
+            self._look(window)
+        self.n_found, self.any_passed = 0, False
+        self._take(region[mine], places[mine], kept[mine], rows, hold_from=int(window[0]))
+        self._drop(np.arange(self.held_from, window[0]), rows.stop)
+        self.held_from = int(window[0])
+        if self.n_found < n:
+            self._search(window, rows, rng)
+        if self.n_found < n:
+            self._search_elsewhere(rows)
+            more = np.resize(rng.permutation(self.n_found), n - self.n_found)
+            for found in self.found:
+                found[self.n_found : n] = found[more]
 
-    def _search(
+    def _window(self, rows: slice) -> NDArray[np.int64]:
+        """Regions, ascending, to choose from: the latest that these rows need, and those before."""
+        stop = int(np.searchsorted(self.first, rows.stop))
+        if self.window_bytes is None:
+            return np.arange(stop)
+        begin = int(np.searchsorted(self.until, self.until[stop] - self.window_bytes))
+        return np.arange(min(begin, stop - 1), stop)
+
+    def _next(self, window: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Regions that will be read next, as many again, as far as there is memory."""
+        stop = int(window[-1]) + 1
+        more = np.arange(stop, min(stop + len(window), len(self.count)))
+        if self.window_bytes is not None:
+            more = more[self.until[more + 1] - self.until[window[0]] <= self.window_bytes]
+        return more
+
+    def _drop(self, regions: NDArray[np.int64], row: int) -> None:
+        """Let regions go that no patch from ``row`` of the schedule on needs."""
+        for r in regions[self.last[regions] < row].tolist():
+            self.reader.drop(r, row)
+            self.looked.pop(r, None)
+
+    def _take(
         self,
-        cuts: Cuts,
-        lost: NDArray[np.int64],
-        passed: NDArray[np.bool_],
-        window: NDArray[np.int64],
-        rng: np.random.Generator,
-    ) -> NDArray[np.int64]:
-        """Fill rows of a batch from the window; returns those that nothing was found for."""
-        found, known, good = 0, len(passed), int(passed.sum())
-        # As many as the share that passes in this very batch lets expect to be needed.
-        expected = len(lost) if self.told else ceil(1.2 * len(lost) * known / max(good, 1))
-        for regions, places, drawn in self._candidates(window, expected, rng):
-            while len(places) and found < len(lost):
-                # How many are judged together changes nothing but the time it takes.
-                n = min(ceil(1.1 * (len(lost) - found) / self.rate) + 1, len(self.scratch[0]))
-                taken = self._judge(regions[:n], places[:n])
-                regions, places = regions[n:], places[n:]
-                good += len(taken)
-                taken = taken[: len(lost) - found]
-                for cut, patches in zip(cuts, self.scratch, strict=True):
-                    cut[lost[found : found + len(taken)]] = patches[taken]
-                found += len(taken)
-            if found == len(lost) or drawn > (PER_PATCH * len(lost) if good else IN_VAIN):
-                break
-        return lost[found:]
+        region: NDArray[np.int64],
+        places: NDArray[np.int64],
+        kept: NDArray[np.bool_],
+        rows: slice,
+        hold_from: int = 0,
+    ) -> None:
+        """Cut candidates, and add those that pass, or are kept, until there are enough.
 
-    def _candidates(
-        self, window: NDArray[np.int64], n: int, rng: np.random.Generator
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
-        """Draw origins: regions, places ``S (Z) Y X`` in them, and how many were allowed so far."""
-        until, drawn, allowed = np.cumsum(self._counts(window)), 0, 0
-        while until[-1] and drawn < DRAWS:
-            n = min(max(n, 16), MOST)
-            region, places = self._draw(window, until, n, rng)
-            drawn, allowed = drawn + n, allowed + len(places)
-            yield region, places, allowed
-            n *= 2
+        ``places`` are sample and origin in the region, ``(N, 1 + D)``. Regions before
+        ``hold_from``, which must ascend, are dropped as soon as possible.
+        """
+        if self.looked:
+            may = kept | self._may_pass(region, places)
+            region, places, kept = region[may], places[may], kept[may]
+        step = self.at_once
+        for i in range(0, len(region), step):
+            if self.n_found == rows.stop - rows.start:
+                return
+            mine = slice(i, i + step)
+            taken = self._judge(region[mine], places[mine], kept[mine])
+            self.n_found = min(self.n_found + taken, rows.stop - rows.start)
+            if region[i] < hold_from:
+                done = np.setdiff1d(region[mine], region[i + step : i + step + 1])
+                self._drop(done[done < hold_from], rows.stop)
 
-    def _counts(self, window: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Count the origins of regions that may pass, as far as looking pays."""
-        for r in window[~self.looked[window]].tolist():
-            mask = self._mask(r)
-            if mask is not None:
-                self.count[r] = mask.n_allowed
-        self.looked[window] = True
-        counts: NDArray[np.int64] = self.count[window]
-        return counts
+    def _judge(
+        self, region: NDArray[np.int64], places: NDArray[np.int64], kept: NDArray[np.bool_]
+    ) -> int:
+        """Cut candidates behind what was found, close gaps, and count those that are left."""
+        image, where = self.image[region], places + self.reader.origins[region]
+        images = self._cut(0, region, places)
+        usable = self.sides.usable(images, 0, image, where)
+        passed = self.criterion.passes(images) & usable
+        self.any_passed |= bool(passed.any())
+        taken = np.flatnonzero(passed | (kept & usable))
+        if len(self.sides.sides) > 1 and len(taken):
+            targets = self._cut(1, region[taken], places[taken])
+            fine = self.sides.usable(targets, 1, image[taken], where[taken])
+            if not fine.all():
+                taken = taken[fine]
+                targets[: len(taken)] = targets[fine]
+        if len(taken) < len(images):
+            images[: len(taken)] = images[taken]
+        return len(taken)
 
-    def _mask(self, r: int) -> OriginMask | None:
-        """Where patches of a region may pass, if that is known."""
-        region = self.agenda.regions[r]
-        if region not in self.maps:
-            self.maps[region] = self.look.mask(self.reader.block(r))
-        return self.maps[region]
+    def _cut(self, side: int, region: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[Any]:
+        """Copy candidates behind what was found."""
+        at, out = places.tolist(), None
+        for r, mine in _groups(region):
+            block = self.reader.block(r)[side]
+            out = self._room(side, block.shape[1])[: len(at)]
+            copy_boxes(block, mine.tolist(), at, self.size, out)
+        assert out is not None
+        return out
+
+    def _room(self, side: int, n_channels: int) -> NDArray[Any]:
+        """Return the place behind what was found."""
+        if side == len(self.found):
+            shape = (self.portion + self.at_once, n_channels, *self.size)
+            self.found.append(np.empty(shape, self.sides.dtypes[side]))
+        return self.found[side][self.n_found :]
+
+    def _search(self, window: NDArray[np.int64], rows: slice, rng: np.random.Generator) -> None:
+        """Draw from the window what is missing."""
+        n = rows.stop - rows.start
+        missing = n - self.n_found
+        self._look(window)
+        while self.count[window].sum() < missing and (more := self._next(window)).size:
+            window = np.concatenate([window, more])
+            self._look(window)
+        until = np.cumsum(self.count[window])
+        drawn, allowed, factor = 0, 0, 1.2
+        while until[-1] and self.n_found < n and drawn < DRAWS:
+            asked = min(ceil(factor * (n - self.n_found)) + 4, MOST)
+            region, places = self._draw(window, until, asked, rng)
+            self._take(region, places, np.zeros(len(region), bool), rows)
+            drawn, allowed, factor = drawn + asked, allowed + len(region), 2 * factor
+            if allowed > (PER_PATCH * missing if self.any_passed else IN_VAIN):
+                return
 
     def _draw(
         self,
@@ -250,89 +294,61 @@ class Rejection:
         n: int,
         rng: np.random.Generator,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Draw origins that the plan allows, all equally likely, of ``n`` that are drawn."""
+        """Draw ``n`` origins, all equally likely; return those that the plan allows."""
         rest = rng.integers(until[-1], size=n)
         number = np.searchsorted(until, rest, side="right")
         region = window[number]
         rest -= until[number] - self.count[region]
-        if self.maps:
-            rest = self._among_known(region, rest)
-        places = np.empty((n, self.shape.shape[1]), np.int64)
+        for r, mine in _groups(region):
+            rest[mine] = self.looked[r].numbers[rest[mine]]
+        places = np.empty((n, len(self.step)), np.int64)
         for d in range(places.shape[1] - 1, -1, -1):
-            rest, places[:, d] = np.divmod(rest, self.shape[region, d])
-        asked = np.flatnonzero(self.limited[region])
+            rest, places[:, d] = np.divmod(rest, self.bunches[region, d])
+        places = (
+            places * self.step + self.begin[region] + rng.integers(self.step, size=places.shape)
+        )
+        # Parts of the first and the last bunches may lie outside.
+        good = ((places >= 0) & (places < self.n_origins[region])).all(axis=1)
+        asked = np.flatnonzero(good & self.limited[region])
         if len(asked):
             where = places[asked] + self.reader.origins[region[asked]]
-            bad = asked[~self.allowed.allows(self.image[region[asked]], where)]
-            region, places = np.delete(region, bad), np.delete(places, bad, axis=0)
-        return region, places
+            good[asked] = self.allowed.allows(self.image[region[asked]], where)
+        return region[good], places[good]
 
-    def _among_known(self, region: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Turn ranks among origins that may pass into numbers among all origins of regions."""
-        order = np.argsort(region, kind="stable")
-        first = np.flatnonzero(np.diff(region[order], prepend=-1))
-        masks, rows = [], []
-        for mine in np.split(order, first[1:]):
-            mask = self.maps.get(self.agenda.regions[region[mine[0]]])
-            if mask is not None:
-                masks.append(mask)
-                rows.append(mine)
-        if masks:
-            known = np.concatenate(rows)
-            until = np.cumsum([len(mine) for mine in rows]).tolist()
-            rank[known] = numbers_of(masks, rank[known], until)
-        return rank
+    def _look(self, window: NDArray[np.int64]) -> None:
+        """Find out which bunches of these regions may pass."""
+        for r in window[~self.is_known[window]].tolist():
+            self.looked[r] = self.known.look(self.agenda.regions[r], self.reader.block(r)[0])
+            self.count[r] = len(self.looked[r].numbers)
+        self.is_known[window] = True
 
-    def _judge(self, regions: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Cut candidates, and list those that pass; targets of these only."""
-        where, image = places + self.reader.origins[regions], self.image[regions]
-        images = self._cut(0, regions, places, range(len(regions)))
-        good = self.sides.usable(images, 0, image, where)
-        good &= self.criterion.passes(images)
-        self.rate += 0.2 * ((good.sum() + 0.1) / len(good) - self.rate)
-        taken = np.flatnonzero(good)
-        if len(self.scratch) > 1 and len(taken):
-            targets = self._cut(1, regions, places, taken.tolist())[taken]
-            taken = taken[self.sides.usable(targets, 1, image[taken], where[taken])]
-            self.scratch[1][np.flatnonzero(good)] = targets
-        return taken
+    def _may_pass(self, region: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether origins may pass, for all that is known."""
+        may, bunch = np.ones(len(region), bool), (places - self.begin[region]) // self.step
+        for r, mine in _groups(region):
+            if r in self.looked:
+                may[mine] = self.looked[r].state[tuple(bunch[mine].T)] != CANNOT
+        return may
 
-    def _cut(
-        self,
-        side: int,
-        regions: NDArray[np.int64],
-        places: NDArray[np.int64],
-        rows: Sequence[int],
-    ) -> NDArray[Any]:
-        """Copy some patches of a side into memory that is used again."""
-        by_region: dict[int, list[int]] = defaultdict(list)
-        region, at = regions.tolist(), places.tolist()
-        for i in rows:
-            by_region[region[i]].append(i)
-        out = self.scratch[side][: len(at)]
-        for r, mine in by_region.items():
-            copy_boxes(self.reader.block(r)[side], mine, at, self.size, out)
-        return out
-
-    def _look_elsewhere(
-        self,
-        cuts: Cuts,
-        left: NDArray[np.int64],
-        rows: slice,
-        passed: NDArray[np.bool_],
-        found: bool,
-    ) -> NDArray[np.int64]:
-        """Fill rows of a batch with patches from elsewhere in the plan, read one by one."""
-        values = [self.criterion.measure(cuts[0])]
-        n = 0
+    def _search_elsewhere(self, rows: slice) -> None:
+        """Add patches from elsewhere in the plan, read one by one."""
+        values = []
         for patch in self.sides.elsewhere(self.agenda.plan, rows.start, self.seed[1]):
-            if self.criterion.passes(patch[0]).all():
-                for cut, pixels in zip(cuts, patch, strict=True):
-                    cut[left[n]] = pixels[0]
-                n += 1
-                if n == len(left):
-                    break
             values.append(self.criterion.measure(patch[0]))
-        if not n and not found and not passed.any():
-            raise DataError(nothing_passes(self.criterion, np.concatenate(values)))
-        return left[n:]
+            if self.criterion.passes(patch[0]).all():
+                self.any_passed = True
+                for side, pixels in enumerate(patch):
+                    self._room(side, pixels.shape[1])[0] = pixels[0]
+                self.n_found += 1
+                if self.n_found == rows.stop - rows.start:
+                    return
+        if not self.any_passed:
+            raise DataError(nothing_passes(self.criterion, values))
+
+
+def _groups(region: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Rows of each region, ascending."""
+    order = np.argsort(region, kind="stable")
+    bounds = np.flatnonzero(np.diff(region[order], prepend=-1, append=-1)).tolist()
+    for a, b in pairwise(bounds):
+        yield int(region[order[a]]), order[a:b]
