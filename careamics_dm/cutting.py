@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -66,6 +67,29 @@ def _copy(
         for i in rows:
             s, z, y, x = at[i]
             out[i] = block[s, :, z : z + d, y : y + h, x : x + w]
+
+
+def groups(region: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Tell rows apart by their region.
+
+    Parameters
+    ----------
+    region : ndarray of int64
+        ``(N,)``.
+
+    Yields
+    ------
+    region : int
+        Each, ascending.
+    rows : ndarray of int64
+        Its rows.
+    """
+    order = np.argsort(region, kind="stable")
+    ordered = region[order]
+    ends = (np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist()
+    for a, b in pairwise([0, *ends, len(order)]):
+        if a < b:
+            yield int(ordered[a]), order[a:b]
 
 
 def per_patch(good: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -13,6 +12,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from careamics_dm.axes import DataError
+from careamics_dm.cutting import groups
 from careamics_dm.known import Known
 from careamics_dm.plan import Share
 from careamics_dm.reader import Reader
@@ -254,13 +254,9 @@ class PatchDataset(IterableDataset[Batch]):
         places = np.column_stack([agenda.plan.sample[rows], agenda.plan.start[rows]])
         at = (places - reader.origins[used]).tolist()
         size = agenda.plan.size[rows.start].tolist()
-        by_region = np.argsort(used, kind="stable")
-        bounds = np.flatnonzero(np.diff(used[by_region], prepend=-1, append=-1)).tolist()
         cuts: list[NDArray[Any]] = []
-        for a, b in pairwise(bounds):
-            mine = by_region[a:b].tolist()
-            r = int(used[mine[0]])
-            cuts = self._sides.cut(reader.block(r), mine, at, size, cuts)
+        for r, mine in groups(used):
+            cuts = self._sides.cut(reader.block(r), mine.tolist(), at, size, cuts)
             reader.drop(r, rows.stop)
         return cuts
 

@@ -128,10 +128,13 @@ class Looked:
     ----------
     numbers : ndarray of int32
         Where to draw from: bunches, counted through, that are not known to be of no use.
+    in_part : bool
+        Whether there are bunches that were not looked at.
     """
 
     def __init__(self, state: NDArray[np.uint8], whole: tuple[slice, ...]) -> None:
         self.state = state
         draw = np.ones(state.shape, bool)
         draw[whole] = state[whole] != CANNOT
+        self.in_part = state[whole].size < state.size
         self.numbers = np.flatnonzero(draw).astype(np.int32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,12 @@ import numpy as np
 
 from careamics_dm.allowed import Allowed
 from careamics_dm.axes import DataError
-from careamics_dm.cutting import copy_boxes
+from careamics_dm.cutting import copy_boxes, groups
 from careamics_dm.known import CANNOT
 from careamics_dm.patch_filter import nothing_passes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -28,18 +27,16 @@ if TYPE_CHECKING:
 
     Cuts = list[NDArray[Any]]
 
-PORTION = 256
-"""Patches to find together, about: so many share what Python and NumPy take for a call."""
-PORTION_BYTES = 2**21
-"""Bytes of images to find together, about, where patches are large."""
+PORTION, PORTION_BYTES = 512, 2**22
+"""Patches, and bytes of images, to find together at most: so many share what calls take."""
 PORTIONS = 4
 """Portions that what is held at a time should serve."""
-JUDGED_BYTES = 2**19
+JUDGED_BYTES = 2**20
 """Bytes of images to judge in one go, so that they stay in the cache."""
-PER_PATCH = 200
-"""Candidates to judge for each patch that is wanted, at most."""
-IN_VAIN = 1000
-"""Candidates to judge, at most, before the first one that passes."""
+PER_PATCH, IN_VAIN = 200, 1000
+"""Candidates to judge, at most, for each patch that is wanted; and before the first that passes."""
+ELSEWHERE, FAR = 100, 2**32
+"""Epochs of which some patches are read where there are no others, and where these begin."""
 MOST = 2**10
 """Origins to draw together."""
 DRAWS = 2**17
@@ -92,7 +89,7 @@ class Rejection:
     ) -> None:
         self.criterion, self.agenda, self.reader, self.sides = criterion, agenda, reader, sides
         self.window_bytes, self.seed, self.known = window_bytes, seed, known
-        self.allowed = Allowed(plan)
+        self.plan, self.allowed = plan, Allowed(plan)
         self.size: list[int] = list(plan.patch_size)
         self.step = np.array([1, *known.step])
         regions = agenda.regions
@@ -108,7 +105,7 @@ class Rejection:
         self.begin = np.array(first, np.int64).reshape(columns) * self.step - reader.origins
         self.count = self.bunches.prod(axis=1)
         """Bunches to draw from; of a region that was not looked at, all."""
-        self.is_known = np.zeros(len(regions), bool)
+        self.is_known, self.in_part = np.zeros((2, len(regions)), bool)
         self.looked: dict[int, Looked] = {}
         self.limited = np.array([self.allowed.limits(r) for r in regions], bool)
         self.until = np.cumsum([0, *agenda.region_bytes])
@@ -171,6 +168,7 @@ class Rejection:
         mine = np.argsort(region, kind="stable")
         if self.looked or self.known.states:  # something was rejected before
             self._look(window)
+            mine = mine[(kept | self._may_pass(region, places))[mine]]
         self.n_found, self.any_passed = 0, False
         self._take(region[mine], places[mine], kept[mine], rows, hold_from=int(window[0]))
         self._drop(np.arange(self.held_from, window[0]), rows.stop)
@@ -218,19 +216,17 @@ class Rejection:
         ``places`` are sample and origin in the region, ``(N, 1 + D)``. Regions before
         ``hold_from``, which must ascend, are dropped as soon as possible.
         """
-        if self.looked:
-            may = kept | self._may_pass(region, places)
-            region, places, kept = region[may], places[may], kept[may]
-        step = self.at_once
-        for i in range(0, len(region), step):
-            if self.n_found == rows.stop - rows.start:
-                return
+        i, n = 0, rows.stop - rows.start
+        while i < len(region) and self.n_found < n:
+            # Hardly more than are missing: most that were looked at do pass.
+            step = min(self.at_once, (n - self.n_found) * 17 // 16 + 2)
             mine = slice(i, i + step)
             taken = self._judge(region[mine], places[mine], kept[mine])
-            self.n_found = min(self.n_found + taken, rows.stop - rows.start)
+            self.n_found = min(self.n_found + taken, n)
             if region[i] < hold_from:
                 done = np.setdiff1d(region[mine], region[i + step : i + step + 1])
                 self._drop(done[done < hold_from], rows.stop)
+            i += step
 
     def _judge(
         self, region: NDArray[np.int64], places: NDArray[np.int64], kept: NDArray[np.bool_]
@@ -255,7 +251,7 @@ class Rejection:
     def _cut(self, side: int, region: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[Any]:
         """Copy candidates behind what was found."""
         at, out = places.tolist(), None
-        for r, mine in _groups(region):
+        for r, mine in groups(region):
             block = self.reader.block(r)[side]
             out = self._room(side, block.shape[1])[: len(at)]
             copy_boxes(block, mine.tolist(), at, self.size, out)
@@ -282,8 +278,11 @@ class Rejection:
         while until[-1] and self.n_found < n and drawn < DRAWS:
             asked = min(ceil(factor * (n - self.n_found)) + 4, MOST)
             region, places = self._draw(window, until, asked, rng)
-            self._take(region, places, np.zeros(len(region), bool), rows)
             drawn, allowed, factor = drawn + asked, allowed + len(region), 2 * factor
+            if self.in_part[window].any():
+                may = self._may_pass(region, places)
+                region, places = region[may], places[may]
+            self._take(region, places, np.zeros(len(region), bool), rows)
             if allowed > (PER_PATCH * missing if self.any_passed else IN_VAIN):
                 return
 
@@ -299,7 +298,7 @@ class Rejection:
         number = np.searchsorted(until, rest, side="right")
         region = window[number]
         rest -= until[number] - self.count[region]
-        for r, mine in _groups(region):
+        for r, mine in groups(region):
             rest[mine] = self.looked[r].numbers[rest[mine]]
         places = np.empty((n, len(self.step)), np.int64)
         for d in range(places.shape[1] - 1, -1, -1):
@@ -320,35 +319,32 @@ class Rejection:
         for r in window[~self.is_known[window]].tolist():
             self.looked[r] = self.known.look(self.agenda.regions[r], self.reader.block(r)[0])
             self.count[r] = len(self.looked[r].numbers)
+            self.in_part[r] = self.looked[r].in_part
         self.is_known[window] = True
 
     def _may_pass(self, region: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether origins may pass, for all that is known."""
         may, bunch = np.ones(len(region), bool), (places - self.begin[region]) // self.step
-        for r, mine in _groups(region):
+        for r, mine in groups(region):
             if r in self.looked:
                 may[mine] = self.looked[r].state[tuple(bunch[mine].T)] != CANNOT
         return may
 
     def _search_elsewhere(self, rows: slice) -> None:
-        """Add patches from elsewhere in the plan, read one by one."""
+        """Add patches from all over the data, read one by one: of this epoch, then of others."""
         values = []
-        for patch in self.sides.elsewhere(self.agenda.plan, rows.start, self.seed[1]):
-            values.append(self.criterion.measure(patch[0]))
-            if self.criterion.passes(patch[0]).all():
-                self.any_passed = True
-                for side, pixels in enumerate(patch):
-                    self._room(side, pixels.shape[1])[0] = pixels[0]
-                self.n_found += 1
-                if self.n_found == rows.stop - rows.start:
-                    return
-        if not self.any_passed:
-            raise DataError(nothing_passes(self.criterion, values))
-
-
-def _groups(region: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Rows of each region, ascending."""
-    order = np.argsort(region, kind="stable")
-    bounds = np.flatnonzero(np.diff(region[order], prepend=-1, append=-1)).tolist()
-    for a, b in pairwise(bounds):
-        yield int(region[order[a]]), order[a:b]
+        # At the very beginning a set in which nothing passes is told soon; later there was some.
+        for other in range(ELSEWHERE if rows.start or self.seed[1] else ELSEWHERE // 10):
+            plan = self.plan.at(FAR + other) if other else self.agenda.plan
+            for patch in self.sides.elsewhere(plan, rows.start, self.seed[1]):
+                values.append(self.criterion.measure(patch[0]))
+                if self.criterion.passes(patch[0]).all():
+                    self.any_passed = True
+                    for side, pixels in enumerate(patch):
+                        self._room(side, pixels.shape[1])[0] = pixels[0]
+                    self.n_found += 1
+                    if self.n_found == rows.stop - rows.start:
+                        return
+            if self.any_passed:
+                return
+        raise DataError(nothing_passes(self.criterion, values))

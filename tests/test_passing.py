@@ -69,13 +69,12 @@ def test_the_plan_draws_what_passes_and_nothing_else(criterion, dtype):
     assert abs(chi_square - n) < 5 * np.sqrt(2 * n)
 
 
-def test_nothing_is_left_to_reject_unless_the_filter_tells_roughly():
+def test_nothing_is_left_to_reject_unless_the_filter_cannot_tell():
     for criterion, left in ((MaxFilter(160), None), (EntropyFilter(3.5), EntropyFilter(3.5))):
         loader = module(scene(), criterion, patches_per_epoch=500).train_dataloader()
         assert loader.patches.patch_filter == left
         found = images_of(loader)
         assert len(found) == 500 and criterion.passes(found[:, None]).all()
-        assert not drawn(loader.patches.plan)[:, 30:, 40:].any()  # even background
 
 
 def test_rejected_patches_are_kept_as_often_as_asked():
@@ -155,8 +154,8 @@ def test_nothing_passes_is_told_with_what_was_measured():
 
 def test_origins_are_looked_at_once(monkeypatch):
     looks = []
-    look = MaxFilter.may_pass
-    monkeypatch.setattr(MaxFilter, "may_pass", lambda *a: looks.append(1) or look(*a))
+    look = MaxFilter.passing
+    monkeypatch.setattr(MaxFilter, "passing", lambda *a: looks.append(1) or look(*a))
     data = module(scene(), MaxFilter(160))
     plans = [data.train_dataloader().patches.plan for _ in range(3)]
     assert len(looks) == 2  # samples

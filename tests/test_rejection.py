@@ -316,6 +316,22 @@ class TestNothingPasses:
         drawn = images_of(make(stacks, patch_filter=MaxFilter(400), **options))
         assert len(drawn) == 300 and (drawn.max(axis=(1, 2, 3)) >= 400).all()
 
+    def test_few_that_pass_are_found_though_no_window_has_any(self):
+        image = np.zeros((1, 1, 96, 96), np.uint16)
+        image[0, 0, 40, 45] = 500  # in 64 patches of 7921
+        number = numbered([RecordingStack(image, block=(16, 16))])
+        dataset = make(
+            [RecordingStack(image, "a", (16, 16), Ledger())],
+            (8, 8),
+            targets=number,
+            cell_bytes=3000,
+            pool_bytes=9000,
+            patch_filter=MaxFilter(1),
+        )
+        for epoch in range(20):
+            dataset.set_epoch(epoch)
+            assert (images_of(dataset).max(axis=(1, 2, 3)) == 500).all()
+
 
 def test_a_grid_cannot_be_filtered():
     with pytest.raises(DataError, match="patch_filter goes with sampling=random"):
