@@ -69,8 +69,10 @@ class Arguments(L.LightningDataModule):
     patch_filter : PatchFilter, optional
         What training patches must meet (`MaxFilter`, `MeanStdFilter`, `EntropyFilter`), so that
         background is not trained on: random patches that do not are replaced by others that do.
-        Of images in memory, what passes is found out beforehand, for all origins at once: some
-        20 ns per pixel, and a bit and a quarter per origin (twice that with ``keep``) are held.
+        Of images in memory, what passes is found out beforehand, for all origins at once (but
+        not by entropy): some 20 ns per pixel, and a bit and a quarter per origin (twice that with
+        ``keep``) are held. Others are looked at roughly, a nanosecond per pixel, when they are
+        read for the first time.
         Every patch counts by default.
     n_val_patches : int, optional
         Validation patches: held out of the training data (by default 8, but at most a quarter)

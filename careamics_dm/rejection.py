@@ -171,7 +171,8 @@ class Rejection:
             mine = mine[(kept | self._may_pass(region, places))[mine]]
         self.n_found, self.any_passed = 0, False
         self._take(region[mine], places[mine], kept[mine], rows, hold_from=int(window[0]))
-        self._drop(np.arange(self.held_from, window[0]), rows.stop)
+        gone = np.arange(self.held_from, window[0])
+        self._drop(np.union1d(gone, region[region < window[0]]), rows.stop)
         self.held_from = int(window[0])
         if self.n_found < n:
             self._search(window, rows, rng)
@@ -300,12 +301,11 @@ class Rejection:
         rest -= until[number] - self.count[region]
         for r, mine in groups(region):
             rest[mine] = self.looked[r].numbers[rest[mine]]
-        places = np.empty((n, len(self.step)), np.int64)
-        for d in range(places.shape[1] - 1, -1, -1):
-            rest, places[:, d] = np.divmod(rest, self.bunches[region, d])
-        places = (
-            places * self.step + self.begin[region] + rng.integers(self.step, size=places.shape)
-        )
+        bunch = np.empty((n, len(self.step)), np.int64)
+        for d in range(bunch.shape[1] - 1, -1, -1):
+            rest, bunch[:, d] = np.divmod(rest, self.bunches[region, d])
+        within = rng.integers(self.step, size=bunch.shape)
+        places = bunch * self.step + self.begin[region] + within
         # Parts of the first and the last bunches may lie outside.
         good = ((places >= 0) & (places < self.n_origins[region])).all(axis=1)
         asked = np.flatnonzero(good & self.limited[region])
