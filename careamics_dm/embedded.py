@@ -5,6 +5,8 @@ from __future__ import annotations
 import pydoc
 from typing import Any
 
+from careamics_dm.notices import say
+
 NEEDS: dict[str, dict[str, Any]] = {
     "clean targets": {"_target_": "careamics_dm.samples.clean"},
     "noisy targets": {"_target_": "careamics_dm.samples.noisy", "recording": 1},
@@ -29,7 +31,7 @@ def use_sample(config: dict[str, Any]) -> None:
         return
     volume = isinstance(data["patch_size"], list) and len(data["patch_size"]) == 3
     name, axes = ("filaments", "ZYX") if volume else ("nuclei", "YX")
-    print(f"No data.train_data given: using the embedded sample ({name}, {axes}).")
+    say(f"No data.train_data given: using the embedded sample ({name}, {axes}).")
     sample: dict[str, Any] = {"_target_": "careamics_dm.samples.noisy", "name": name}
     data |= {"train_data": sample, "axes": axes}
     needs = NEEDS.get(_learns_from(config["model"]))

@@ -260,8 +260,9 @@ def describe(role: str, images: Images) -> str:
     sizes = sorted({e.size for e in extents}, key=prod)
     names = ["×".join(map(str, size)) for size in sizes]
     size = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-    blocks = sorted({"×".join(map(str, e.block)) for e in extents})
+    blocks = sorted({"×".join(map(str, e.block)) for e in extents if prod(e.block) > 1})
     how = f"streamed in blocks of {', '.join(blocks[:3])}{', ...' if len(blocks) > 3 else ''}"
+    how = how if blocks else "mapped from disk"
     samples = sum(e.samples for e in extents)
     dtypes = ", ".join(sorted({str(stack.data_dtype) for stack in images.stacks}))
     axes = ", ".join(sorted({stack.original_axes for stack in images.stacks}))

@@ -166,6 +166,12 @@ class Scores:
         """Channels, as given."""
         return len(self._pixels)
 
+    @property
+    def constant(self) -> list[bool]:
+        """Whether the target of each channel is the same everywhere, so that nothing is scored."""
+        flat = (self._high <= self._low) & (self._pixels > 0)
+        return flat.tolist() if self.data_range is None else [False] * self.n_channels
+
     def add(self, target: Tensor, prediction: Tensor) -> None:
         """Count tiles.
 

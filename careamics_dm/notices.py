@@ -1,11 +1,11 @@
-"""What to know of opened images, told once: no fault, but no surprise either."""
+"""What to know, told once: no fault, but no surprise either."""
 
 from __future__ import annotations
 
 from math import prod
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from careamics_dm.pairs import EveryOther
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from careamics_dm.images import Images
+
+
+say = rank_zero_only(print)
+"""Print, of all processes that work together, from the first only."""
 
 
 def tell_gaps(what: str, images: Images) -> None:

@@ -12,6 +12,7 @@ from careamics_dm._hydra import application, build, overridden
 from careamics_dm._interrupt import StopOnRequest
 from careamics_dm.axes import DataError
 from careamics_dm.checkpoints import check_targets, load_checkpoint
+from careamics_dm.notices import say
 
 if TYPE_CHECKING:
     import lightning as L
@@ -49,14 +50,14 @@ def main(config: dict[str, Any], folder: Path) -> None:
     if "normalization" in given:
         checkpoint["data"]["statistics"] = {}
     data.load_state_dict(checkpoint["data"])
-    print(data.summary())
+    say(data.summary())
     model: L.LightningModule = build(trained, "model")
     choose_outputs(config, model)
     writers = make_writers(config, folder)
     for writer in writers:  # refused before all else
         writer.setup(SimpleNamespace(datamodule=data, callbacks=writers), model, "predict")
     if len(data.predict_dataloader()) == 0:
-        print(f"\nnothing to predict: all results are there already, in {writers[0].folder}")
+        say(f"\nnothing to predict: all results are there already, in {writers[0].folder}")
         return
     callbacks = [*writers, StopOnRequest()]
     trainer: L.Trainer = build(config, "trainer", default_root_dir=folder, callbacks=callbacks)
@@ -67,9 +68,9 @@ def main(config: dict[str, Any], folder: Path) -> None:
         ckpt_path=config["checkpoint"],
         weights_only=True,
     )
-    print(f"\ndenoised images  {writers[0].folder}")
+    say(f"\ndenoised images  {writers[0].folder}")
     for writer in writers[1:]:
-        print(f"{writer.output:<16} {writer.folder}")
+        say(f"{writer.output:<16} {writer.folder}")
 
 
 def choose_outputs(config: dict[str, Any], model: L.LightningModule) -> None:

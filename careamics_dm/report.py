@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.panels import plot_comparison
 from careamics_dm.tables import aligned, number
@@ -88,6 +89,12 @@ class TestReport(L.Callback):
         if not after or not trainer.is_global_zero:
             return
         names = [stack.source for stack in _stacks(trainer)]
+        if flat := [names[image] for image in sorted(after) if any(after[image].constant)]:
+            rank_zero_warn(
+                f"test_target: {len(flat)} image(s) have a target that is the same everywhere; it "
+                "has no score, and the mean leaves it out: "
+                f"{', '.join(flat[:5])}{', ...' * (len(flat) > 5)}."
+            )
         self.table = table_of(names, after, getattr(pl_module, "test_scores_before", None) or {})
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "test.csv").open("w", newline="", encoding="utf-8") as file:
@@ -147,24 +154,30 @@ def table_of(
     Returns
     -------
     list of dict
-        With the keys "image", "channel" and `COLUMNS`; blank where there is no score.
+        With the keys "image", "channel" and `COLUMNS`; blank where there is no score, such as of a
+        constant target, which the mean leaves out.
     """
     rows: list[dict[str, Any]] = []
+    n_scored = 0
     for image in sorted(after):
         done = after[image].as_dict()
         was = before[image].as_dict() if image in before else {}
-        for channel in range(len(done["psnr"])):
+        for channel, constant in enumerate(after[image].constant):
             row: dict[str, Any] = {"image": names[image], "channel": channel}
+            rows.append(row)
+            if constant:
+                row |= dict.fromkeys(COLUMNS, "")
+                continue
+            n_scored += 1
             for score in SCORES:
                 row[f"{score}_noisy"] = was[score][channel] if score in was else ""
                 row[score] = done[score][channel]
-            rows.append(row)
     if not rows:
         return []
     mean: dict[str, Any] = {"image": "mean", "channel": ""}
     for column in COLUMNS:
         values = [row[column] for row in rows if row[column] != ""]
-        mean[column] = float(np.mean(values)) if len(values) == len(rows) else ""
+        mean[column] = float(np.mean(values)) if values and len(values) == n_scored else ""
     return [*rows, mean]
 
 

@@ -15,7 +15,6 @@ from careamics_dm.truth import score
 from careamics_dm.views import middle, plane_of, read_pair, restore
 
 if TYPE_CHECKING:
-    import lightning as L
     from numpy.typing import NDArray
 
     from careamics_dm.datamodule import PatchDataModule
@@ -27,24 +26,16 @@ if TYPE_CHECKING:
 
 
 def show_prediction(
-    trainer: L.Trainer,
-    model: L.LightningModule,
-    data: PatchDataModule,
-    writer: TiffWriter,
-    truth: ImageStack | None,
+    data: PatchDataModule, writer: TiffWriter, truth: ImageStack | None
 ) -> tuple[Planes, dict[str, float]]:
-    """Predict ``predict_data``, write the images, and compare the first one with the truth.
+    """Read what was predicted of the first of ``predict_data``, and compare it with the truth.
 
     Parameters
     ----------
-    trainer : Trainer
-        With ``writer`` among its callbacks.
-    model : LightningModule
-        With the weights to use.
     data : PatchDataModule
         Set up for prediction.
     writer : TiffWriter
-        Set up, too.
+        That has written the images.
     truth : ImageStack or None
         The clean image of the first one.
 
@@ -55,9 +46,6 @@ def show_prediction(
     scores : dict of str to float
         "psnr_noisy", "psnr", "si_psnr" and "ssim" against the truth; empty without it.
     """
-    if len(data.predict_dataloader()) > 0:  # else all results are there already, and kept
-        trainer.predict(model, datamodule=data, return_predictions=False)
-    print(f"denoised images  {writer.folder}")
     stack = data.predict_stacks[0]
     channels = data.channel_indices(stack)
     layout = Layout(stack.original_axes, tuple(stack.original_data_shape))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import OmegaConf
 
@@ -19,6 +20,7 @@ from careamics_dm.checkpoints import SaveConfig, load_checkpoint
 from careamics_dm.comparison import SCORES, VIEW, write_scores
 from careamics_dm.embedded import use_sample
 from careamics_dm.models.base import RestorationModule
+from careamics_dm.notices import say
 from careamics_dm.plots import plot_losses
 from careamics_dm.report import TestReport
 from careamics_dm.show import draw, keep_view, show_prediction, show_view
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
 METRICS = ("train_", "val_", "test_")
 """How the names of what is logged begin, of which there are scores."""
 
-KEPT = ("_target_", "_convert_", "accelerator", "devices", "precision", "enable_progress_bar")
+KEPT = (
+    *("_target_", "_convert_", "accelerator", "devices", "num_nodes", "strategy", "precision"),
+    "enable_progress_bar",
+)
 """Settings of the trainer that hold for the prediction after training, too."""
 
 
@@ -61,7 +66,8 @@ def main(config: dict[str, Any], folder: Path) -> float | None:
         scores = train(config, folder, data)
     finally:
         data.teardown("fit")
-    write_scores(folder / SCORES, scores | {"seconds": round(time.monotonic() - began, 1)})
+    scores["seconds"] = round(time.monotonic() - began, 1)
+    rank_zero_only(write_scores)(folder / SCORES, scores)
     return scores.get("val_loss", scores.get("train_loss"))
 
 
@@ -70,19 +76,19 @@ def train(config: dict[str, Any], folder: Path, data: PatchDataModule) -> dict[s
     model: L.LightningModule = build(config, "model")
     # Whatever test and prediction will need is tried now, not after hours of training.
     data.setup("fit")
-    write_split(data, folder / "split.csv")
+    rank_zero_only(write_split)(data, folder / "split.csv")
     report = prepare_test(config, folder, data, model)
     prediction = prepare_prediction(config, folder, data, model)
     trainer = make_trainer(config, folder, [] if report is None else [report])
     fit(trainer, model, data, config["checkpoint"])
     scores = use_kept(trainer, model)
-    print()
+    say()
     if (folder / "model.ckpt").exists():
-        print(f"model            {folder / 'model.ckpt'}")
+        say(f"model            {folder / 'model.ckpt'}")
     metrics = folder / "logs" / "metrics.csv"
     if metrics.exists() and {"train_loss", "val_loss"} & scores.keys():
-        plot_losses(metrics, folder / "losses.png")
-        print(f"losses           {folder / 'losses.png'}")
+        rank_zero_only(plot_losses)(metrics, folder / "losses.png")
+        say(f"losses           {folder / 'losses.png'}")
     if report is not None:
         scores |= test(trainer, model, data, report)
     return scores | show(config, folder, data, model, prediction)
@@ -205,11 +211,11 @@ def test(
     (logged,) = trainer.test(model, datamodule=data, verbose=False)
     values = {name: value for name, value in logged.items() if name.startswith("test_")}
     if report.table:
-        print(f"test             {report.folder / 'test.csv'}\n{report}")
+        say(f"test             {report.folder / 'test.csv'}\n{report}")
         return values
     why = "" if data.has_target("test") else " (no data.test_target to compare with)"
     for name, value in values.items():
-        print(f"{name:<16} {value:.6g}{why}")
+        say(f"{name:<16} {value:.6g}{why}")
     return values
 
 
@@ -234,7 +240,13 @@ def show(
             callbacks=[writer, StopOnRequest()],
             default_root_dir=folder,
         )
-        planes, scores = show_prediction(trainer, model, data, writer, truth)
+        if len(data.predict_dataloader()) > 0:  # else all results are there already, and kept
+            trainer.predict(model, datamodule=data, return_predictions=False)
+        say(f"denoised images  {writer.folder}")
+    if model.global_rank != 0:
+        return scores
+    if prediction is not None:
+        planes, scores = show_prediction(data, writer, truth)
         source = data.predict_stacks[0].source
     elif isinstance(model, RestorationModule):
         planes, source = show_view(model, data), data.train_stacks[0].source

@@ -277,6 +277,21 @@ class TestTest:
         means = [np.mean([float(row["psnr"]) for row in rows[:2]]), float(rows[2]["psnr"])]
         assert means[0] == pytest.approx(means[1])
 
+    def test_a_constant_target_has_no_score_and_spoils_no_mean(self, tmp_path):
+        noisy, clean = [NOISY, NOISY, NOISY], [CLEAN, np.full_like(CLEAN, 7), CLEAN * 2]
+        data = data_of(train_target=CLEAN, test_data=noisy, test_target=clean)
+        model = CAREModule(NET)
+        run = trainer(tmp_path, max_epochs=1, callbacks=[report.TestReport(tmp_path)])
+        run.fit(model, datamodule=data)
+        with pytest.warns(UserWarning, match=r"1 image\(s\) have a target .* test_data_0001\."):
+            [found] = run.test(model, datamodule=data, verbose=False)
+        first, flat, third, mean = table(tmp_path)
+        assert {flat[column] for column in report.COLUMNS} == {""}
+        for column in report.COLUMNS:
+            expected = np.mean([float(first[column]), float(third[column])])
+            assert float(mean[column]) == pytest.approx(expected)
+        assert found["test_psnr"] == pytest.approx(float(mean["psnr"]), rel=1e-4)
+
     def test_the_picture_is_put_together_from_tiles(self, tmp_path):
         """As from the whole image: the noisy and the target panels are equal, pixel by pixel."""
         pictures = []

@@ -3,6 +3,9 @@
 import csv
 import gc
 import os
+import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -448,6 +451,39 @@ def test_an_experiment_is_a_difference_from_the_defaults(tmp_path):
     done = succeed("train", tmp_path, "experiment=n2v_3d", *data, *small)
     config = yaml.safe_load((done.folder / "config.yaml").read_text())
     assert config["data"]["patch_size"] == [16, 64, 64]
+
+
+def test_several_processes_train_as_one_and_tell_once(tmp_path):
+    write_tiffs(tmp_path / "images", "YX", [(32, 32)] * 3)
+    places = [f"data.{role}=images" for role in ("train_data", "test_data", "predict_data")]
+    targets = [f"data.{role}=images" for role in ("train_target", "test_target")]
+    together = ("trainer.accelerator=cpu", "trainer.devices=2", "+trainer.strategy=ddp")
+    program = [sys.executable, "-m", "careamics_dm.train", "hydra.run.dir=run", "data=tiff"]
+    done = subprocess.run(
+        [*program, "model=care", *SMALL, *places, *targets, *together],
+        cwd=tmp_path,
+        env=os.environ | {"MASTER_PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Starting with 2 processes" in done.stderr
+    for line in ("model  ", "losses  ", "test  ", "mean  ", "denoised images  ", "picture  "):
+        assert sum(text.startswith(line) for text in done.stdout.splitlines()) == 1, line
+    names = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*.*")}
+    assert names >= RESULTS | {
+        "test.csv",
+        "test.png",
+        *(f"denoised/image_{i}.tif" for i in range(3)),
+    }
+    assert not [name for name in names if name.endswith(".part")]
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
 
 
 def test_the_environment_is_left_as_it_was(tmp_path, images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import torch.distributed as dist
@@ -84,9 +85,15 @@ def places_of(region: Tensor) -> list[Place]:
 
 
 def mean_over_images(scores: Mapping[int, Scores]) -> dict[str, float]:
-    """Average each score over the channels of each image, then over images; empty for none."""
+    """Average each score over the channels of each image, then over images; empty for none.
+
+    Channels whose target is constant have no score and are left out.
+    """
     found: dict[str, list[float]] = {}
     for image in scores.values():
+        scored = [c for c, constant in enumerate(image.constant) if not constant]
         for name, values in image.as_dict().items():
-            found.setdefault(name, []).append(sum(values) / len(values))
-    return {name: sum(values) / len(values) for name, values in found.items()}
+            means = found.setdefault(name, [])
+            if scored:
+                means.append(sum(values[c] for c in scored) / len(scored))
+    return {name: sum(means) / len(means) if means else nan for name, means in found.items()}
