@@ -102,9 +102,7 @@ def application(name: str) -> Callable[[Callable[[dict[str, Any], Path], Any]], 
                 # Lightning turns the former into the latter, once everything is cleaned up.
                 if not isinstance(stop.__context__ or stop, KeyboardInterrupt):
                     raise
-                left = [path for path in (folder / LAST, folder / "model.ckpt") if path.exists()]
-                resume = f" Continue with checkpoint={left[0]}" if left else ""
-                _tell(name, f"stopped from the keyboard.{resume}")
+                _tell(name, f"stopped from the keyboard.{_how_to_go_on(name, config, folder)}")
                 sys.exit(130)
 
         @wraps(run)
@@ -166,6 +164,15 @@ def overridden() -> set[str]:
     """
     keys = (text.split("=")[0].lstrip("+~") for text in HydraConfig.get().overrides.task)
     return {key.split("@")[-1] for key in keys}
+
+
+def _how_to_go_on(name: str, config: DictConfig, folder: Path) -> str:
+    """Say how to go on with a run that was stopped, if it has left something."""
+    if name == "predict":
+        where = "" if config.writer.folder else f"hydra.run.dir={folder} "
+        return f" Continue with {where}writer.existing=skip"
+    left = [path for path in (folder / LAST, folder / "model.ckpt") if path.exists()]
+    return f" Continue with checkpoint={left[0]}" if left else ""
 
 
 def _tell(name: str, message: str, *, hint: bool = False) -> None:

@@ -197,6 +197,7 @@ def test_training_and_prediction_stop_when_asked_and_can_go_on(tmp_path, ctrl_c)
     assert prediction.returncode == 130
     assert "Traceback" not in said
     assert "careamics-predict: stopped from the keyboard" in said
+    assert f"Continue with hydra.run.dir={tmp_path / 'run'} writer.existing=skip" in said
     # A file with its final name is complete, and there are no others.
     found = sorted(path.name for path in results.iterdir())
     assert 1 <= len(found) < 6
