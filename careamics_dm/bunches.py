@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Values = NDArray[np.float32]
+    Values = NDArray[np.float64]
 
-WORK = 2**18
-"""Pixels to reduce at once, so that their float32 copies (1 MiB) stay in the cache."""
+WORK = 2**17
+"""Pixels to reduce at once, so that their float64 copies (1 MiB) stay in the cache."""
+
+ROUNDING = 1e-12
+"""What rounding of fractions may make of a sum of squares, relatively, and more."""
 
 
 def bunch_shape(size: Sequence[int]) -> tuple[int, ...]:
@@ -83,7 +86,7 @@ def most_near(pixels: NDArray[Any], size: Sequence[int]) -> NDArray[np.float64]:
             out = into[here, : most.shape[1] // step[-1]]
             for x in range(step[-1]):
                 np.maximum(out, most[:, x :: step[-1]], out=out)
-    return sliding(tiles, _n_near(size), np.maximum).astype(np.float64)
+    return sliding(tiles, n_near(size), np.maximum).astype(np.float64)
 
 
 def moments_near(
@@ -103,56 +106,53 @@ def moments_near(
 
     Yields
     ------
-    n, mean, squares : ndarray of float32
+    n, mean, squares : ndarray of float64
         By bunch, ``(Z) Y X``: how many pixels are touched, their mean, and the sum of squared
-        differences from it, nowhere too low; NaN where a pixel is NaN or infinite.
+        differences from it, nowhere too low; NaN where a pixel is NaN or infinite. Of integers of
+        at most 16 bits, sums are exact, and so a function of these pixels alone.
     """
     step = bunch_shape(size)
     *nz, ny, nx = _n_tiles(pixels.shape, size)
-    shift = _low(pixels)
-    sums = np.zeros((2, every, every, *nz, ny, nx), np.float32)
-    phase = np.resize(np.eye(every, dtype=np.float32), (step[-1], every))
+    sums = np.zeros((2, every, every, *nz, ny, nx))
+    phase = np.resize(np.eye(every), (step[-1], every))
     for plane, into in _planes(pixels, np.moveaxis(sums, (0, 1, 2), (-5, -3, -1)), step):
-        for here, band in _bands(plane, step, np.dtype(np.float32), shift):
+        for here, band in _bands(plane, step, np.dtype(np.float64), 0):
             n, rows, width = band.shape
             thin = band.reshape(n, rows // every, every, width)
             for power in range(2):
-                if power == 0:
-                    band -= shift
-                else:
+                if power:
                     np.square(band, out=band)
                 # Of columns, by a matrix product, which is much faster than sums of so few.
                 columns = thin.sum(axis=1).reshape(n, every, width // step[-1], step[-1])
                 into[power, here, :, : width // step[-1]] += columns @ phase
-    # So much rounding can make of sums of squares, relatively; three of them make a difference.
-    rounding = 3 * np.finfo(np.float32).eps * (sum(step) + 16)
-    totals, squares = sliding(sums, _n_near(size), np.add)
+    totals, squares = sliding(sums, n_near(size), np.add)
     for y, x in product(range(every), repeat=2):
         n = _n_touched(pixels.shape, size, (*(0 for _ in size[:-2]), y, x), every)
         mean = totals[y, x] / n
-        # Half as much for the difference.
-        around = squares[y, x] * (1 + rounding)
+        around = squares[y, x] * (1 + ROUNDING)
         around -= totals[y, x] * mean
-        yield n, mean + shift, around
+        yield n, mean, around
 
 
-def _low(pixels: NDArray[Any]) -> float:
-    """Find a dim value: less this, sums in float32 keep the digits of background."""
-    some = pixels[(..., *(slice(None, None, 16),) * 2)].reshape(-1)
-    if some.dtype.kind == "f":
-        some = some[np.isfinite(some)]
-    tenth = len(some) // 10
-    return float(np.float32(np.partition(some, tenth)[tenth])) if len(some) else 0.0
+def n_near(size: Sequence[int]) -> tuple[int, ...]:
+    """Count the tiles, as large as bunches, that the patches of a bunch touch along each axis.
 
+    Parameters
+    ----------
+    size : sequence of int
+        Of a patch, ``(Z) Y X``, pixels.
 
-def _n_near(size: Sequence[int]) -> tuple[int, ...]:
-    """Tiles, each as large as a bunch, that the patches of a bunch touch along each axis."""
+    Returns
+    -------
+    tuple of int
+        ``(Z) Y X``.
+    """
     return tuple(1 + (t + p - 2) // t for p, t in zip(size, bunch_shape(size), strict=True))
 
 
 def _n_tiles(shape: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
     """Tiles along each axis, with those beyond the image that the last bunch would touch."""
-    axes = zip(n_bunches(shape, size), _n_near(size), strict=True)
+    axes = zip(n_bunches(shape, size), n_near(size), strict=True)
     return tuple(n + near - 1 for n, near in axes)
 
 
@@ -190,10 +190,10 @@ def _n_touched(
 ) -> Values:
     """How many pixels of a phase the patches of each bunch touch."""
     along = []
-    axes = zip(shape, n_bunches(shape, size), _n_near(size), bunch_shape(size), phase, strict=True)
+    axes = zip(shape, n_bunches(shape, size), n_near(size), bunch_shape(size), phase, strict=True)
     for axis, (n, bunches, near, t, begin) in enumerate(axes):
         first = np.arange(bunches) * t
         length = np.minimum(first + near * t, n) - first
         thin = every if axis >= len(size) - 2 else 1
         along.append(-(-(length - begin) // thin))
-    return np.asarray(reduce(np.multiply.outer, along), np.float32)
+    return np.asarray(reduce(np.multiply.outer, along), np.float64)

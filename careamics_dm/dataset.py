@@ -123,10 +123,10 @@ class PatchDataset(IterableDataset[Batch]):
         self._kept: Kept = {} if kept is None else kept
         self._known: Known | None = None
         self._readers: WeakSet[Reader] = WeakSet()
-        if patch_filter is not None and not isinstance(plan, RandomPatches):
+        if patch_filter is not None and (with_region or not isinstance(plan, RandomPatches)):
             raise DataError(
                 "patch_filter: patches that are rejected are replaced by others at random, so the "
-                "plan must be RandomPatches."
+                "plan must be RandomPatches, and with_region=False."
             )
         self.patch_filter = patch_filter
 

@@ -25,7 +25,7 @@ EVERY = 2
 """Step, along Y and X, between the pixels that make the entropy."""
 MOST_EXACT = 2**21
 """Pixels of a patch whose squares, of 16 bits each, add up without rounding."""
-NEARLY = 1e-6
+NEARLY = 1e-9
 """Relative difference that rounding may make."""
 MOST_ASKED = 2**13
 """Patches to measure one by one, at most, where rounding decides whether they pass."""
@@ -171,7 +171,7 @@ class MeanStdFilter(PatchFilter):
         if self.mean is not None:
             unsure |= abs(mean + shift - self.mean) < 1e-9 * np.sqrt(square) + 1e-15 * abs(shift)
         if self.std:
-            unsure |= abs(variance - self.std**2) < 1e-8 * square
+            unsure |= abs(variance - self.std * self.std) < 1e-8 * square
         return unsure
 
 

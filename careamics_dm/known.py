@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from careamics_dm.bunches import bunch_shape, n_bunches
+from careamics_dm.bunches import bunch_shape, most_near, n_bunches, n_near
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,18 +50,38 @@ class Known:
     ) -> None:
         self.criterion, self.size, self.dtype = criterion, tuple(size), dtype
         self.step = bunch_shape(size)
-        sizes = [[max(n, p) for n, p in zip(e.size, size, strict=True)] for e in extents]
-        self.origins = [[n - p + 1 for n, p in zip(of, size, strict=True)] for of in sizes]
+        self.near = n_near(size)
+        self.sizes = [[max(n, p) for n, p in zip(e.size, size, strict=True)] for e in extents]
         self.shapes = [
-            (e.samples, *n_bunches(of, size)) for e, of in zip(extents, sizes, strict=True)
+            (e.samples, *n_bunches(of, size)) for e, of in zip(extents, self.sizes, strict=True)
         ]
-        self.remembers = sum(map(prod, self.shapes)) <= MOST
+        # Sums of fractions depend on how they are cut, if only by rounding.
+        whole = all(e.in_memory for e in extents)
+        self.remembers = (whole or dtype.kind != "f") and sum(map(prod, self.shapes)) <= MOST
         self.states: dict[int, NDArray[np.uint8]] = {}
 
-    def origins_of(self, region: Region) -> tuple[int, ...]:
-        """How many origins a region has, ``(Z) Y X``."""
-        axes = zip(region.start, region.stop, self.size, strict=True)
-        return tuple(b - a - p + 1 for a, b, p in axes)
+    def grid(self, regions: Sequence[Region]) -> NDArray[np.int64]:
+        """Tell how regions are divided.
+
+        Parameters
+        ----------
+        regions : sequence of Region
+            ``N`` of them.
+
+        Returns
+        -------
+        ndarray of int64
+            ``(3, N, 1 + D)``, by sample and ``(Z) Y X``: how many origins, and how many bunches, a
+            region has, and at which origin of it the first bunch begins.
+        """
+        found = np.zeros((3, len(regions), 1 + len(self.size)), np.int64)
+        for i, region in enumerate(regions):
+            box, sides = self.box(region), zip(region.start, region.stop, self.size, strict=True)
+            found[0, i] = region.n_samples, *(b - a - p + 1 for a, b, p in sides)
+            found[1, i] = [of.stop - of.start for of in box]
+            begins = zip(region.start, box[1:], self.step, strict=True)
+            found[2, i, 1:] = [of.start * t - a for a, of, t in begins]
+        return found
 
     def box(self, region: Region) -> tuple[slice, ...]:
         """Bunches, by sample, that a region has origins of."""
@@ -91,25 +111,33 @@ class Known:
             if region.image not in self.states:
                 self.states[region.image] = np.zeros(self.shapes[region.image], np.uint8)
             state = self.states[region.image][box]
-        # Whole bunches: the parts of others that lie outside the region are not known from here.
+        # Those of which all tiles that they touch lie inside, so that what is found depends on
+        # these pixels, not on where the region ends.
         whole, inside = [slice(None)], [slice(None)]
         if prod(pixels.shape[2:]) < LEAST * prod(self.size):
             whole = [slice(0)]
         else:
-            begins = (of.start for of in box[1:])
-            axes = (self.size, self.step, self.origins[region.image], begins)
-            for a, b, p, t, n, begin in zip(region.start, region.stop, *axes, strict=True):
-                first, until = -(-a // t), b - p + 1
-                last = max(-(-until // t) if until == n else until // t, first)
-                whole.append(slice(first - begin, last - begin))
-                inside.append(slice(first * t - a, min(last * t, until) - a + p - 1))
+            axes = (self.step, self.near, self.sizes[region.image], box[1:])
+            for a, b, t, near, n, of in zip(region.start, region.stop, *axes, strict=True):
+                first = -(-a // t)
+                last = of.stop if b == n else max(b // t - near + 1, first)
+                whole.append(slice(first - of.start, last - of.start))
+                inside.append(slice(first * t - a, min((last - 1 + near) * t, n) - a))
         unknown = state[tuple(whole)]
         if unknown.size and unknown.min() == UNKNOWN:
             for sample, found in zip(pixels, unknown, strict=True):
-                with np.errstate(all="ignore"):  # NaN is told when patches are cut
+                with np.errstate(all="ignore"):
                     thin = sample[tuple(inside)].astype(self.dtype, copy=False)
                     may = self.criterion.may_pass(thin, self.size)
-                found[...] = MAY if may is None else np.where(may, MAY, CANNOT)
+                if may is None:
+                    found[...] = MAY
+                    continue
+                if thin.dtype.kind == "f" and not (finite := np.isfinite(thin)).all():
+                    # To be told, or mended, when patches are cut.
+                    bad = np.logical_not(finite.all(axis=0)).view(np.uint8)
+                    may = may | (most_near(bad, self.size) > 0)
+                may = may[tuple(map(slice, found.shape))]
+                found[...] = np.where(may, MAY, CANNOT)
         return Looked(state, tuple(whole))
 
 

@@ -68,14 +68,15 @@ def levels(rows: NDArray[Any]) -> NDArray[Any]:
     if rows.dtype.kind != "f":
         return rows
     levels = np.empty(rows.shape, np.uint8)
-    for chunk in _chunks(rows):
-        pixels = rows[chunk].astype(np.float32)
-        low = pixels.min(axis=1, keepdims=True)
-        pixels -= low
-        span = pixels.max(axis=1, keepdims=True)
-        pixels *= LEVELS / np.where(span > 0, span, 1)
-        np.minimum(pixels, LEVELS - 1, out=pixels)
-        np.copyto(levels[chunk], pixels, casting="unsafe")
+    with np.errstate(over="ignore", invalid="ignore"):  # where they span all that float32 can
+        for chunk in _chunks(rows):
+            pixels = rows[chunk].astype(np.float32)
+            low = pixels.min(axis=1, keepdims=True)
+            pixels -= low
+            span = pixels.max(axis=1, keepdims=True)
+            pixels *= LEVELS / np.where(span > 0, span, 1)
+            np.minimum(pixels, LEVELS - 1, out=pixels)
+            np.copyto(levels[chunk], pixels, casting="unsafe")
     return levels
 
 

@@ -29,14 +29,12 @@ if TYPE_CHECKING:
 
 PORTION, PORTION_BYTES = 512, 2**22
 """Patches, and bytes of images, to find together at most: so many share what calls take."""
-PORTIONS = 4
-"""Portions that what is held at a time should serve."""
 JUDGED_BYTES = 2**20
 """Bytes of images to judge in one go, so that they stay in the cache."""
 PER_PATCH, IN_VAIN = 200, 1000
 """Candidates to judge, at most, for each patch that is wanted; and before the first that passes."""
-ELSEWHERE, FAR = 100, 2**32
-"""Epochs of which some patches are read where there are no others, and where these begin."""
+FAR = 2**32
+"""An epoch that no training reaches: from there on plans say which patches to read elsewhere."""
 MOST = 2**10
 """Origins to draw together."""
 DRAWS = 2**17
@@ -94,15 +92,7 @@ class Rejection:
         self.step = np.array([1, *known.step])
         regions = agenda.regions
         self.image = np.array([r.image for r in regions], np.int64)
-        columns = (len(regions), len(self.step))
-        origins = [(r.n_samples, *known.origins_of(r)) for r in regions]
-        self.n_origins = np.array(origins, np.int64).reshape(columns)
-        boxes = [known.box(r) for r in regions]
-        # Bunches of each region, by sample and along each axis; and where these begin in it.
-        size = [[of.stop - of.start for of in box] for box in boxes]
-        self.bunches = np.array(size, np.int64).reshape(columns)
-        first = [[of.start for of in box] for box in boxes]
-        self.begin = np.array(first, np.int64).reshape(columns) * self.step - reader.origins
+        self.n_origins, self.bunches, self.begin = known.grid(regions)
         self.count = self.bunches.prod(axis=1)
         """Bunches to draw from; of a region that was not looked at, all."""
         self.is_known, self.in_part = np.zeros((2, len(regions)), bool)
@@ -110,7 +100,6 @@ class Rejection:
         self.limited = np.array([self.allowed.limits(r) for r in regions], bool)
         self.until = np.cumsum([0, *agenda.region_bytes])
         self.first = np.unique(agenda.region, return_index=True)[1]
-        self.last = np.array(reader.last, np.int64)
         self.held_from = 0
         if not self.until[-1]:  # all in memory: there before the first patch
             self.first[:] = 0
@@ -118,12 +107,15 @@ class Rejection:
         patch_bytes = prod(self.size) * max(extent.pixel_bytes for extent in plan.extents)
         wanted = min(PORTION, PORTION_BYTES // patch_bytes)
         if window_bytes is not None and self.until[-1]:
-            # A part of what is held serves them, or too few regions would serve too many.
-            share = window_bytes / int(self.until[-1]) / PORTIONS
-            wanted = min(wanted, int(share * len(agenda.plan)))
+            # What is held serves several portions, or too few regions would serve too many.
+            wanted = min(wanted, len(agenda.plan) * window_bytes // int(self.until[-1]) // 4)
         self.portion = max(wanted // batch_size, 1) * batch_size
         # After a resume, what comes before in its portion is found once more.
-        reader.first_row = reader.first_row // self.portion * self.portion
+        reader.first_row = begin = reader.first_row // self.portion * self.portion
+        if begin and window_bytes is not None:
+            for r in self._window(slice(begin, begin + self.portion)).tolist():
+                reader.last[r] = max(reader.last[r], begin)  # or it would not be read ahead
+        self.last = np.array(reader.last, np.int64)
         self.portion_begin = -1
         self.n_found, self.any_passed = 0, False
         self.found: Cuts = []
@@ -165,15 +157,23 @@ class Rejection:
         places = np.column_stack([plan.sample[rows], plan.start[rows]])
         places -= self.reader.origins[region]
         kept = rng.random(n) < self.criterion.keep
-        mine = np.argsort(region, kind="stable")
-        if self.looked or self.known.states:  # something was rejected before
-            self._look(window)
-            mine = mine[(kept | self._may_pass(region, places))[mine]]
         self.n_found, self.any_passed = 0, False
-        self._take(region[mine], places[mine], kept[mine], rows, hold_from=int(window[0]))
-        gone = np.arange(self.held_from, window[0])
-        self._drop(np.union1d(gone, region[region < window[0]]), rows.stop)
+        rejected_before = bool(self.looked or self.known.states)
+
+        def take(mine: NDArray[np.int64]) -> None:
+            if rejected_before:  # most of what can't pass is told at once
+                self._look(np.unique(region[mine]))
+                mine = mine[kept[mine] | self._may_pass(region[mine], places[mine])]
+            self._take(region[mine], places[mine], kept[mine], rows)
+
+        early = np.flatnonzero(region < window[0])  # one by one: these can't be held
+        for r, mine in groups(region[early]):
+            take(early[mine])
+            self._drop(np.array([r]), rows.stop)
+        self._drop(np.arange(self.held_from, window[0]), rows.stop)
         self.held_from = int(window[0])
+        late = np.argsort(region, kind="stable")
+        take(late[len(early) :])
         if self.n_found < n:
             self._search(window, rows, rng)
         if self.n_found < n:
@@ -210,12 +210,10 @@ class Rejection:
         places: NDArray[np.int64],
         kept: NDArray[np.bool_],
         rows: slice,
-        hold_from: int = 0,
     ) -> None:
         """Cut candidates, and add those that pass, or are kept, until there are enough.
 
-        ``places`` are sample and origin in the region, ``(N, 1 + D)``. Regions before
-        ``hold_from``, which must ascend, are dropped as soon as possible.
+        ``places`` are sample and origin in the region, ``(N, 1 + D)``.
         """
         i, n = 0, rows.stop - rows.start
         while i < len(region) and self.n_found < n:
@@ -224,9 +222,6 @@ class Rejection:
             mine = slice(i, i + step)
             taken = self._judge(region[mine], places[mine], kept[mine])
             self.n_found = min(self.n_found + taken, n)
-            if region[i] < hold_from:
-                done = np.setdiff1d(region[mine], region[i + step : i + step + 1])
-                self._drop(done[done < hold_from], rows.stop)
             i += step
 
     def _judge(
@@ -237,7 +232,6 @@ class Rejection:
         images = self._cut(0, region, places)
         usable = self.sides.usable(images, 0, image, where)
         passed = self.criterion.passes(images) & usable
-        self.any_passed |= bool(passed.any())
         taken = np.flatnonzero(passed | (kept & usable))
         if len(self.sides.sides) > 1 and len(taken):
             targets = self._cut(1, region[taken], places[taken])
@@ -245,6 +239,7 @@ class Rejection:
             if not fine.all():
                 taken = taken[fine]
                 targets[: len(taken)] = targets[fine]
+        self.any_passed |= bool(passed[taken].any())
         if len(taken) < len(images):
             images[: len(taken)] = images[taken]
         return len(taken)
@@ -332,19 +327,24 @@ class Rejection:
 
     def _search_elsewhere(self, rows: slice) -> None:
         """Add patches from all over the data, read one by one: of this epoch, then of others."""
-        values = []
+        values: list[NDArray[np.float64]] = []
+        n, (_, epoch, rank, worker) = rows.stop - rows.start, self.seed
         # At the very beginning a set in which nothing passes is told soon; later there was some.
-        for other in range(ELSEWHERE if rows.start or self.seed[1] else ELSEWHERE // 10):
-            plan = self.plan.at(FAR + other) if other else self.agenda.plan
-            for patch in self.sides.elsewhere(plan, rows.start, self.seed[1]):
+        most = IN_VAIN * (10 if rows.start or epoch else 1)
+        for other in range(most):
+            far = FAR * (1 + rank) + 2**20 * worker + other
+            plan = self.plan.at(far) if other else self.agenda.plan
+            for patch in self.sides.elsewhere(plan, rows.start, epoch):
                 values.append(self.criterion.measure(patch[0]))
                 if self.criterion.passes(patch[0]).all():
                     self.any_passed = True
                     for side, pixels in enumerate(patch):
                         self._room(side, pixels.shape[1])[0] = pixels[0]
                     self.n_found += 1
-                    if self.n_found == rows.stop - rows.start:
-                        return
+                if self.n_found == n:
+                    return
             if self.any_passed:
                 return
+            if len(values) >= most or (not values and other == 9):
+                break
         raise DataError(nothing_passes(self.criterion, values))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from careamics_dm import known
-from careamics_dm.filters import EntropyFilter, MaxFilter
+from careamics_dm.filters import EntropyFilter, MaxFilter, MeanStdFilter
 from careamics_dm.known import CANNOT, UNKNOWN, Known
 from careamics_dm.plan import Extent
 from careamics_dm.regions import Region
@@ -68,6 +70,37 @@ def test_what_is_drawn_from_depends_on_the_region_alone(image, monkeypatch, reme
         assert np.array_equal(first.numbers, again.numbers)
         assert first.in_part and (first.state == UNKNOWN).any()
         assert (again.state == UNKNOWN).any() != remembers
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.data(), st.sampled_from(["u1", "u2", "f4"]), st.sampled_from([(9, 9), (16, 16), (40, 17)])
+)
+def test_and_on_nothing_that_other_regions_taught(data, dtype, size):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    image = rng.normal(100, 4, (1, 1, 100, 90))
+    image[..., 40:60, 30:45] += 60
+    image = image.astype(dtype)
+    filters = [MaxFilter(130), MeanStdFilter(mean=104), MeanStdFilter(std=9), EntropyFilter(4.5)]
+    for criterion in filters:
+        fresh, learnt = (Known(criterion, size, [EXTENT], image.dtype) for _ in range(2))
+        for _ in range(5):
+            start = tuple(
+                data.draw(st.integers(0, n - p)) for n, p in zip((100, 90), size, strict=True)
+            )
+            ends = zip(start, (100, 90), size, strict=True)
+            stop = tuple(data.draw(st.integers(a + p, n)) for a, n, p in ends)
+            last = look(learnt, image, start, stop)
+        assert np.array_equal(look(fresh, image, start, stop).numbers, last.numbers)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_near_pixels_that_must_be_told_all_stays_open(image, bad):
+    broken = np.concatenate([image, image], axis=1).astype(np.float32)
+    broken[0, 0, 80, 80] = bad  # in the channel that is not looked at
+    learnt = Known(MaxFilter(9, channel=1), SIZE, [EXTENT], np.dtype(np.float32))
+    may = look(learnt, broken, (0, 0), (100, 90)).state[0] != CANNOT
+    assert may[33:41, 33:].all() and not may[:, :3].any()
 
 
 def test_bunches_that_reach_outside_are_left_open(image):

@@ -332,6 +332,37 @@ class TestNothingPasses:
             dataset.set_epoch(epoch)
             assert (images_of(dataset).max(axis=(1, 2, 3)) == 500).all()
 
+    @pytest.mark.parametrize("n", [1, 3])
+    def test_few_patches_of_an_epoch_are_no_reason_to_give_up(self, n):
+        stacks = streamed(3, (1, 1, 64, 64), share=0.08)
+        for seed in range(10):
+            drawn = images_of(make(stacks, n=n, seed=seed, patch_filter=MaxFilter(400)))
+            assert len(drawn) == n and (drawn.max(axis=(1, 2, 3)) >= 400).all()
+
+    def test_where_images_pass_but_no_target_may_be_used(self):
+        stacks = streamed(2, (1, 1, 64, 64))
+        targets = numbered(stacks)
+        for target, stack in zip(targets, stacks, strict=True):
+            target.pixels[stack.pixels > 300] = np.nan
+        options = {"targets": targets, "nan_policy": "skip", "patch_filter": MaxFilter(400)}
+        with pytest.raises(DataError, match=r"patch_filter: none of \d+ patches"):
+            list(make(stacks, **options))
+        targets[1].pixels[:] = 7
+        for n in (16, 64):
+            batches = list(make(stacks, n=n, **options))
+            assert (images_of(batches).max(axis=(1, 2, 3)) >= 400).all()
+            assert all((batch["target"] == 7).all() for batch in batches)
+
+
+@pytest.mark.parametrize("where", [streamed, in_memory])
+def test_more_workers_or_ranks_than_patches(where):
+    dataset = make(where(), n=8, patch_filter=MaxFilter(400))
+    loader = PatchLoader(dataset, num_workers=2, start_method="fork")
+    assert [len(batch["image"]) for batch in loader] == [8]
+    loader.close()
+    ranks = [make(where(), n=3, world_size=4, rank=r, patch_filter=MaxFilter(400)) for r in (0, 3)]
+    assert [list(rank) for rank in ranks] == [[], []]
+
 
 def test_a_grid_cannot_be_filtered():
     with pytest.raises(DataError, match="patch_filter goes with sampling=random"):
