@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Cuts = list[NDArray[Any]]
 
-PORTION, PORTION_BYTES = 512, 2**22
+PORTION, PORTION_BYTES = 1024, 2**23
 """Patches, and bytes of images, to find together at most: so many share what calls take."""
 JUDGED_BYTES = 2**20
 """Bytes of images to judge in one go, so that they stay in the cache."""
