@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from careamics_dm.bunches import bunch_shape, most_near, n_bunches, n_near
+from careamics_dm.cutting import groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from careamics_dm.patch_filter import PatchFilter
-    from careamics_dm.plan import Extent
+    from careamics_dm.plan import Extent, Plan
     from careamics_dm.regions import Region
 
 UNKNOWN, MAY, CANNOT = range(3)
@@ -88,6 +89,15 @@ class Known:
         samples = slice(region.sample, region.sample + region.n_samples)
         axes = zip(region.start, region.stop, self.size, self.step, strict=True)
         return samples, *(slice(a // t, -(-(b - p + 1) // t)) for a, b, p, t in axes)
+
+    def may_pass(self, plan: Plan) -> NDArray[np.bool_]:
+        """Say which patches of a plan may pass, ``(N,)``, as far as that is remembered."""
+        may, bunch = np.ones(len(plan), bool), plan.start // self.step
+        for image, mine in groups(plan.image):
+            if image in self.states:
+                at = (plan.sample[mine], *bunch[mine].T)
+                may[mine] = self.states[image][at] != CANNOT
+        return may
 
     def look(self, region: Region, pixels: NDArray[Any]) -> Looked:
         """Find out what is not known yet of a region.

@@ -12,6 +12,7 @@ from careamics_dm.axes import DataError
 from careamics_dm.cutting import copy_boxes, groups
 from careamics_dm.known import CANNOT
 from careamics_dm.patch_filter import nothing_passes
+from careamics_dm.sides import TRIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -327,24 +328,23 @@ class Rejection:
 
     def _search_elsewhere(self, rows: slice) -> None:
         """Add patches from all over the data, read one by one: of this epoch, then of others."""
-        values: list[NDArray[np.float64]] = []
         n, (_, epoch, rank, worker) = rows.stop - rows.start, self.seed
         # At the very beginning a set in which nothing passes is told soon; later there was some.
-        most = IN_VAIN * (10 if rows.start or epoch else 1)
-        for other in range(most):
-            far = FAR * (1 + rank) + 2**20 * worker + other
-            plan = self.plan.at(far) if other else self.agenda.plan
-            for patch in self.sides.elsewhere(plan, rows.start, epoch):
-                values.append(self.criterion.measure(patch[0]))
+        tried, most = 0, IN_VAIN * (10 if rows.start or epoch else 1)
+        plan = self.agenda.plan
+        while tried < most and not self.any_passed:
+            # Patches that are known to be of no use count, too: a resumed run does not know.
+            for patch in self.sides.elsewhere(plan, rows.start, epoch, self.known.may_pass):
                 if self.criterion.passes(patch[0]).all():
                     self.any_passed = True
                     for side, pixels in enumerate(patch):
                         self._room(side, pixels.shape[1])[0] = pixels[0]
                     self.n_found += 1
-                if self.n_found == n:
-                    return
-            if self.any_passed:
-                return
-            if len(values) >= most or (not values and other == 9):
-                break
-        raise DataError(nothing_passes(self.criterion, values))
+                    if self.n_found == n:
+                        return
+            tried += min(len(plan), TRIES)
+            plan = self.plan.at(FAR * (1 + rank) + 2**20 * worker + tried)
+        if not self.any_passed:
+            patches = self.sides.elsewhere(self.agenda.plan, rows.start, epoch)
+            values = [self.criterion.measure(patch[0]) for patch in patches]
+            raise DataError(nothing_passes(self.criterion, values))

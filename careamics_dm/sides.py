@@ -14,7 +14,7 @@ from careamics_dm.pairs import read_pair
 from careamics_dm.regions import Region, read_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -127,7 +127,13 @@ class Sides:
             for row in range(len(cut)):
                 cut[row] = others[row % len(others)][side][0]
 
-    def elsewhere(self, plan: Plan, row: int, epoch: int) -> Iterator[list[NDArray[Any]]]:
+    def elsewhere(
+        self,
+        plan: Plan,
+        row: int,
+        epoch: int,
+        of_use: Callable[[Plan], NDArray[np.bool_]] | None = None,
+    ) -> Iterator[list[NDArray[Any]]]:
         """Read patches from all over a plan, one by one, `TRIES` at most.
 
         Parameters
@@ -138,6 +144,8 @@ class Sides:
             Where the batch begins that needs them.
         epoch : int
             Of this pass.
+        of_use : callable, optional
+            Says which patches of a plan are worth reading.
 
         Yields
         ------
@@ -146,7 +154,10 @@ class Sides:
         """
         # Of the place in the epoch alone, so that a resumed run takes the same ones.
         rng = np.random.default_rng([self.seed, epoch, row, 5])
-        for i in rng.permutation(len(plan))[:TRIES].tolist():
+        tried = rng.permutation(len(plan))[:TRIES]
+        if of_use is not None:
+            tried = tried[of_use(plan.take(tried))]
+        for i in tried.tolist():
             image, sample, start = int(plan.image[i]), int(plan.sample[i]), plan.start[i]
             size, stop = plan.size[i].tolist(), (start + plan.size[i]).tolist()
             blocks = self.read(Region(image, sample, tuple(start.tolist()), tuple(stop)))
