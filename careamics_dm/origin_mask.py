@@ -109,40 +109,15 @@ class OriginMask:
         rank = rng.integers(self.n_allowed, size=n)
         place = np.empty(n, np.int64)
         for i in range(0, n, 4096):  # bounded memory
-            place[i : i + 4096] = numbers_of([self], rank[i : i + 4096], [n])
+            place[i : i + 4096] = self._numbers(rank[i : i + 4096])
         return np.stack(np.unravel_index(place, self.shape), axis=1)
 
-
-def numbers_of(
-    masks: Sequence[OriginMask], rank: NDArray[np.int64], until: Sequence[int]
-) -> NDArray[np.int64]:
-    """Find allowed origins of several masks by their ranks.
-
-    Parameters
-    ----------
-    masks : sequence of OriginMask
-        The masks.
-    rank : ndarray of int64
-        ``(N,)``, counted from 0 among the allowed origins of each, mask after mask.
-    until : sequence of int
-        Where the ranks of each mask end.
-
-    Returns
-    -------
-    ndarray of int64
-        ``(N,)`` numbers among all origins of a mask in a row.
-    """
-    group, bits = np.empty(len(rank), np.int64), np.empty((len(rank), GROUP), np.uint8)
-    within, begin = np.empty(len(rank), np.int64), 0
-    for mask, end in zip(masks, until, strict=True):
-        mine = slice(begin, end)
-        found = np.searchsorted(mask._until, rank[mine], side="right") - 1
-        group[mine], within[mine] = found, rank[mine] - mask._until[found]
-        mask._bits.take(found, axis=0, out=bits[mine])
-        begin = end
-    seen = np.cumsum(np.unpackbits(bits, axis=1), axis=1, dtype=np.int16)
-    place = (seen > within[:, None]).argmax(axis=1)
-    return np.asarray(group * (8 * GROUP) + place)
+    def _numbers(self, rank: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find allowed origins by their rank among these: numbers among all origins."""
+        group = np.searchsorted(self._until, rank, side="right") - 1
+        seen = np.cumsum(np.unpackbits(self._bits[group], axis=1), axis=1, dtype=np.int16)
+        within = rank - self._until[group]
+        return np.asarray(group * (8 * GROUP) + (seen > within[:, None]).argmax(axis=1))
 
 
 class KeptOrigins:
