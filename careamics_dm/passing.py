@@ -114,8 +114,7 @@ class _Search:
     def _complain(self) -> None:
         """Say what patches of the plan have instead."""
         patches = self.sides.elsewhere(self.plan.at(0), 0, 0)
-        values = [self.criterion.measure(cuts[0]) for cuts in patches]
-        raise DataError(nothing_passes(self.criterion, values))
+        raise DataError(nothing_passes(self.criterion, patches))
 
     def _sample(self, image: int, sample: int, given: Origins | None) -> Found:
         """Origins of a sample that may be drawn: those that pass, and those that do not."""

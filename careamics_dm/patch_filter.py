@@ -12,7 +12,7 @@ import numpy as np
 from careamics_dm.axes import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -166,8 +166,9 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
 
 
-def nothing_passes(criterion: PatchFilter, measured: Sequence[Values]) -> str:
-    """Say what was measured, ``(N, C, K)`` each, where nothing passes, and what to do."""
+def nothing_passes(criterion: PatchFilter, patches: Iterable[Sequence[NDArray[Any]]]) -> str:
+    """Say what patches, image and target ``1 C (Z) Y X``, are like if none passes, and what to do."""
+    measured = [criterion.measure(image) for image, *_ in patches]
     if not measured:
         return (
             "nan_policy=skip: each of the patches that were looked at has NaN or infinity in it. "

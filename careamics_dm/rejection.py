@@ -346,5 +346,4 @@ class Rejection:
             plan = self.plan.at(FAR * (1 + rank) + 2**20 * worker + tried)
         if not self.any_passed:
             patches = self.sides.elsewhere(self.agenda.plan, rows.start, epoch)
-            values = [self.criterion.measure(patch[0]) for patch in patches]
-            raise DataError(nothing_passes(self.criterion, values))
+            raise DataError(nothing_passes(self.criterion, patches))

@@ -4,6 +4,7 @@ Patches per second into the training loop, normalised, flipped and turned, and t
 without a filter, at several shares of patches that pass. Background is camera noise around 100;
 structure (photon noise, 200 brighter) fills one corner of each image. Filters take turns, round by
 round, so that a noisy moment hits all of them: trust the ratios. Medians; the goal is above 0.5.
+The first pass over streamed images, which looks at each pixel once, is part of the first round.
 """
 
 from __future__ import annotations
