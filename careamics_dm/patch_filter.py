@@ -167,7 +167,7 @@ def is_number(value: Any) -> bool:
 
 
 def nothing_passes(criterion: PatchFilter, patches: Iterable[Sequence[NDArray[Any]]]) -> str:
-    """Say what patches, image and target ``1 C (Z) Y X``, are like if none passes, and what to do."""
+    """Say what patches, ``1 C (Z) Y X`` of each side, are like if none passes, and what to do."""
     measured = [criterion.measure(image) for image, *_ in patches]
     if not measured:
         return (
