@@ -1,48 +1,98 @@
 """Fast, reproducible Lightning DataModules for microscopy image restoration.
 
-Every public name resolves on first use, so that ``import careamics_dm`` loads neither
-torch nor a reader library.
+Every public name resolves on first use, so that ``import careamics_dm`` loads neither torch nor a
+reader library; type checkers and editors see plain imports.
 """
 
+import sys
 from importlib import import_module
-from typing import Any
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-_HOME = {
-    "ArrayDataModule": "formats.array",
-    "Augmentation": "augmentation",
-    "CAREModule": "models.care",
-    "CustomDataModule": "formats.custom",
-    "CziDataModule": "formats.czi",
-    "EntropyFilter": "filters",
-    "ImageStack": "image_stack",
-    "MaxFilter": "filters",
-    "Masking": "models.masking",
-    "MeanStd": "normalization",
-    "MeanStdFilter": "filters",
-    "MinMax": "normalization",
-    "N2NModule": "models.n2n",
-    "N2VModule": "models.n2v",
-    "NoNormalization": "normalization",
-    "PatchDataModule": "datamodule",
-    "PatchDataset": "dataset",
-    "Quantile": "normalization",
-    "TiffDataModule": "formats.tiff",
-    "TiffWriter": "writers",
-    "UNet": "models.unet",
-    "ZarrDataModule": "formats.zarr",
-    "stitch": "stitching",
-}
+_HERE = Path(__file__).parent
+if not (_HERE / "conf").is_dir():
+    # A wheel has the configuration inside the package; in a checkout it is the folder beside it.
+    _spec = spec_from_file_location("careamics_dm.conf", _HERE.parent / "conf" / "__init__.py")
+    assert _spec is not None
+    sys.modules["careamics_dm.conf"] = module_from_spec(_spec)
 
-__all__ = sorted(_HOME)
+if TYPE_CHECKING:
+    from careamics_dm.callbacks.interruption import StopOnRequest as StopOnRequest
+    from careamics_dm.callbacks.scores_report import TestReport as TestReport
+    from careamics_dm.callbacks.training import LearningRate as LearningRate
+    from careamics_dm.callbacks.training import Pictures as Pictures
+    from careamics_dm.callbacks.training import SaveModel as SaveModel
+    from careamics_dm.cli.sweep_hook import CompareJobs as CompareJobs
+    from careamics_dm.datamodule.patch_datamodule import PatchDataModule as PatchDataModule
+    from careamics_dm.errors import DataError as DataError
+    from careamics_dm.formats.array import ArrayDataModule as ArrayDataModule
+    from careamics_dm.formats.custom.datamodule import CustomDataModule as CustomDataModule
+    from careamics_dm.formats.czi.datamodule import CziDataModule as CziDataModule
+    from careamics_dm.formats.tiff.datamodule import TiffDataModule as TiffDataModule
+    from careamics_dm.formats.zarr.datamodule import ZarrDataModule as ZarrDataModule
+    from careamics_dm.images.image_stack import ImageStack as ImageStack
+    from careamics_dm.loading.dataset import PatchDataset as PatchDataset
+    from careamics_dm.models.care import CAREModule as CAREModule
+    from careamics_dm.models.masking import Masking as Masking
+    from careamics_dm.models.n2n import N2NModule as N2NModule
+    from careamics_dm.models.n2v import N2VModule as N2VModule
+    from careamics_dm.models.unet import UNet as UNet
+    from careamics_dm.prediction.stitching import stitch as stitch
+    from careamics_dm.prediction.tiff_writer import TiffWriter as TiffWriter
+    from careamics_dm.sampling.filters.base import PatchFilter as PatchFilter
+    from careamics_dm.sampling.filters.criteria import EntropyFilter as EntropyFilter
+    from careamics_dm.sampling.filters.criteria import MaxFilter as MaxFilter
+    from careamics_dm.sampling.filters.criteria import MeanStdFilter as MeanStdFilter
+    from careamics_dm.transforms.augmentation import Augmentation as Augmentation
+    from careamics_dm.transforms.normalization import MeanStd as MeanStd
+    from careamics_dm.transforms.normalization import MinMax as MinMax
+    from careamics_dm.transforms.normalization import NoNormalization as NoNormalization
+    from careamics_dm.transforms.normalization import Normalization as Normalization
+    from careamics_dm.transforms.normalization import Quantile as Quantile
+else:
+    _HOME = {
+        "ArrayDataModule": "formats.array",
+        "Augmentation": "transforms.augmentation",
+        "CAREModule": "models.care",
+        "CompareJobs": "cli.sweep_hook",
+        "CustomDataModule": "formats.custom.datamodule",
+        "CziDataModule": "formats.czi.datamodule",
+        "DataError": "errors",
+        "EntropyFilter": "sampling.filters.criteria",
+        "ImageStack": "images.image_stack",
+        "LearningRate": "callbacks.training",
+        "Masking": "models.masking",
+        "MaxFilter": "sampling.filters.criteria",
+        "MeanStd": "transforms.normalization",
+        "MeanStdFilter": "sampling.filters.criteria",
+        "MinMax": "transforms.normalization",
+        "N2NModule": "models.n2n",
+        "N2VModule": "models.n2v",
+        "NoNormalization": "transforms.normalization",
+        "Normalization": "transforms.normalization",
+        "PatchDataModule": "datamodule.patch_datamodule",
+        "PatchDataset": "loading.dataset",
+        "PatchFilter": "sampling.filters.base",
+        "Pictures": "callbacks.training",
+        "Quantile": "transforms.normalization",
+        "SaveModel": "callbacks.training",
+        "StopOnRequest": "callbacks.interruption",
+        "TestReport": "callbacks.scores_report",
+        "TiffDataModule": "formats.tiff.datamodule",
+        "TiffWriter": "prediction.tiff_writer",
+        "UNet": "models.unet",
+        "ZarrDataModule": "formats.zarr.datamodule",
+        "stitch": "prediction.stitching",
+    }
+    __all__ = sorted(_HOME)
 
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module 'careamics_dm' has no attribute {name!r}")
+        value = getattr(import_module(f"careamics_dm.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'careamics_dm' has no attribute {name!r}")
-    value = getattr(import_module(f"careamics_dm.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__() -> list[str]:
+        return __all__

@@ -6,15 +6,32 @@ import io
 import os
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING
+from importlib import resources
+from inspect import signature
+from pathlib import Path
+from typing import Any
 
+import hydra
 import numpy as np
 import pytest
 import tifffile
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from careamics_dm.cli import commands
+
+CONF = Path(str(resources.files("careamics_dm.conf")))
+WHITELIST = "execution_whitelist" in signature(hydra.main).parameters
+BASE = {} if WHITELIST else {"version_base": "1.3"}
+"""Arguments by which another program asks Hydra 1.3 or 1.4 for its present behaviour."""
+
+ALLOWED = {"_execution_whitelist_": ["careamics_dm.*", "torch.*"]} if WHITELIST else {}
+"""Arguments of `instantiate` that say what a configuration may name."""
+
+
+def compose(name: str, *overrides: str) -> Any:
+    """Compose a configuration of ours: an application, or a part such as "data/tiff" alone."""
+    with hydra.initialize_config_module("careamics_dm.conf", **BASE):
+        return hydra.compose(name, list(overrides))
+
 
 SMALL = (
     "trainer.max_epochs=1",
@@ -57,7 +74,7 @@ def run(app: str, cwd: Path, *arguments: str, folder: str | None = "run") -> Run
             patch.setenv(name, os.environ.get(name, "0"))
         with redirect_stdout(out), redirect_stderr(err):
             try:
-                import_module(f"careamics_dm.{app}").main()
+                getattr(commands, app)()
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return Run(code, out.getvalue(), err.getvalue(), cwd / (folder or "outputs"))

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # For so little work, more threads only wait for each other (measured: up to ten times as long).
 torch.set_num_threads(1)
+# No deadlines: they tell how busy the machine is.
+settings.register_profile("no deadlines", deadline=None)
+settings.load_profile("no deadlines")
 DESCRIPTORS = Path("/proc/self/fd")
 
 

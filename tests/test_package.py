@@ -38,7 +38,7 @@ def test_importing_it_loads_nothing_heavy():
 
 def test_what_a_loader_process_imports_is_torch_alone():
     """A process that is spawned unpickles a dataset; Lightning would take seconds more."""
-    assert loaded("careamics_dm.dataset") == "['torch']"
+    assert loaded("careamics_dm.loading.dataset") == "['torch']"
 
 
 @pytest.mark.parametrize("name", careamics_dm.__all__)

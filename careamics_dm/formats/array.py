@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from careamics_dm.axes import DataError, check_axes
-from careamics_dm.datamodule import PatchDataModule
-from careamics_dm.image_stack import ArrayStack, ImageStack, MappedArray
-from careamics_dm.sources import Listing, list_files
+from careamics_dm.datamodule.patch_datamodule import PatchDataModule
+from careamics_dm.errors import DataError
+from careamics_dm.images.array_stack import ArrayStack
+from careamics_dm.images.axes import check_axes, unstated_axes
+from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.shared_memory import MappedArray
+from careamics_dm.sources.listing import Listing, list_files
 
 
 class ArrayDataModule(PatchDataModule):
@@ -41,11 +44,7 @@ class ArrayDataModule(PatchDataModule):
         else:
             name, array = source
         if axes == "auto":
-            raise DataError(
-                f'{name}: axes="auto", but arrays do not say their axes (shape {array.shape}). '
-                f"Give {len(array.shape)} letters of STCZYX, for instance axes="
-                f'"{"TZYX"[-len(array.shape) :] if len(array.shape) < 5 else "TCZYX"}".'
-            )
+            raise unstated_axes(name, "arrays do not say their axes", array.shape)
         if isinstance(array, np.ma.MaskedArray):
             raise DataError(f"{name}: is a masked array. Fill it: array.filled(0), for instance.")
         # Any box of a mapped file can be read alone.

@@ -13,25 +13,9 @@ image tensor alone."""
 
 
 def unpack(batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Return image and target of a batch, in whichever layout it comes.
+    """Return image and target, ``(N, C, (Z), Y, X)``, of a batch in any layout.
 
-    Parameters
-    ----------
-    batch : Batch
-        A dict with "image" and perhaps "target", a tuple or list, or a tensor. The second of a
-        tuple is the target if it has as many axes as the image.
-
-    Returns
-    -------
-    image : Tensor
-        ``(N, C, (Z), Y, X)``.
-    target : Tensor or None
-        The same spatial shape; None where there is none.
-
-    Raises
-    ------
-    ValueError
-        If there is no image in the batch.
+    The second of a tuple is the target if it has as many axes as the image.
     """
     if isinstance(batch, Tensor):
         return batch, None

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from careamics_dm.models.neighbourhoods import Neighbourhoods
 
 # Values gathered at once for medians, which bounds the memory. A CPU sorts them in its cache (1 MiB
-# of float32), also because fresh pages for larger pieces cost more than the sorting; an accelerator
-# wants few large steps (64 MiB).
+# of float32), and fresh pages for larger pieces would cost more than the sorting; an accelerator
+# is fastest in few large steps (64 MiB).
 _VALUES_AT_ONCE = {True: 2**18, False: 2**24}
 
 StructMask: TypeAlias = Literal["horizontal", "vertical", "axial", "cross", "square"]
-"""Shapes of what structN2V hides around a blind spot."""
+"""What structN2V hides around a blind spot."""
 _STRUCT_AXES: dict[StructMask, str] = {
     "horizontal": "X",
     "vertical": "Y",
@@ -34,38 +34,37 @@ _STRUCT_AXES: dict[StructMask, str] = {
 class Masking:
     """Replace scattered pixels by values of their surroundings.
 
-    A network that sees the result and is asked for the original at the replaced pixels, the
-    blind spots, can only predict what their surroundings tell, which is the signal and not the
-    noise (Krull et al., 2019). Blind spots are stratified: a grid of cells covers the patch and
-    each cell holds one spot at a random place, independently for each patch and channel; the
-    part of a cell beyond the border has its share of spots, which are dropped, so that each pixel
-    is equally likely to be masked. All of a batch is done at once on its device.
+    A network that sees the result and must give the original at the replaced pixels, the blind
+    spots, can only predict what their surroundings reveal: the signal and not the noise (Krull et
+    al., 2019). Blind spots are stratified: a grid of boxes covers the patch, and each box contains
+    one spot at a random place, independently for each patch and channel. Spots in the part of a
+    box beyond the border are dropped, so that each pixel is equally likely to be masked. A whole
+    batch is masked at once on its device.
 
     Parameters
     ----------
     masked_pixel_percentage : float
-        Share of pixels that become blind spots, in percent, above 0 and at most 50. Cells have
-        whole pixels, so the true share is ``100 / prod(cell_size(dims))``.
+        Pixels that become blind spots, percent, at most 50. Boxes have whole pixels, so the true
+        percentage is ``100 / prod(box_size(dims))``.
     roi_size : int
-        Edge of the square or cube around a blind spot from which the replacement comes, in
-        pixels: odd, at least 3. At the border only its pixels inside the patch count.
+        Edge of the surroundings, pixels: odd, at least 3. The replacement comes from this square or
+        cube around a blind spot; at the border only its pixels inside the patch count.
     strategy : {"uniform", "median"}
-        The replacement: one of these pixels at random (Krull et al., 2019), or their median
-        (N2V2, Höck et al., 2022; the mean of the middle two if they are even in number). The
-        median never includes the blind spot.
+        Replace by a random pixel (uniform) or the median. Of the surroundings: a random one of
+        these pixels (Krull et al., 2019), or their median (N2V2, Höck et al., 2022; the mean of the
+        middle two of an even number), which never includes the blind spot.
     remove_center : bool
         Whether "uniform" excludes the blind spot itself. Including it, as the first Noise2Void
         did, leaves some spots as they are and lets the network copy a little noise.
     struct_mask : {"horizontal", "vertical", "axial", "cross", "square"} or None
-        For noise that is correlated between neighbours (structN2V, Broaddus et al., 2020): hide
-        also the pixels around each blind spot whose noise tells of its own. A line through it
-        along X (horizontal), Y (vertical) or Z (axial), the first two at once (cross), or a
-        square in its YX plane. They are replaced by random values between the smallest and the
-        largest of the patch and never serve as a replacement. They are input only: the mask, and
-        with it the loss, stays on blind spots.
+        Where neighbours with correlated noise are hidden, too. For structN2V (Broaddus et al.,
+        2020): a line through each blind spot along X (horizontal), Y (vertical) or Z (axial), the
+        first two at once (cross), or a square in its YX plane. These pixels are replaced by random
+        values between the smallest and the largest of the patch and never serve as a replacement.
+        Only blind spots are in the mask and in the loss.
     struct_span : int
-        Pixels of the line, or of the edge of the square, the blind spot included: odd, at least 3;
-        a square must be smaller than ``roi_size``.
+        Length of that line, or edge, pixels: odd, at least 3. The blind spot is included; a square
+        must be smaller than ``roi_size``.
 
     Raises
     ------
@@ -106,10 +105,14 @@ class Masking:
                     "of at least 3."
                 )
         if self.strategy not in ("uniform", "median"):
-            raise ValueError(f"strategy={self.strategy!r} is not known; use 'uniform' or 'median'.")
+            raise ValueError(
+                f"strategy={self.strategy!r} does not exist; use 'uniform' or 'median'."
+            )
         if self.struct_mask is not None and self.struct_mask not in _STRUCT_AXES:
-            known = ", ".join(map(repr, _STRUCT_AXES))
-            raise ValueError(f"struct_mask={self.struct_mask!r} is not known; use {known} or None.")
+            raise ValueError(
+                f"struct_mask={self.struct_mask!r} does not exist; use "
+                f"{', '.join(map(repr, _STRUCT_AXES))} or None."
+            )
         if self.struct_mask == "square" and self.struct_span >= self.roi_size:
             raise ValueError(
                 f"struct_mask='square' with struct_span={self.struct_span} hides all that "
@@ -127,7 +130,7 @@ class Masking:
         x : Tensor
             ``(N, C, (Z), Y, X)``, any floating dtype, any device. Not changed.
         generator : torch.Generator or None
-            Source of chance, on the device of ``x``; None: the global one of that device.
+            Random generator on the device of ``x``; None: the global one of that device.
 
         Returns
         -------
@@ -139,8 +142,8 @@ class Masking:
         Raises
         ------
         ValueError
-            If ``x`` has another layout, is not floating, lacks the axis of ``struct_mask``, or has
-            no pixels to take a replacement from.
+            If ``x`` has another layout or no floating dtype, lacks the axis of ``struct_mask``, or
+            has no pixels to take a replacement from.
         """
         self._check(x)
         with torch.no_grad():
@@ -161,8 +164,8 @@ class Masking:
             masked[target] = values_PG.to(x.dtype)
         return masked[:-1].view(x.shape), _mark(target, x_PS).view(x.shape)
 
-    def cell_size(self, dims: int) -> tuple[int, ...]:
-        """Return the cell of the grid that holds one blind spot.
+    def box_size(self, dims: int) -> tuple[int, ...]:
+        """Return the size of the boxes with one blind spot each.
 
         Parameters
         ----------
@@ -177,8 +180,8 @@ class Masking:
         """
         volume = 100 / self.masked_pixel_percentage
         edge = math.floor(volume ** (1 / dims))
-        cells = itertools.product((edge, edge + 1), repeat=dims)
-        return min(cells, key=lambda cell: abs(math.log(math.prod(cell) / volume)))
+        boxes = itertools.product((edge, edge + 1), repeat=dims)
+        return min(boxes, key=lambda box: abs(math.log(math.prod(box) / volume)))
 
     def _check(self, x: Tensor) -> None:
         if x.ndim not in (4, 5) or not x.is_floating_point():
@@ -209,11 +212,11 @@ class Masking:
         )
 
     def _draw_spots(self, x_PS: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Place a spot in each of G cells: int64 (D, P, G), and whether it lies inside: (P, G)."""
+        """Place a spot in each of G boxes: int64 (D, P, G), and whether it lies inside: (P, G)."""
         sizes = x_PS.shape[1:]
-        cell = self.cell_size(len(sizes))
+        box = self.box_size(len(sizes))
         corners = torch.meshgrid(
-            *(torch.arange(0, n, c, device=x_PS.device) for n, c in zip(sizes, cell, strict=True)),
+            *(torch.arange(0, n, c, device=x_PS.device) for n, c in zip(sizes, box, strict=True)),
             indexing="ij",
         )
         chance = torch.rand(
@@ -223,11 +226,11 @@ class Masking:
         )
         spots = [
             corner.flatten() + (u * c).long()
-            for corner, u, c in zip(corners, chance, cell, strict=True)
+            for corner, u, c in zip(corners, chance, box, strict=True)
         ]
         inside = torch.stack([spot < n for spot, n in zip(spots, sizes, strict=True)]).all(0)
-        # Spots outside are kept, so that no shape depends on chance and a GPU need not be waited
-        # for; they are moved inside to be harmless and never written.
+        # Spots outside stay in the list, so that no shape depends on chance and the host need not
+        # wait for a GPU; they are moved inside, where they do no harm, and never written.
         spots = [spot.clamp_(max=n - 1) for spot, n in zip(spots, sizes, strict=True)]
         return torch.stack(spots), inside
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from careamics_dm.models.care import CAREModule
+from careamics_dm.models.base import RestorationModule
+from careamics_dm.models.supervised import make_criterion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -13,33 +14,35 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim.lr_scheduler import LRScheduler
 
-    from careamics_dm.models.care import Loss
+    from careamics_dm.models.supervised import Loss
 
 
-class N2NModule(CAREModule):
-    """Noise2Noise (Lehtinen et al., 2018): CARE whose targets are noisy, too.
+class N2NModule(RestorationModule):
+    """Noise2Noise (Lehtinen et al., 2018): supervised like CARE, but with noisy targets.
 
     Image and target are two recordings of the same sample whose noise is independent. The network
     cannot predict the noise of the target, so the least squared error is reached by the target's
-    mean: the signal, if the noise has zero mean. Hence the squared error, where CARE has the
-    absolute one: its minimiser is the median, which differs from the signal where noise is skewed.
+    mean: the signal, if the noise has zero mean. The absolute error of CARE is minimised by the
+    median, which differs from the signal where noise is skewed.
 
-    Of a run, the last weights are worth keeping. ``val_loss`` is measured against noise: it is at
-    least the noise's variance, beside which differences of image quality are small, and its
-    minimum is where the noise of a few validation patches happened to suit.
+    The last weights are saved. ``val_loss`` is measured against noise: it is at least the noise's
+    variance, beside which differences in image quality are small, so its minimum is where the
+    noise of a few validation patches happened to suit.
 
     Parameters
     ----------
     network : nn.Module or callable
-        The network or what builds it; see `RestorationModule`.
+        The network or its builder; see `RestorationModule`.
     loss : {"mae", "mse"} or callable
-        See `CAREModule`.
-    size_divisor : int or None
-        What sizes must be a multiple of; see `RestorationModule`.
-    optimizer : callable or None
-        Makes the optimiser; see `RestorationModule`.
-    scheduler : callable or None
-        Makes the scheduler; see `RestorationModule`.
+        Mean absolute or squared error, or a function of your own. It (or an ``nn.Module``) computes
+        a scalar from prediction and target, both ``(N, C, (Z), Y, X)`` float32.
+    size_divisor, optimizer, scheduler
+        See `RestorationModule`.
+
+    Raises
+    ------
+    ValueError
+        If there is no loss of that name.
 
     References
     ----------
@@ -59,9 +62,6 @@ class N2NModule(CAREModule):
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
     ) -> None:
         super().__init__(
-            network,
-            loss=loss,
-            size_divisor=size_divisor,
-            optimizer=optimizer,
-            scheduler=scheduler,
+            network, size_divisor=size_divisor, optimizer=optimizer, scheduler=scheduler
         )
+        self.criterion = make_criterion(loss)

@@ -21,37 +21,33 @@ _SEED = 42
 
 
 class N2VModule(RestorationModule):
-    """Noise2Void (Krull et al., 2019) and its kin, N2V2 and structN2V.
+    """Noise2Void (Krull et al., 2019) and its variants, N2V2 and structN2V.
 
-    The network sees images whose blind spots are replaced and learns to give the original value
+    The network sees images whose blind spots are replaced and learns to predict the original values
     there. Noise that is independent between pixels cannot be predicted from the surroundings, so
-    what it gives is the signal. The masking decides which kin it is: ``strategy="median"`` with a
+    the prediction is the signal. The masking decides the variant: ``strategy="median"`` with a
     network ``UNet(..., n2v2=True)`` is N2V2 (Höck et al., 2022), ``struct_mask`` is structN2V
     (Broaddus et al., 2020).
 
     In training, blind spots are drawn from torch's global generator of the device. In validation
-    and test they are the same in each epoch, so that losses compare.
+    and test they are the same in each epoch, so that losses can be compared.
 
-    ``val_loss`` tells whether training goes astray, but is a poor objective for choosing weights,
-    models or settings in a sweep. It compares predictions with noisy pixels: even a perfect one has
+    ``val_loss`` shows whether training fails, but is a poor criterion for choosing weights, models
+    or settings in a sweep. It compares predictions with noisy pixels: even a perfect prediction has
     a loss of the noise's variance (Krull et al., 2019; Lehtinen et al., 2018), beside which
-    differences of image quality are small, and only the few blind spots count, so that chance
-    weighs heavily. It also changes with the masking, and is lower where noise is correlated and
-    the network learns to predict it. So the last weights are those to keep; where there are clean
-    images for validation, ``val_psnr`` and its kin compare with these.
+    differences in image quality are small, and only the few blind spots count, so chance weighs
+    heavily. It also changes with the masking, and is lower where noise is correlated and the
+    network learns to predict it. So the last weights are saved; where there are clean images for
+    validation, ``val_psnr`` and the other scores compare with these.
 
     Parameters
     ----------
     network : nn.Module or callable
-        The network or what builds it; see `RestorationModule`. As many channels out as in.
+        The network or its builder; see `RestorationModule`. As many channels out as in.
     masking : Masking or None
         Which pixels to hide and how; None: ``Masking()``.
-    size_divisor : int or None
-        What sizes must be a multiple of; see `RestorationModule`.
-    optimizer : callable or None
-        Makes the optimiser; see `RestorationModule`.
-    scheduler : callable or None
-        Makes the scheduler; see `RestorationModule`.
+    size_divisor, optimizer, scheduler
+        See `RestorationModule`.
 
     References
     ----------
@@ -83,25 +79,22 @@ class N2VModule(RestorationModule):
 
     @property
     def quarter_turns(self) -> bool:
-        """False where noise is hidden along X or Y, the axis of which a turn would exchange."""
+        """False where noise is hidden along X or Y, which a quarter turn would exchange."""
         return self.masking.struct_mask not in ("horizontal", "vertical")
-
-    def _out_channels(self, data: Any) -> int | None:
-        n_channels: int | None = getattr(data, "n_channels", None)
-        return n_channels
 
     def _check_data(self, data: Any) -> None:
         super()._check_data(data)
-        turns = getattr(getattr(data, "augmentation", None), "quarter_turns", False)
+        settings = getattr(data, "settings", None)  # data of other projects have none
+        turns = any(o.transpose for o in getattr(settings, "orientations", ()))
         if turns and not self.quarter_turns and self.trainer.state.fn == TrainerFn.FITTING:
             raise ValueError(
                 f"masking.struct_mask={self.masking.struct_mask} is along the axis of the noise, "
-                "but quarter turns of the patches would turn it off that axis. Switch them off: "
+                "and quarter turns of the patches would rotate it away. Switch them off: "
                 'data.augmentation=false, or Augmentation(flip="YX", quarter_turns=False).'
             )
 
     def mask(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Hide blind spots, as the loss does; for looking at.
+        """Hide blind spots as the loss does, for example for a picture.
 
         Parameters
         ----------
@@ -154,10 +147,10 @@ class N2VModule(RestorationModule):
         return error.square().sum() / mask.sum().clamp(min=1)
 
     def on_validation_epoch_start(self) -> None:
-        """Start scores, and the fixed sequence of blind spots, anew."""
+        """Restart the scores and the fixed sequence of blind spots."""
         super().on_validation_epoch_start()
         self._fixed = None
 
     def on_test_epoch_start(self) -> None:
-        """Start the fixed sequence of blind spots anew."""
+        """Restart the fixed sequence of blind spots."""
         self._fixed = None

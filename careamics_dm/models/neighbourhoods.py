@@ -1,4 +1,4 @@
-"""The pixels around blind spots from which their replacement may come."""
+"""The pixels around blind spots from which replacements are taken."""
 
 from __future__ import annotations
 
@@ -18,35 +18,21 @@ class Neighbourhoods(NamedTuple):
     """
 
     start: Tensor
-    """(D, P, G): first pixel of the box, which the border cuts."""
+    """(D, P, G): first pixel of the box, clipped at the border."""
     extent: Tensor
-    """(D, P, G): its pixels along each axis."""
+    """(D, P, G): size of the box in pixels."""
     hidden: Tensor
-    """(P, G, H): numbers of the pixels that are hidden; huge for those outside the box."""
+    """(P, G, H): numbers of the hidden pixels; huge for those outside the box."""
     choices: Tensor
-    """(P, G): pixels that are not."""
+    """(P, G): number of pixels that are not hidden."""
 
     @classmethod
     def around(
         cls, spots_DPG: Tensor, sizes: Sequence[int], roi_size: int, offsets: Tensor
     ) -> Neighbourhoods:
-        """Lay boxes around spots.
+        """Place boxes of ``roi_size`` pixels, odd, around spots in patches of these ``sizes``.
 
-        Parameters
-        ----------
-        spots_DPG : Tensor
-            int64, pixels along (Z), Y, X.
-        sizes : sequence of int
-            Of the patch, likewise.
-        roi_size : int
-            Edge of the box in pixels, odd.
-        offsets : Tensor
-            int64 (D, H), pixels: what is hidden, relative to the spot.
-
-        Returns
-        -------
-        Neighbourhoods
-            One per spot.
+        ``offsets``, int64 (D, H), are the hidden pixels relative to the spot.
         """
         radius = roi_size // 2
         start = (spots_DPG - radius).clamp_(min=0)
@@ -68,25 +54,25 @@ class Neighbourhoods(NamedTuple):
         return cls(start, extent, hidden, pixels - inside.sum(-1))
 
     def pick(self, rank_PG: Tensor) -> Tensor:
-        """Return the place of the pixel of this rank among those not hidden: int64 (D, P, G).
+        """Return the position of the pixel with this rank among those not hidden: int64 (D, P, G).
 
         Distinct ranks, from 0 to ``choices - 1``, give distinct pixels; so a uniform rank gives a
         uniform pixel.
         """
-        number = rank_PG + self._passed(rank_PG)
+        number = rank_PG + self._hidden_before(rank_PG)
         places = torch.empty_like(self.start)
         for d in reversed(range(len(places))):
             places[d] = self.start[d] + number % self.extent[d]
             number = number // self.extent[d]
         return places
 
-    def _passed(self, rank_PG: Tensor) -> Tensor:
-        """Count the hidden pixels before the pixel of this rank."""
+    def _hidden_before(self, rank_PG: Tensor) -> Tensor:
+        """Count the hidden pixels before the pixel with this rank."""
         if self.hidden.shape[-1] == 1:
             return rank_PG >= self.hidden[..., 0]
-        # Those outside may stand between the others: sorting moves them, huge, behind.
+        # Sorting moves those outside the box, which are huge, behind the others.
         hidden = self.hidden.sort(-1).values
-        # The j-th of them is passed by all ranks from its number less the j before it.
+        # The j-th lies before all ranks from its number minus the j hidden pixels before it.
         before = torch.arange(hidden.shape[-1], device=hidden.device)
         return (rank_PG.unsqueeze(-1) >= hidden - before).sum(-1)
 

@@ -18,11 +18,11 @@ _NORM: dict[int, type[nn.BatchNorm2d | nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3:
 class UNet(nn.Module):
     """U-Net that maps images to restored images of the same size.
 
-    A U-Net (Ronneberger et al., 2015) as CARE (Weigert et al., 2018) and Noise2Void (Krull et
-    al., 2019) use it, layer for layer the one of CAREamics 0.3.5 so that results compare: two 3^D
-    convolutions per level, each with batch normalisation and ReLU; max pooling by 2; a
-    bottleneck that widens to twice its filters; linear upsampling; skips by concatenation; a 1^D
-    convolution at the end.
+    The U-Net (Ronneberger et al., 2015) of CARE (Weigert et al., 2018) and Noise2Void (Krull et
+    al., 2019), layer for layer that of CAREamics 0.3.5 so that results can be compared: two 3^D
+    convolutions per level, each with batch normalisation and ReLU; max pooling by 2; a bottleneck
+    with twice the filters; linear upsampling; concatenated skip connections; a final 1^D
+    convolution.
 
     Parameters
     ----------
@@ -33,20 +33,20 @@ class UNet(nn.Module):
     dims : {2, 3}
         Spatial dimensions.
     depth : int
-        How often the image is halved, at least 1.
+        How many times the image is halved, at least 1.
     first_filters : int
-        Filters of the first level (for each channel, if channels are independent); each level
-        below has twice as many.
+        Filters of the first level, doubled at each level below. If channels are independent, so
+        many for each channel.
     batch_norm : bool
-        Normalise each convolution's output over the batch.
+        Normalise the output of each convolution over the batch.
     residual : bool
-        Add the input to the output: the network learns the correction only.
+        Add the input to the output, to learn the correction only.
     independent_channels : bool
-        Give each channel a network of its own (grouped convolutions), so that no information
-        crosses channels. Needs as many channels out as in.
+        Give each channel its own network (grouped convolutions). No information crosses channels
+        then. Needs as many channels out as in.
     n2v2 : bool
-        The variant of N2V2 (Höck et al., 2022) against checkerboard artefacts: blurred pooling
-        (Zhang, 2019) and no skip at the top level. Excludes ``residual``.
+        The variant of N2V2 against checkerboard artefacts. It has blurred pooling (Zhang, 2019) and
+        no skip connection at the top level (Höck et al., 2022). Excludes ``residual``.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class UNet(nn.Module):
     Raises
     ------
     ValueError
-        If the arguments contradict each other or lie outside their range.
+        If the arguments contradict each other or are out of range.
 
     References
     ----------
@@ -118,7 +118,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(
             self._block(2 * width, width, width // 2, batch_norm) for width in widths[:0:-1]
         )
-        top = widths[0]  # keeps its width, and has no skip to read in N2V2
+        top = widths[0]  # not halved, and without a skip connection in N2V2
         self.up.append(self._block(top if n2v2 else 2 * top, top, top, batch_norm))
         self.head = _CONV[dims](top, out_channels, 1, groups=self.groups)
 
@@ -196,7 +196,7 @@ class BlurPool(nn.Module):
     """Max pooling that halves without aliasing (Zhang, 2019).
 
     The maximum over 2^D neighbours is taken at each pixel, smoothed with the binomial filter
-    [1, 2, 1] along each axis (reflected at the border), and every second pixel kept.
+    [1, 2, 1] along each axis (reflected at the border), and every second pixel is used.
 
     Parameters
     ----------
@@ -232,21 +232,7 @@ class BlurPool(nn.Module):
 
 
 def misfit(sizes: Sequence[int], size_divisor: int) -> str | None:
-    """Say which spatial size is no multiple of what a network needs.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Pixels along (Z), Y, X.
-    size_divisor : int
-        What each must be a multiple of.
-
-    Returns
-    -------
-    str or None
-        A sentence naming the first axis that does not fit and the nearest sizes that do, or None
-        if all fit.
-    """
+    """Name the first axis of ``(Z) Y X`` sizes that does not fit, and sizes that do."""
     for axis, size in zip("ZYX"[-len(sizes) :], sizes, strict=True):
         if size % size_divisor == 0 and size > 0:
             continue

@@ -41,7 +41,7 @@ def sweep(folder: Path, models: tuple[str, ...], options: argparse.Namespace, *m
     if (folder / "comparison.csv").exists():
         return
     command = [
-        *(sys.executable, "-m", "careamics_dm.train", "-m", f"model={','.join(models)}"),
+        *(Path(sys.executable).parent / "careamics-train", "-m", f"model={','.join(models)}"),
         f"seed={','.join(map(str, range(options.seeds)))}",
         f"trainer.max_epochs={options.steps // STEPS_PER_EPOCH}",
         f"data.patches_per_epoch={STEPS_PER_EPOCH * BATCH}",

@@ -27,8 +27,9 @@ import numpy as np
 import tifffile
 from hydra.utils import instantiate
 
-from careamics_dm.callbacks import SaveModel
-from careamics_dm.metrics import psnr
+from careamics_dm.callbacks.training import SaveModel
+from careamics_dm.cli.config_errors import BASE
+from careamics_dm.evaluation.metrics import psnr
 
 SIGMA, STEPS_PER_EPOCH = 25.0, 100
 PUBLISHED = {
@@ -63,7 +64,7 @@ def main() -> None:
     own, rest = arguments(sys.argv[1:])
     algorithm, steps, seed = own["algorithm"], int(own["steps"]), int(own["seed"])
     out = Path(own["out"])
-    with hydra.initialize_config_module("careamics_dm.conf", version_base="1.3"):
+    with hydra.initialize_config_module("careamics_dm.conf", **BASE):
         config = hydra.compose("train", [f"model={algorithm}", *rest])
     warnings.filterwarnings("ignore", module="lightning")  # about its own affairs
     L.seed_everything(seed, verbose=False)

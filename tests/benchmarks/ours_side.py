@@ -16,20 +16,20 @@ from side import peak_mib, resident_mib, serve, timed_passes
 from stops import Stops
 
 from careamics_dm.formats.array import ArrayDataModule
-from careamics_dm.formats.custom import CustomDataModule
-from careamics_dm.formats.czi import CziDataModule
-from careamics_dm.formats.tiff import TiffDataModule
-from careamics_dm.formats.zarr import ZarrDataModule
+from careamics_dm.formats.custom.datamodule import CustomDataModule
+from careamics_dm.formats.czi.datamodule import CziDataModule
+from careamics_dm.formats.tiff.datamodule import TiffDataModule
+from careamics_dm.formats.zarr.datamodule import ZarrDataModule
 from careamics_dm.models.care import CAREModule
 from careamics_dm.models.masking import Masking
 from careamics_dm.models.n2v import N2VModule
 from careamics_dm.models.unet import UNet
-from careamics_dm.normalization import MeanStd
+from careamics_dm.transforms.normalization import MeanStd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from careamics_dm.datamodule import PatchDataModule
+    from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 
 IMPORTED = resident_mib()
 FORMATS: dict[str, Any] = {
@@ -83,7 +83,7 @@ def decoded(**how: Any) -> float | None:
         return None
     dm = make(**how)
     dm.setup("fit")
-    counts = [Counting(stack) for stack in dm.train_stacks]
+    counts = [Counting(stack) for stack in dm.images_of("train").stacks]
     delivered = sum(batch["image"].nbytes for batch in dm.train_dataloader())
     dm.teardown("fit")
     return sum(count.bytes for count in counts) / delivered
@@ -179,7 +179,7 @@ def opening(kind: str, **settings: Any) -> dict[str, float]:
     set_up = time.perf_counter() - start
     next(iter(dm.train_dataloader()))
     found = {"set_up": set_up, "first": time.perf_counter() - start - set_up}
-    found["images"] = len(dm.train_stacks)
+    found["images"] = len(dm.images_of("train").stacks)
     dm.teardown("fit")
     return found
 

@@ -23,7 +23,7 @@ import numpy as np
 from side import Side
 
 from careamics_dm import samples
-from careamics_dm.metrics import psnr, scale_invariant_psnr
+from careamics_dm.evaluation.metrics import psnr, scale_invariant_psnr
 
 Found = dict[int, list[tuple[float, float, float]]]
 """Per number of steps, for each seed: PSNR, scale-invariant PSNR, and seconds of training."""

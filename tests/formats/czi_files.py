@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from careamics_dm.image_stack import ArrayStack
+    from careamics_dm.images.array_stack import ArrayStack
 
 ENTRY, DIMENSION = 32, 20
 FIELDS = {"pixel_type": (2, "<i"), "file_part": (14, "<i"), "compression": (18, "<i")}

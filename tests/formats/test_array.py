@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from careamics_dm import ArrayDataModule
-from careamics_dm.axes import DataError
-from careamics_dm.testing import check_datamodule, check_image_stack
+from careamics_dm.errors import DataError
+from careamics_dm.testing.datamodule_checks import check_datamodule, check_image_stack
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -29,7 +29,7 @@ def module(data, axes="YX", **options):
 def stacks(data, axes="YX", role="train", **options):
     one = module(data, axes, **({"in_memory": False} | options))
     one.setup("fit")
-    return one._images[role].stacks
+    return one.images_of(role).stacks
 
 
 class TestAccepted:
@@ -130,7 +130,7 @@ class TestRefused:
         ("data", "axes", "message"),
         [
             (noise(20, 30), "auto", r'axes="auto", but arrays do not say.*\(20, 30\).*axes="YX"'),
-            (noise(3, 20, 30), "auto", 'axes="ZYX"'),
+            (noise(3, 20, 30), "auto", 'axes="TYX" or "ZYX"'),
             (noise(20, 30), "CYX", "3 letters for 2 dimensions"),
             (noise(20, 30).astype(complex), "YX", "dtype complex128 is not a real number"),
             (np.array([["a", "b"]]), "YX", "is not a real number"),

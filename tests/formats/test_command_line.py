@@ -11,7 +11,7 @@ import zarr
 from apps import SMALL, SMALL_3D, noise, refuse, succeed
 from czi_files import Tile, write_czi
 
-from careamics_dm.sample_formats import write
+from careamics_dm.samples.formats import write
 
 T, Z = 3, 5
 

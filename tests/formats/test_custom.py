@@ -7,7 +7,6 @@ import pickle
 import sys
 import textwrap
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
 from pathlib import Path
 from threading import Lock
@@ -22,15 +21,15 @@ from apps import SMALL, refuse, succeed
 from modules import trainer
 from stacks import RecordingStack
 
-from careamics_dm.axes import DataError
-from careamics_dm.formats._custom_files import FILES, DecodedFiles
-from careamics_dm.formats._custom_function import check_travels, find_function
-from careamics_dm.formats.custom import CustomDataModule
-from careamics_dm.image_stack import ArrayStack
+from careamics_dm.errors import DataError
+from careamics_dm.formats.custom.datamodule import CustomDataModule
+from careamics_dm.formats.custom.decoded_files import FILES
+from careamics_dm.formats.custom.import_path import check_travels, find_function
+from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.models.n2v import N2VModule
 from careamics_dm.models.unet import UNet
-from careamics_dm.testing import check_datamodule, check_image_stack
-from careamics_dm.writers import TiffWriter
+from careamics_dm.prediction.tiff_writer import TiffWriter
+from careamics_dm.testing.datamodule_checks import check_datamodule, check_image_stack
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -91,7 +90,7 @@ def counted(path):
 def nothing_is_kept():
     calls.clear()
     yield
-    FILES._state.entries.clear()
+    FILES.close_all()
 
 
 @pytest.fixture
@@ -131,7 +130,7 @@ def loading(loader, data="nothing", **options):
 
 def stacks(module):
     module.setup("fit")
-    return module.train_stacks
+    return module.images_of("train").stacks
 
 
 class TestReadFunction:
@@ -181,16 +180,16 @@ class TestReadFunction:
 
     @pytest.mark.parametrize("in_memory", ["auto", True])
     def test_what_fits_memory_is_read_once(self, folder, in_memory, monkeypatch):
-        monkeypatch.setattr(FILES, "budget", 100)  # too little for any of them
+        monkeypatch.setattr(FILES, "most", 100)  # too little for any of them
         one = reading(folder, in_memory=in_memory)
         assert all(stack.in_memory for stack in stacks(one))
         list(one.train_dataloader())
-        assert set(calls.values()) == {1} and not FILES._state.entries
+        assert set(calls.values()) == {1} and not len(FILES)
 
     def test_a_file_of_many_samples_is_decoded_once_per_pass(self, tmp_path, monkeypatch):
         for name in "abcd":
             np.save(tmp_path / f"{name}.npy", noise(10, 200, 200))
-        monkeypatch.setattr(FILES, "budget", 1_000_000)  # one of them is 800 000
+        monkeypatch.setattr(FILES, "most", 1_000_000)  # one of them is 800 000
         one = reading(tmp_path, "TYX", pool_mib=1, n_val_patches=0, normalization="none")
         stacks(one)
         assert calls == dict.fromkeys(["a.npy", "b.npy", "c.npy", "d.npy"], 1)
@@ -200,12 +199,12 @@ class TestReadFunction:
         assert patches == 4 * 10 * 25 * 25
         assert max(calls.values()) == 1
         one.teardown("fit")
-        assert not FILES._state.entries
+        assert not len(FILES)
 
     def test_a_set_beyond_every_budget_is_covered(self, tmp_path, monkeypatch):
         for i in range(20):
             np.save(tmp_path / f"{i:02d}.npy", np.full((320, 320), i, np.uint16))
-        monkeypatch.setattr(FILES, "budget", 2**18)  # one file
+        monkeypatch.setattr(FILES, "most", 2**18)  # one file
         one = reading(tmp_path, pool_mib=1, sampling="grid", n_val_patches=0, augmentation=False)
         stacks(one)
         loader = one.train_dataloader()
@@ -234,10 +233,10 @@ class TestReadFunction:
     def test_views_and_memory_maps_hold_no_more_than_their_pixels(self, tmp_path):
         np.save(tmp_path / "a.npy", noise(4, 50, 50))
         for read in (lambda path: np.load(path)[0], lambda path: np.load(path, mmap_mode="r")[0]):
-            stacks(reading(tmp_path / "a.npy", read_func=read))
-            (entry,) = FILES._state.entries.values()
-            assert type(entry.pixels) is np.ndarray and entry.pixels.base is None
-            FILES._state.entries.clear()
+            (stack,) = stacks(reading(tmp_path / "a.npy", read_func=read))
+            with FILES.use(stack.array) as pixels:
+                assert type(pixels) is np.ndarray and pixels.base is None
+            FILES.close_all()
 
     def test_processes_read_for_themselves(self, folder):
         one = reading(folder, num_workers=1, start_method="fork", n_val_patches=0)
@@ -278,7 +277,7 @@ class TestReadFunctionRefused:
             reading(folder, read_func=lambda path: mine(path)).setup("fit")
 
     def test_axes_auto_says_the_shape(self, folder):
-        match = r'train_data: axes="auto", but a read function.*a\.npy is \(40, 30\).*2 letters'
+        match = r'train_data: axes="auto", but a read function.*a\.npy .shape \(40, 30\).*2 letters'
         with pytest.raises(DataError, match=match):
             reading(folder, "auto").setup("fit")
         assert calls == {"a.npy": 1}
@@ -314,41 +313,6 @@ class TestReadFunctionRefused:
 
 def mine(path):
     return {}["x"] if path.name in ("a.npy", "b.npy") else np.load(path)
-
-
-class TestDecodedFiles:
-    def test_many_threads_read_a_file_once(self):
-        cache, reads = DecodedFiles(10**6), Counter()
-
-        def read(key):
-            reads[key] += 1
-            sleep(0.02)
-            return np.zeros(10)
-
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda i: cache.get(i % 2, 80, lambda: read(i % 2)), range(16)))
-        assert reads == {0: 1, 1: 1}
-
-    def test_the_budget_is_kept_but_for_a_file_beyond_it(self):
-        cache = DecodedFiles(1000)
-        for key, n in enumerate((400, 400, 400, 100)):
-            cache.get(key, n, lambda n=n: np.zeros(n, np.uint8))
-        assert list(cache._state.entries) == [1, 2, 3]  # the oldest is gone
-        cache.get(1, 400, lambda: None)  # used again
-        cache.get(4, 600, lambda: np.zeros(600, np.uint8))
-        assert list(cache._state.entries) == [1, 4]
-        cache.get(5, 5000, lambda: np.zeros(5000, np.uint8))
-        assert list(cache._state.entries) == [5]
-        with cache.roomy(10_000):
-            cache.get(6, 4000, lambda: np.zeros(4000, np.uint8))
-            assert list(cache._state.entries) == [5, 6]
-        assert not cache._state.entries
-
-    def test_a_read_that_fails_is_tried_again(self):
-        cache = DecodedFiles(1000)
-        with pytest.raises(ZeroDivisionError):
-            cache.get("a", 1, lambda: 1 / 0)
-        assert cache.get("a", 1, lambda: np.ones(1)) == 1
 
 
 class Floating(RecordingStack):
@@ -528,7 +492,7 @@ class TestImportPaths:
         assert find_function("read_func", path).__name__ in ("load", "join")
 
     def test_methods(self):
-        found = find_function("read_func", "careamics_dm.image_stack.ArrayStack.load")
+        found = find_function("read_func", "careamics_dm.images.array_stack.ArrayStack.load")
         assert found is ArrayStack.load
 
     @pytest.mark.parametrize(
@@ -539,7 +503,7 @@ class TestImportPaths:
             ("", "is not an import path"),
             (".load", "is not an import path"),
             ("numpyy.load", r"there is no module numpyy. Install it, or put it in the folder"),
-            ("numpy.nothing.here:load", "there is no module numpy.nothing.here"),
+            ("numpy.nothing.here:load", r"numpy \(.*__init__.py\) has no nothing"),
             ("numpy.laod", r"numpy \(.*__init__.py\) has no laod. Did you mean load"),
             ("sys.qqqqqqq", r"sys \(built in\) has no qqqqqqq. Check the name"),
             ("numpy.pi", "read_func=numpy.pi: a float can't be called"),

@@ -28,14 +28,14 @@ from czi_files import (
 )
 from pylibCZIrw.czi import CziReader
 
-from careamics_dm.axes import DataError
-from careamics_dm.formats import _czi_planes, czi
-from careamics_dm.formats._czi_coverage import _cover, _intersect
-from careamics_dm.formats._czi_directory import read_directory
-from careamics_dm.formats._czi_planes import CziArray, Indices, Key, OpenCzi
-from careamics_dm.formats.czi import CziDataModule, open_czi
-from careamics_dm.image_stack import ArrayStack
-from careamics_dm.testing import check_datamodule, check_image_stack
+from careamics_dm.errors import DataError
+from careamics_dm.formats.czi import planes as _czi_planes
+from careamics_dm.formats.czi.datamodule import CziDataModule, open_czi
+from careamics_dm.formats.czi.directory import read_directory
+from careamics_dm.formats.czi.layout import indices_of
+from careamics_dm.formats.czi.planes import CziArray, Key, OpenCzi
+from careamics_dm.images.array_stack import ArrayStack
+from careamics_dm.testing.datamodule_checks import check_datamodule, check_image_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -366,6 +366,18 @@ def test_what_one_channel_lacks_is_not_valid(tmp_path: Path) -> None:
         np.testing.assert_array_equal(acquired(stack, channels=[c]), both[c])
 
 
+@pytest.mark.parametrize("lacking", [{"height": H - 9}, {"width": W - 9}])
+def test_rows_and_columns_that_one_channel_lacks_are_not_valid(
+    tmp_path: Path, lacking: dict[str, int]
+) -> None:
+    shape = (lacking.get("height", H), lacking.get("width", W))
+    tiles = [Tile(numbers(), ORIGIN), Tile(numbers(shape), ORIGIN | {"C": 1})]
+    stack = only(open_czi(write_czi(tmp_path / "a.czi", tiles), "SCYX"))
+    assert stack.array.valid_region(0, [0]) is None
+    for channels in (None, [1]):
+        np.testing.assert_array_equal(acquired(stack, channels=channels), whole(stack)[0, 1] > 0)
+
+
 def test_missing_planes_are_boxes_along_depth(tmp_path: Path) -> None:
     tiles = [t for t in planes(T=[0, 1], Z=range(6), C=[0]) if t.plane["T"] or t.plane["Z"] != 2]
     stack = only(open_czi(write_czi(tmp_path / "a.czi", tiles), "SCZYX"))
@@ -386,26 +398,6 @@ def test_the_valid_region_is_known_anew_in_another_process(tmp_path: Path) -> No
     known = stack.array.valid_region(0)
     stack.close()
     assert pickle.loads(pickle.dumps(stack)).array.valid_region(0) == known
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_unions_and_intersections_of_boxes_are_those_of_their_pixels(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-
-    def draw(n: int) -> NDArray[np.int64]:
-        ends = np.sort(rng.integers(0, 13, (n, 2, 2)), axis=1) + np.array([[0, 0], [1, 1]])
-        return np.unique(np.minimum(ends, 12).reshape(n, 4), axis=0)
-
-    def paint(boxes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        painted = np.zeros((12, 12), bool)
-        for top, left, bottom, right in boxes:
-            painted[top:bottom, left:right] = True
-        return painted
-
-    ours, theirs = draw(12), draw(3)
-    np.testing.assert_array_equal(paint(_intersect(ours, theirs)), paint(ours) & paint(theirs))
-    for boxes in (ours, theirs, np.vstack([ours, [[0, 0, 12, 7], [0, 6, 12, 12]]])):
-        assert _cover(boxes, (12, 12)) == paint(boxes).all()
 
 
 # ------------------------------------------------------------------- pixel types, scale, names
@@ -624,6 +616,7 @@ def test_whatever_byte_is_wrong_the_error_names_the_file(tmp_path: Path) -> None
     content = path.read_bytes()
     directory = range(directory_position(content), len(content))
     rng = np.random.default_rng(0)
+    refused = 0
     for _ in range(100):
         for place in (range(120), directory):
             damaged = bytearray(content)
@@ -633,6 +626,8 @@ def test_whatever_byte_is_wrong_the_error_names_the_file(tmp_path: Path) -> None
                 open_czi(path, "SCYX")
             except DataError as error:
                 assert str(path) in str(error)
+                refused += 1
+    assert 40 <= refused < 200  # most bytes say nothing that is needed
 
 
 def test_damage_within_a_sub_block_is_told_with_its_place(tmp_path: Path) -> None:
@@ -672,9 +667,7 @@ def test_a_stack_pickles_to_less_than_a_kilobyte(tmp_path: Path) -> None:
 
 def test_indices() -> None:
     for values in ([5], [3, 4, 5], [0, 10, 20], [-4, 7, 8]):
-        found = Indices.of(np.array(values * 2))
-        assert (list(found), len(found)) == (values, len(values))
-        assert found.places(np.array(values)).tolist() == list(range(len(values)))
+        assert list(indices_of(np.array(values * 2))) == values
 
 
 def test_files_close_and_open_again(tmp_path: Path) -> None:
@@ -690,7 +683,7 @@ def test_files_close_and_open_again(tmp_path: Path) -> None:
 
 
 def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_czi_planes._READERS, "_most", 3)
+    monkeypatch.setattr(_czi_planes._READERS, "most", 3)
     paths = [write_czi(tmp_path / f"{i}.czi", planes(C=[0])) for i in range(6)]
     stacks = [only(open_czi(path, "SCYX")) for path in paths]
     for stack in stacks * 2:
@@ -764,7 +757,7 @@ def test_threads_read_and_close_at_once(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_spawned_need_not_import_torch() -> None:
-    code = "import sys, careamics_dm.formats._czi_planes as p; print('torch' in sys.modules)"
+    code = "import sys, careamics_dm.formats.czi.planes as p; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -784,7 +777,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
             module_of(folder).setup("fit")
     module = module_of(str(tmp_path / "*.czi"))
     module.setup("fit")
-    assert [stack.source for stack in module.train_stacks] == [str(tmp_path / "a.czi")]
+    assert [stack.source for stack in module.images_of("train").stacks] == [str(tmp_path / "a.czi")]
     module.teardown("fit")
 
 
@@ -793,11 +786,12 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
     [
         ({"scenes": 1}, "scenes=1 is not a list"),
         ({"scenes": []}, "is not a list of scenes"),
-        ({"scenes": [-1]}, "scene=-1 is not the number of a scene"),
-        ({"scenes": [True]}, "scene=True is not"),
+        ({"scenes": [-1]}, "a scene in scenes=-1 is too small"),
+        ({"scenes": [True]}, "a scene in scenes=True: give a whole number"),
         ({"scenes": [1, 1]}, "names a scene twice"),
-        ({"cache_mib": -1}, "cache_mib=-1 is not a number of MiB"),
-        ({"cache_mib": 0.5}, "cache_mib=0.5 is not"),
+        ({"cache_mib": -1}, "cache_mib=-1 is too small"),
+        ({"convert_pixel_types": 1}, "convert_pixel_types=1: give true or false"),
+        ({"cache_mib": 0.5}, "cache_mib=0.5: give a whole number"),
     ],
 )
 def test_arguments_are_checked_when_it_is_made(arguments: dict[str, Any], message: str) -> None:
@@ -810,10 +804,13 @@ def test_a_manifest_may_choose_a_scene_per_row(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("input,scene\na.czi,5\na.czi,1\n")
     module = module_of(str(tmp_path / "list.csv"), axes="SCZYX", patch_size=(2, 16, 16), scenes=[2])
     module.setup("fit")
-    assert [s.source for s in module.train_stacks] == [f"{path}/scene_5", f"{path}/scene_1"]
+    assert [s.source for s in module.images_of("train").stacks] == [
+        f"{path}/scene_5",
+        f"{path}/scene_1",
+    ]
     module.teardown("fit")
     for scene in ("one", "1.0", "-1"):
-        with pytest.raises(DataError, match=rf"a\.czi: scene='{scene}' is not the number"):
+        with pytest.raises(DataError, match=rf"a\.czi: scene={scene}: a manifest gives it"):
             module.open_source(path, "SCYX", scene=scene)
 
 
@@ -888,22 +885,6 @@ def test_prediction_tells_what_was_not_acquired(tmp_path: Path) -> None:
     module = module_of([path], predict_data=[path], tile_size=(32, 32))
     with pytest.warns(UserWarning, match=r"a\.czi \d+ pixels .* read as 0"):
         check_datamodule(module)
-
-
-def test_an_index_keeps_what_opening_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_czi(tmp_path / "a.czi", [*mosaic(2, 60, (0,), Z=0), *mosaic(2, 60, Z=1)])
-    how = {"axes": "SCZYX", "patch_size": (1, 16, 16), "index": str(tmp_path / "index")}
-    first = module_of([path], **how, in_memory=False)
-    first.setup("fit")
-    monkeypatch.setattr(czi, "read_directory", None)
-    again = module_of([path], **how, in_memory=False)
-    again.setup("fit")
-    for ours, theirs in zip(first.train_stacks, again.train_stacks, strict=True):
-        np.testing.assert_array_equal(whole(theirs), whole(ours))
-        assert theirs.array.valid_region(0) == ours.array.valid_region(0)
-        assert len(ours.array.valid_region(0)) == 7
-    for module in (first, again):
-        module.teardown("fit")
 
 
 def test_stacks_are_arrays_that_are_read_by_boxes(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
-from apps import SMALL, succeed
+from apps import SMALL, compose, succeed
 from formats.written import CONF, FORMATS, axes_of, module, write
 from hydra.utils import get_class, instantiate
 from modules import trainer
 from omegaconf import OmegaConf
 
-from careamics_dm.writers import TiffWriter
+from careamics_dm.prediction.tiff_writer import TiffWriter
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 TINY = {"depth": 1, "first_filters": 2}
@@ -43,7 +43,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_it_trains_validates_tests_and_predicts(name, model, label, files, tmp_path):
-    config = OmegaConf.load(CONF / "model" / f"{model}.yaml")
+    config = compose(f"model/{model}").model
     config = OmegaConf.merge(config, {"network": TINY})
     kind = {"clean targets": "clean", "noisy targets": "again"}
     kind = kind.get(get_class(config["_target_"]).learns_from)

@@ -12,13 +12,14 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from apps import ALLOWED, compose
 from hydra.utils import instantiate
 from modules import digest
 from omegaconf import OmegaConf
 
-from careamics_dm.sample_formats import write
-from careamics_dm.samples import load
-from careamics_dm.testing import check_datamodule, check_image_stack
+from careamics_dm.samples.formats import write
+from careamics_dm.samples.simulation import load
+from careamics_dm.testing.datamodule_checks import check_datamodule, check_image_stack
 
 CONF = Path(str(resources.files("careamics_dm.conf")))
 FORMATS = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
@@ -47,10 +48,10 @@ def time_limit(seconds):
 
 def module(name, path, **options):
     """Make a DataModule as the command line does with experiment=formats."""
-    config = OmegaConf.load(CONF / "data" / f"{name}.yaml")
-    ours = OmegaConf.load(CONF / "experiment_data" / f"formats_{name}.yaml")
-    config = OmegaConf.merge(config, ours, {"axes": "SCYX", "train_data": str(path)}, options)
-    return instantiate(config)
+    config = compose("train", f"data={name}", "experiment=formats").data
+    return instantiate(
+        OmegaConf.merge(config, {"axes": "SCYX", "train_data": str(path)}, options), **ALLOWED
+    )
 
 
 def test_there_is_a_copy_for_each_format(copies):
@@ -61,7 +62,7 @@ def test_there_is_a_copy_for_each_format(copies):
 def test_the_image_is_the_same(name, copies):
     data = module(name, copies[name], in_memory=False)
     data.setup("fit")
-    (stack,) = data.train_stacks
+    (stack,) = data.images_of("train").stacks
     assert stack.source.startswith(str(copies[name]))
     check_image_stack(stack, load("nuclei").noisy[None, None])
     data.teardown("fit")
@@ -131,7 +132,7 @@ def test_of_hundreds_of_files_few_are_open_at_once(name, copies, tmp_path):
     data = module(name, copies[name], **options)
     with descriptors(100):
         data.setup("fit")
-        assert len(data.train_stacks) == 200
+        assert len(data.images_of("train").stacks) == 200
         assert sum(len(batch["image"]) for batch in data.train_dataloader()) == 800
         data.teardown("fit")
 

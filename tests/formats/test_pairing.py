@@ -8,7 +8,7 @@ from formats.czi_files import Tile, write_czi
 from formats.written import FORMATS, axes_of, module, write
 
 from careamics_dm import ArrayDataModule
-from careamics_dm.axes import DataError
+from careamics_dm.errors import DataError
 
 IN_FOLDERS = [name for name in FORMATS if name != "czi"]  # its files are listed
 APART = 1000

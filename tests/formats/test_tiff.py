@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import re
 import struct
@@ -18,12 +19,13 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from careamics_dm.axes import DataError
-from careamics_dm.formats import _tiff_pages
-from careamics_dm.formats._tiff_pages import TiffArray
-from careamics_dm.formats.tiff import TiffDataModule, open_tiff
-from careamics_dm.image_stack import ArrayStack, MappedArray
-from careamics_dm.testing import check_datamodule, check_image_stack
+from careamics_dm.errors import DataError
+from careamics_dm.formats.tiff import pages as _tiff_pages
+from careamics_dm.formats.tiff.datamodule import TiffDataModule, open_tiff
+from careamics_dm.formats.tiff.pages import TiffArray
+from careamics_dm.images.array_stack import ArrayStack
+from careamics_dm.images.shared_memory import MappedArray
+from careamics_dm.testing.datamodule_checks import check_datamodule, check_image_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -428,6 +430,36 @@ def test_only_the_tiles_of_a_box_are_read_each_once(tmp_path: Path, reads: Reads
     assert len(reads) == len(set(reads)) == 4 * 3 * 4
 
 
+def test_a_page_whose_strips_lie_elsewhere(tmp_path: Path) -> None:
+    array = numbers((2, 28, 47))
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for plane in array:
+            writer.write(plane, contiguous=False, metadata=None, **STRIPS)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        page, end = tiff.pages[1], path.stat().st_size
+        size = page.databytecounts[0]
+        moved = [end + size * n for n in (3, 1, 0, 2)]  # appended, in another order
+        for row, offset in zip(range(0, 28, 7), moved, strict=True):
+            tiff.filehandle.seek(offset)
+            tiff.filehandle.write(array[1, row : row + 7].tobytes())
+        page.tags[273].overwrite(moved)
+    for box in boxes(array.shape):
+        np.testing.assert_array_equal(open_tiff(path, "ZYX").array[box], array[box])
+
+
+def test_a_file_that_is_cut_off_after_it_was_opened(tmp_path: Path) -> None:
+    array = numbers((64, 96))
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, array, compression="zlib", **TILES)
+    stack = open_tiff(path, "YX")
+    os.truncate(path, path.stat().st_size - 9)
+    np.testing.assert_array_equal(stack.array[0:32, 0:96], array[:32])
+    with pytest.raises(DataError, match=r"a\.tif: truncated: .* Copy or save it again"):
+        whole(stack)
+    stack.close()
+
+
 def test_only_the_strips_of_a_box_are_read_each_once(tmp_path: Path, reads: Reads) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, numbers((90, 128)), rowsperstrip=8, compression="zlib")
@@ -684,7 +716,7 @@ IMAGEJ = {"imagej": True, "metadata": {"axes": "ZYX"}}
         ((5, 6, 33, 47), {}, "auto", r'Give 4 letters.*"TZYX" or "ZCYX"'),
         ((5, 33, 47), {"metadata": {"axes": "QYX"}}, "auto", "does not say"),
         ((5, 33, 47), {"metadata": {"axes": "ZCX"}}, "auto", "does not say"),
-        ((5, 33, 47), IMAGEJ, "TYX", 'axes="TYX" contradicts .* says ZYX.*trust_axes=true'),
+        ((5, 33, 47), IMAGEJ, "TYX", 'axes="TYX" contradicts .* say ZYX.*trust_axes=true'),
         ((5, 33, 47), IMAGEJ, "ZXY", 'axes="ZXY" contradicts'),
         ((5, 33, 47), IMAGEJ, "YX", "2 letters for 3 dimensions"),
         ((5, 33, 47), {}, "TZYX", "4 letters for 3 dimensions"),
@@ -972,10 +1004,10 @@ def test_a_set_of_files_is_one_image_of_the_module_and_pairs_with_one_target(
         write(tmp_path / name / "other.tif", array, {"metadata": {"axes": "TYX"}})
     module = module_of(tmp_path / "input", train_target=tmp_path / "target", in_memory=False)
     module.setup("fit")
-    names = [Path(stack.source).name for stack in module.train_stacks]
+    names = [Path(stack.source).name for stack in module.images_of("train").stacks]
     assert names == ["a.ome.tif", "other.tif"]
-    assert [stack.data_shape for stack in module.train_stacks] == [(6, 1, 40, 50)] * 2
-    for stack in module.train_stacks:
+    assert [stack.data_shape for stack in module.images_of("train").stacks] == [(6, 1, 40, 50)] * 2
+    for stack in module.images_of("train").stacks:
         assert isinstance(stack, ArrayStack)
         np.testing.assert_array_equal(whole(stack), array)
 
@@ -1040,10 +1072,13 @@ def test_rows_of_a_manifest_name_series_and_channel(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("input,series,channel\na.tif,0,2\na.tif,1,0\n")
     data = TiffDataModule(train_data=tmp_path / "m.csv", patch_size=(16, 16))
     data.setup("fit")
-    assert [s.source for s in data.train_stacks] == [
+    assert [s.source for s in data.images_of("train").stacks] == [
         str(tmp_path / "a.tif" / name) for name in ("series_0", "series_1")
     ]
-    assert [s.data_shape for s in data.train_stacks] == [(1, 3, 40, 50), (1, 3, 30, 40)]
+    assert [s.data_shape for s in data.images_of("train").stacks] == [
+        (1, 3, 40, 50),
+        (1, 3, 30, 40),
+    ]
     assert data.n_channels == 1
     (tmp_path / "m.csv").write_text("input,series\na.tif,first\n")
     with pytest.raises(DataError, match=r"a.tif: series=first: a manifest gives it as a whole"):

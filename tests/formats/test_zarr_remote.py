@@ -16,16 +16,16 @@ import zarr
 from moto.server import ThreadedMotoServer
 from zarr_files import SCALE, numbers, write_array, write_collection, write_image, write_plate
 
-from careamics_dm.axes import DataError
-from careamics_dm.formats._zarr_array import forget_stores
-from careamics_dm.formats.zarr import ZarrDataModule
-from careamics_dm.testing import check_datamodule, check_image_stack
+from careamics_dm.errors import DataError
+from careamics_dm.formats.zarr.array import forget_stores
+from careamics_dm.formats.zarr.datamodule import ZarrDataModule
+from careamics_dm.testing.datamodule_checks import check_datamodule, check_image_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from careamics_dm.image_stack import ArrayStack
+    from careamics_dm.images.array_stack import ArrayStack
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -39,7 +39,7 @@ def stacks(data: Any, **given: Any) -> list[ArrayStack]:
     made = module(data, **given)
     try:
         sources = made.list_sources(data, "train_data").inputs
-        return [made.open_source(source, made.axes)[0] for source in sources]
+        return [made.open_source(source, made.settings.axes)[0] for source in sources]
     finally:
         forget_stores()
 
@@ -199,7 +199,7 @@ def test_missing_chunk_on_a_web_server_is_told_when_it_is_read(tmp_path: Path, w
 
 @pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("abfs", "adlfs")])
 def test_driver_that_is_not_installed_is_named(scheme: str, package: str) -> None:
-    with pytest.raises(DataError, match=f"no driver for {scheme}://.*pip install {package}"):
+    with pytest.raises(DataError, match=f"no driver for {scheme}://.*[Ii]nstall {package}"):
         stacks(f"{scheme}://bucket/a.zarr")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tifffile
+from apps import compose
 from formats.czi_files import Tile, write_czi
 from formats.zarr_files import write_array
 from hydra.utils import instantiate
@@ -52,6 +53,6 @@ def _planes(pixels: NDArray[Any]) -> Any:
 
 def module(name: str, **options: Any) -> Any:
     """Make a DataModule from its YAML; ``axes`` and ``train_data`` are among the options."""
-    config = OmegaConf.load(CONF / "data" / f"{name}.yaml")
+    config = compose(f"data/{name}").data
     own = OWN.get(name, {})
     return instantiate(OmegaConf.merge(config, own, options))

@@ -62,7 +62,7 @@ def test_a_loss_that_is_a_module_learns_with_the_network() -> None:
 
 
 def test_an_unknown_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"loss='l1' is not known; use 'mae', 'mse' or a function"):
+    with pytest.raises(ValueError, match=r"loss='l1' does not exist; use 'mae', 'mse' or a"):
         CAREModule(nn.Identity(), loss="l1")  # type: ignore[arg-type]
 
 

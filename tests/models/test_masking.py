@@ -102,16 +102,16 @@ def test_only_blind_spots_and_what_is_hidden_with_them_change(
 
 @few
 @given(shape=PATCHES, percentage=st.sampled_from([0.5, 2.0, 10.0, 50.0]))
-def test_one_spot_in_each_full_cell(shape: tuple[int, ...], percentage: float) -> None:
+def test_one_spot_in_each_whole_box(shape: tuple[int, ...], percentage: float) -> None:
     masking = Masking(masked_pixel_percentage=percentage)
     _, mask = masking(torch.randn(shape))
-    cell = masking.cell_size(len(shape) - 2)
+    box = masking.box_size(len(shape) - 2)
     grid = mask.float()
-    for axis, edge in enumerate(cell, start=2):
+    for axis, edge in enumerate(box, start=2):
         grid = grid.unfold(axis, edge, edge) if grid.shape[axis] >= edge else grid[..., :0]
     if grid.numel():
         assert (grid.flatten(len(shape)).sum(-1) == 1).all()
-    assert max(cell) - min(cell) <= 1
+    assert max(box) - min(box) <= 1
 
 
 @pytest.mark.parametrize("percentage", [0.05, 0.2, 1, 5, 10])
@@ -119,18 +119,18 @@ def test_one_spot_in_each_full_cell(shape: tuple[int, ...], percentage: float) -
 def test_share_of_masked_pixels(shape: tuple[int, ...], percentage: float) -> None:
     masking = Masking(masked_pixel_percentage=percentage)
     _, mask = masking(torch.zeros(shape), torch.Generator().manual_seed(0))
-    expected = 100 / math.prod(masking.cell_size(len(shape) - 2))
+    expected = 100 / math.prod(masking.box_size(len(shape) - 2))
     assert expected == pytest.approx(percentage, rel=0.2)
     spots = expected / 100 * mask.numel()
     assert abs(mask.sum().item() - spots) < 5 * math.sqrt(spots)
 
 
 def test_spots_are_uniform_up_to_the_border() -> None:
-    """Chi-square over all pixels: no border, corner or cell edge is favoured."""
+    """Chi-square over all pixels: no border, corner or box edge is favoured."""
     masking = Masking(masked_pixel_percentage=5)
     _, mask = masking(torch.zeros(6000, 1, 17, 22), torch.Generator().manual_seed(1))
     seen = mask.sum((0, 1)).double()
-    expected = 6000 / math.prod(masking.cell_size(2))
+    expected = 6000 / math.prod(masking.box_size(2))
     chi2 = ((seen - expected) ** 2 / (expected * (1 - expected / 6000))).sum().item()
     free = seen.numel()
     assert abs(chi2 - free) < 5 * math.sqrt(2 * free)
@@ -250,6 +250,18 @@ def test_the_smallest_patches_that_leave_a_pixel_beside_the_hidden_ones(strategy
             assert own.min() <= masked[index] <= own.max()
 
 
+def test_what_is_hidden_with_blind_spots_spreads_over_the_range_of_its_own_patch() -> None:
+    x = torch.rand(2, 1, 200, 200)
+    x[0] = 100 + 10 * x[0]
+    masking = Masking(masked_pixel_percentage=5, struct_mask="horizontal")
+    masked, mask = masking(x, torch.Generator().manual_seed(0))
+    for patch, (low, high) in enumerate(((100, 110), (0, 1))):
+        hidden = masked[patch][(masked[patch] != x[patch]) & ~mask[patch]]
+        share = (hidden - low) / (high - low)
+        assert 0 <= share.min() < 0.01 and 0.99 < share.max() <= 1
+        assert share.mean().item() == pytest.approx(0.5, abs=0.02)
+
+
 def test_parts_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     """The median is computed piece by piece; pieces must not matter."""
     x = torch.randn(3, 2, 40, 40)
@@ -289,7 +301,7 @@ def test_uses_the_global_generator() -> None:
         ({"roi_size": 4}, "roi_size=4"),
         ({"struct_span": 1}, "struct_span=1"),
         ({"strategy": "mean"}, "'uniform' or 'median'"),
-        ({"struct_mask": "X"}, "struct_mask='X' is not known; use 'horizontal', 'vertical'"),
+        ({"struct_mask": "X"}, "struct_mask='X' does not exist; use 'horizontal', 'vertical'"),
         ({"struct_mask": "square", "roi_size": 5}, "hides all that roi_size=5 leaves"),
     ],
 )

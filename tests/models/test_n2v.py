@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from careamics_dm.augmentation import Augmentation
 from careamics_dm.formats.array import ArrayDataModule
 from careamics_dm.models.masking import Masking
 from careamics_dm.models.n2v import N2VModule
 from careamics_dm.models.unet import UNet
+from careamics_dm.transforms.augmentation import Augmentation
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,181 @@
+"""What runs beside training: saving the model, learning rates, pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from matplotlib.image import imread
+
+from careamics_dm.callbacks import LAST
+from careamics_dm.errors import DataError
+from careamics_dm.evaluation.comparison_plot import plot_comparison
+from careamics_dm.evaluation.image_views import around, middle, restored_planes
+from careamics_dm.models.base import RestorationModule
+
+VIEW = {"Y": 256, "X": 256, "Z": 16}
+"""A picture of an epoch shows at most this many pixels per axis."""
+
+
+class SaveModel(ModelCheckpoint):
+    """Save ``model.ckpt``: the weights to use, which are not always those of the last epoch.
+
+    The model decides which ones (its attribute ``keeps``; "last" where it has none). With targets,
+    the validation loss measures what matters, and the weights with the lowest loss are the "best"
+    against overfitting. The loss of Noise2Void measures how well noise is predicted from its
+    surroundings and ranks neighbouring epochs by chance, so the "last" weights are saved, after the
+    learning rate has decreased.
+
+    "last": ``model.ckpt`` is replaced after every epoch. "best": it is replaced after each epoch
+    with a lower ``val_loss`` (after every epoch while there is none, as without validation data),
+    and ``last.ckpt``, to resume from, after every epoch. A run that is resumed in another folder
+    saves the best of its own epochs.
+
+    Parameters
+    ----------
+    dirpath : path, optional
+        Where to save; None: the folder of the run. That is, where Lightning saves.
+    keep : {"best", "last"}, optional
+        Which weights to save, overriding the model.
+
+    Attributes
+    ----------
+    kept_scores : dict of str to float
+        What was logged for the weights in ``model.ckpt``, and ``epoch``, counted from 0.
+
+    Raises
+    ------
+    DataError
+        If ``keep`` has another value.
+    """
+
+    def __init__(
+        self, dirpath: str | Path | None = None, *, keep: Literal["best", "last"] | None = None
+    ) -> None:
+        if keep not in (None, "best", "last"):
+            raise DataError(f"keep={keep!r}: choose best or last, or null to let the model decide.")
+        super().__init__(
+            dirpath,
+            filename="model",
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        self.keep = keep
+        self.kept_scores: dict[str, float] = {}
+        self._best = False
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in a checkpoint, whatever the arguments."""
+        return type(self).__qualname__
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Ask the model which weights to save; called by Lightning."""
+        super().setup(trainer, pl_module, stage)
+        self._best = (self.keep or getattr(pl_module, "keeps", "last")) == "best"
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the model, and what to resume from; called by Lightning."""
+        # Validation of this epoch, if any, is over. In epochs without, val_loss is still that of
+        # the last validation, which is not lower than itself.
+        self.monitor = "val_loss" if self._best and "val_loss" in trainer.callback_metrics else None
+        score_before, scores_before = self.best_model_score, self.kept_scores
+        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        self.kept_scores = logged | {"epoch": float(trainer.current_epoch)}  # if it is saved now
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.monitor is not None and self.best_model_score is score_before:
+            self.kept_scores = scores_before
+        if self.monitor is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            assert self.dirpath is not None
+            trainer.save_checkpoint(Path(self.dirpath) / LAST, weights_only=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs; called by Lightning."""
+        return super().state_dict() | {"kept_scores": self.kept_scores}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the scores of the ``model.ckpt`` in the same folder; called by Lightning."""
+        super().load_state_dict(state_dict)
+        if state_dict["dirpath"] == self.dirpath:
+            self.kept_scores = state_dict.get("kept_scores", {})
+
+
+class LearningRate(LearningRateMonitor):
+    """Log the learning rate of each epoch; does nothing where there is no logger."""
+
+    def __init__(self) -> None:
+        super().__init__(logging_interval="epoch")
+
+    def on_train_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """See `LearningRate`; called by Lightning."""
+        if trainer.loggers:
+            super().on_train_start(trainer, *args, **kwargs)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """See `LearningRate`; called by Lightning."""
+        if trainer.loggers:
+            super().on_train_epoch_start(trainer, *args, **kwargs)
+
+
+class Pictures(L.Callback):
+    """Draw what the model makes of the same part of an image every few epochs.
+
+    Noisy, denoised and, where there is one, target, in ``pictures/epoch_0020.png`` and, as
+    "picture", in TensorBoard and W&B where one of these is the logger. The part is the middle of
+    the first validation image, or else the surroundings of the first patch that is held out for
+    validation. Training is not affected: all random states are restored. Only models that are a
+    `RestorationModule` are drawn.
+
+    Parameters
+    ----------
+    every_n_epochs : int
+        Epochs between two pictures, at least 1.
+    folder : path, optional
+        Where to create ``pictures``; None: the folder of the run. That is, the trainer's
+        ``default_root_dir``.
+
+    Raises
+    ------
+    DataError
+        If ``every_n_epochs`` is not a positive whole number.
+    """
+
+    def __init__(self, every_n_epochs: int = 20, folder: str | Path | None = None) -> None:
+        n = every_n_epochs
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise DataError(f"every_n_epochs={n!r}: give a whole number, at least 1.")
+        self.every_n_epochs = n
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw every few epochs; called by Lightning."""
+        epoch = trainer.current_epoch + 1
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if epoch % self.every_n_epochs or not trainer.is_global_zero:
+            return
+        if not isinstance(pl_module, RestorationModule) or not hasattr(data, "images_of"):
+            return
+        images = data.images_of("train" if data.settings.val_data is None else "val")
+        patch = data.first_validation_patch()
+        region = middle(images.stacks[0], VIEW)
+        if patch is not None:
+            region = around(patch, images.stacks[patch.image], VIEW)
+        scene = restored_planes(pl_module, data, images, region)
+        folder = Path(self.folder or trainer.default_root_dir).expanduser()
+        path = folder / "pictures" / f"epoch_{epoch:04}.png"
+        reference = "target" if "target" in scene else "noisy"  # the same in all epochs
+        plot_comparison([scene], path, reference=reference, title=f"epoch {epoch}")
+        log_picture(trainer, path)
+
+
+def log_picture(trainer: L.Trainer, path: Path, name: str = "picture") -> None:
+    """Log a PNG, under a name, with those of a trainer's loggers that can show pictures."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            pixels = imread(path)[..., :3]
+            logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step=trainer.global_step)

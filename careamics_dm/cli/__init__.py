@@ -1,0 +1,1 @@
+"""The three commands: train, predict and preview."""

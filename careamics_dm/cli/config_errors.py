@@ -1,0 +1,188 @@
+"""Errors of Hydra in plain words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from careamics_dm.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_HYDRAS = (HydraException, OmegaConfBaseException)
+# Errors whose own message usually says enough.
+_CLEAR = (ValueError, OSError, ImportError, MisconfigurationException)
+_FORMER = {
+    r"\+*(patch_filter|normalization|augmentation)@.*?=(.*)": r"write data/\1=\2",
+    r"\+*experiment_data.*": "leave it out: experiment=NAME is enough",
+    r"\+*model_data.*": "leave it out: model=NAME is enough",
+    r"experiment=null": "write experiment=none",
+    r"\+*data\.index=.*": "leave it out: files are opened quickly without an index",
+}
+"""Arguments of earlier versions, and what to do instead."""
+_NO_TEXT = r"[-+.\d_eE]+|null|true|false|[-+]?(inf|nan)|[\[{].*"
+
+
+def explain(error: BaseException) -> str:
+    """Say what went wrong: the cause, where it is, and for an unknown key what it resembles.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised.
+
+    Returns
+    -------
+    str
+        A sentence or more.
+    """
+    if isinstance(error, OverrideParseException):
+        return (
+            f"can't read the argument {error.override!r} ({error.message.splitlines()[0]}). Write "
+            "KEY=VALUE; a value with spaces, commas, =, brackets or quotes needs two kinds of "
+            """quotes: 'KEY="VALUE"'."""
+        )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"there is no {group}={option}. Choose among {', '.join(error.options)}."
+    if match := re.search(r"resolving interpolation '\$\{(\w+)\}'", str(error)):  # after ~model
+        return left_out(match[1])
+    if "Config group override must be a string" in str(error):
+        return "a group, such as logger, is never null: ~logger leaves it out."
+    cause = _cause(error)
+    text = str(cause).strip()
+    where = place(error)
+    if where or isinstance(error, InstantiationException):
+        text = text if isinstance(cause, _CLEAR) else _with_type(cause)
+        # A DataError already names its argument.
+        if not where or isinstance(cause, DataError):
+            return text
+        return f"{where}: {text}"
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+        if f"~{cause.full_key}" in sys.argv:
+            return left_out(str(cause.full_key))
+        return f"there is no {cause.full_key}.{_resembling(cause)}"
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} is needed: give {match[1]}=... on the command line."
+    if isinstance(cause, OSError) and not isinstance(cause, DataError) and cause.filename:
+        return f"{cause.strerror}: {cause.filename}"
+    return text or type(cause).__name__
+
+
+def outdated(arguments: Sequence[str]) -> str:
+    """Say what to write for the first argument of an earlier version; empty if there is none."""
+    for argument in arguments:
+        for pattern, advice in _FORMER.items():
+            if match := re.fullmatch(pattern, argument):
+                return f"{argument} was for an earlier version: {match.expand(advice)}."
+    return ""
+
+
+def place(error: BaseException) -> str:
+    """Return the key of the object that could not be made, such as "model.network", or nothing.
+
+    Parameters
+    ----------
+    error : BaseException
+        Hydra 1.3 wraps what a constructor raises, and says the key in its message; 1.4 adds a note.
+    """
+    notes = getattr(error, "__notes__", [])
+    text = [str(error)] if isinstance(error, InstantiationException) else []
+    found = re.search(r"full_key: (\S+)", "\n".join(text + notes))
+    return found[1] if found else ""
+
+
+def left_out(group: str) -> str:
+    """Say that an application needs one option of a group."""
+    return (
+        f"{group} can't be left out. Choose one with {group}=NAME; NAME.yaml in "
+        f"FOLDER/{group} is found with hydra.searchpath=[file://FOLDER]."
+    )
+
+
+def explain_folder(error: OSError) -> str:
+    """Say that Hydra could not create the folder of the run."""
+    return (
+        f"the folder of the run, {error.filename}, can't be created or written to "
+        f"({error.strerror}). Choose another with hydra.run.dir=FOLDER."
+    )
+
+
+def mistyped_value(error: BaseException) -> str | None:
+    """Name the texts among the values on the command line where code failed on some value.
+
+    Such as with "'<=' not supported between instances of 'float' and 'str'". Settings of the data
+    are left out: their errors name the argument.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised, in a Hydra job.
+
+    Returns
+    -------
+    str or None
+        A message; None where no text was given or the error explains itself.
+    """
+    cause = _cause(error)
+    built = isinstance(error, InstantiationException) or place(error)  # Hydra 1.3, 1.4
+    clear = isinstance(cause, DataError) or (built and isinstance(cause, _CLEAR))
+    if clear or not isinstance(cause, TypeError | ValueError | AssertionError):
+        return None
+    settings = HydraConfig.get()
+    texts = []
+    for override in settings.overrides.task:
+        key, _, value = override.lstrip("+~").partition("=")
+        is_group = key.split("@")[0] in settings.runtime.choices
+        if not (is_group or key.startswith("data.") or re.fullmatch(_NO_TEXT, value, re.I)):
+            texts.append(f"{key}={value}")
+    if not texts:
+        return None
+    return f"{', '.join(texts)}: is a number or true/false needed here? ({_with_type(cause)})"
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what made Hydra raise an error."""
+    while isinstance(error, _HYDRAS) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _with_type(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _resembling(error: ConfigAttributeError | ConfigKeyError) -> str:
+    """Suggest keys that resemble an unknown one, in the same place or else below it."""
+    parent, _, last = str(error.full_key).rpartition(".")
+    below = list(_keys(OmegaConf.to_container(error.parent_node)))
+    for keys in ([key for key in below if "." not in key], below):
+        names = {key.rpartition(".")[2] for key in keys}
+        close = difflib.get_close_matches(last, names, 2, 0.7)
+        found = [key for name in close for key in keys if key.rpartition(".")[2] == name][:3]
+        if found:
+            places = [f"{parent}.{key}" if parent else key for key in found]
+            return f" Did you mean {' or '.join(places)}? --help lists what there is."
+    return f" --help lists what there is; +{error.full_key}=... adds a key."
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if not str(key).endswith("_"):
+                yield f"{prefix}{key}"
+                yield from _keys(value, f"{prefix}{key}.")

@@ -1,0 +1,196 @@
+"""What a checkpoint may name: classes by kind, plain values, and nothing that runs code."""
+
+from __future__ import annotations
+
+import pydoc
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from careamics_dm.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+OURS = {
+    "networks": ("UNet",),
+    "models": ("N2VModule", "CAREModule", "N2NModule"),
+    "masking": ("Masking",),
+    "normalisations": ("MeanStd", "MinMax", "Quantile", "NoNormalization"),
+    "augmentations": ("Augmentation",),
+    "filters": ("MaxFilter", "MeanStdFilter", "EntropyFilter"),
+    "data": tuple(f"{name}DataModule" for name in ("Array", "Tiff", "Czi", "Zarr", "Custom")),
+}
+"""Public classes of careamics_dm that a checkpoint may name, by kind. Files move, so any module
+path of careamics_dm before one of these names stands for the public class."""
+TORCHS: dict[str, type] = {
+    "torch.optim.lr_scheduler": torch.optim.lr_scheduler.LRScheduler,
+    "torch.optim": torch.optim.Optimizer,
+    "torch.nn": torch.nn.Module,
+}
+"""Modules of torch of which the public classes of a kind may be named: schedulers, optimisers,
+and layers with losses."""
+FUNCTIONS = ("read_func", "image_stack_loader")
+"""Arguments that are import paths of functions."""
+_PLAIN = (str, int, float, bool, type(None))
+_KEYS: dict[str, tuple[Any, ...]] = {
+    "_partial_": (True, False),
+    "_convert_": ("none", "partial", "object", "all"),
+}
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_DEEPEST, _MOST = 50, 100_000
+
+
+def check_plain(config: Any, path: str | Path) -> None:
+    """Check that a configuration holds dicts, lists and plain values only, and no interpolation.
+
+    Parameters
+    ----------
+    config : object
+        From a checkpoint.
+    path : path
+        Of the checkpoint, for the message.
+
+    Raises
+    ------
+    DataError
+        Something else is in it, or more than a configuration would hold.
+    """
+    left, count = [(config, 0)], 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        if depth > _DEEPEST or count > _MOST:
+            raise _refused(path, "is nested too deeply or too large for the settings of a run")
+        if type(value) is dict:
+            # Keys are values, too; nothing may hide in them.
+            left += [(key, _DEEPEST) for key in value]
+        if type(value) in (dict, list):
+            inner = value.values() if type(value) is dict else value
+            left += [(item, depth + 1) for item in inner]
+        elif type(value) not in _PLAIN:
+            raise _refused(path, f"contains a {type(value).__name__}, which is no plain value")
+        elif type(value) is str and "${" in value:
+            raise _refused(path, f"contains the interpolation {value[:80]!r}")
+
+
+def check_config(config: Any, trusted: Sequence[str], path: str | Path) -> Any:
+    """Check what a configuration names to be called, and return it with today's names.
+
+    Parameters
+    ----------
+    config : object
+        From a checkpoint.
+    trusted : sequence of str
+        Import prefixes of which everything is allowed, besides `OURS` and `TORCHS`.
+    path : path
+        Of the checkpoint, for the message.
+
+    Returns
+    -------
+    object
+        A copy in which classes of careamics_dm and torch have their public names.
+
+    Raises
+    ------
+    DataError
+        A ``_target_`` or a function that is not allowed, a key for Hydra other than
+        ``_target_``, ``_partial_`` and ``_convert_``, or what `check_plain` refuses.
+    """
+    check_plain(config, path)
+    prefixes = [trusted] if isinstance(trusted, str) else [str(prefix) for prefix in trusted or ()]
+    return _check(config, prefixes, path)
+
+
+def _check(config: Any, trusted: Sequence[str], path: str | Path) -> Any:
+    if isinstance(config, list):
+        return [_check(value, trusted, path) for value in config]
+    if not isinstance(config, dict):
+        return config
+    checked = {}
+    for key, value in config.items():
+        name = str(key)
+        if name == "_target_":
+            checked[key] = _check_target(value, trusted, path)
+            continue
+        if name in FUNCTIONS and value is not None:
+            _check_trusted(str(value).replace(":", "."), trusted, path)
+        elif name.startswith("_") and not _is_hydras(name, value):
+            raise _refused(path, f"contains {name}: {str(value)[:80]}, which no run writes")
+        checked[key] = _check(value, trusted, path)
+    return checked
+
+
+def _is_hydras(key: str, value: Any) -> bool:
+    """Whether a key for Hydra is allowed and has a value of the right type."""
+    return any(type(value) is type(one) and value == one for one in _KEYS.get(key, ()))
+
+
+def _check_target(target: Any, trusted: Sequence[str], path: str | Path) -> str:
+    if not isinstance(target, str) or not _PATH.fullmatch(target):
+        raise _refused(path, f"contains _target_: {str(target)[:80]!r}, which is no import path")
+    name = public_name(target)
+    if name is None:
+        _check_trusted(target, trusted, path)
+    return name or target
+
+
+def public_name(target: str) -> str | None:
+    """Return today's name of an allowed class of careamics_dm or torch; None for all else.
+
+    Nothing is imported: names are compared.
+
+    Parameters
+    ----------
+    target : str
+        An import path, of today or as it was in an earlier version.
+
+    Returns
+    -------
+    str or None
+        Such as ``careamics_dm.UNet`` for ``careamics_dm.models.unet.UNet``.
+    """
+    home, _, name = target.rpartition(".")
+    if home.split(".")[0] == "careamics_dm":
+        allowed = any(name in names for names in OURS.values())
+        return f"careamics_dm.{name}" if allowed else None
+    for module, kind in TORCHS.items():
+        found = vars(pydoc.locate(module)).get(name)
+        is_one = isinstance(found, type) and issubclass(found, kind)
+        if is_one and home in (module, found.__module__) and found.__module__.startswith(module):
+            return f"{module}.{name}"
+    return None
+
+
+def _check_trusted(target: str, trusted: Sequence[str], path: str | Path) -> None:
+    """Refuse what is not of a trusted package; what leads out of it, as ``mine.os.system``, too."""
+    if target in trusted:
+        return
+    top = target.split(".")[0]
+    if not target.startswith(tuple(f"{prefix.rstrip('.')}." for prefix in trusted)):
+        raise DataError(
+            f"checkpoint: {path} asks for {target}, which is no network, model, normalisation, "
+            "augmentation or filter of careamics_dm, and no optimizer, scheduler or module of "
+            f"torch. It was refused. If you trust it, allow its package: trusted=[{top}]"
+        )
+    try:
+        found = pydoc.locate(target)
+    except pydoc.ErrorDuringImport as error:
+        raise DataError(f"checkpoint: {path} asks for {target}: {error}") from error
+    if found is None:
+        raise DataError(f"checkpoint: {path} asks for {target}, but there is no such thing here.")
+    home = str(getattr(found, "__module__", None)).split(".")[0]
+    if home not in {prefix.split(".")[0] for prefix in trusted}:
+        raise DataError(
+            f"checkpoint: {path} asks for {target}, which leads out of the trusted package, to "
+            f"{home}. It was refused. If you trust it: trusted=[{top},{home}]"
+        )
+
+
+def _refused(path: str | Path, why: str) -> DataError:
+    return DataError(
+        f"checkpoint: {path} was refused: its configuration {why}. careamics-train writes nothing "
+        "of the kind. Name a model.ckpt of a run."
+    )

@@ -1,0 +1,1 @@
+"""The DataModule that all formats share, and its settings."""

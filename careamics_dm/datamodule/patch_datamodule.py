@@ -1,0 +1,349 @@
+"""What the DataModules of all formats share: one loader for each stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Unpack
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+
+from careamics_dm.datamodule.documentation import describe_patches, describe_settings, document
+from careamics_dm.datamodule.loaders import Loaders
+from careamics_dm.datamodule.settings import Settings, SharedSettings, check_names
+from careamics_dm.datamodule.source_opener import SourceOpener
+from careamics_dm.datamodule.validation import HeldOutData
+from careamics_dm.errors import DataError
+from careamics_dm.images.image_set import Images, describe
+from careamics_dm.sampling.plan import Share
+from careamics_dm.sampling.validation_split import table_of
+from careamics_dm.transforms.batch_transform import BatchTransform
+from careamics_dm.transforms.normalization import Affine
+from careamics_dm.transforms.statistics import STATISTICS_BYTES, given_statistics, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from careamics_dm.images.image_stack import ImageStack
+    from careamics_dm.images.region import Region
+    from careamics_dm.loading.dataset import Batch
+    from careamics_dm.loading.loader import PatchLoader
+    from careamics_dm.sources.listing import Listing
+    from careamics_dm.transforms.normalization import Side
+
+
+class PatchDataModule(L.LightningDataModule):
+    """Patches of images for training, validation, test and prediction.
+
+    A format derives from it and says how its sources are found (`list_sources`) and opened
+    (`open_source`); everything else is here. Making one reads nothing; `setup` opens and checks
+    every source.
+
+    Parameters
+    ----------
+    **shared
+        Parameters of `PatchDataModule`.
+
+    Attributes
+    ----------
+    settings : Settings
+        The shared parameters, checked.
+    patch_size : tuple of int
+        ``(Z) Y X``, pixels.
+    statistics : dict of str to Affine
+        Of ``image`` and ``target``; empty until measured or restored.
+    """
+
+    def __init__(self, **shared: Unpack[SharedSettings]) -> None:
+        super().__init__()
+        check_names(type(self).__name__, shared)
+        # Sequences become tuples. (Editors follow ``**shared`` to the arguments.)
+        self.settings = settings = Settings(**shared)  # type: ignore[arg-type]
+        self._opener = SourceOpener(settings, self.list_sources, self.open_source)
+        self.patch_size, n_dims = settings.patch_size, len(settings.patch_size)
+        self.statistics: dict[str, Affine] = {}
+        self._transform = BatchTransform(settings.orientations, settings.batch_format, n_dims)
+        self._loaders = Loaders(settings)
+        self._held_out = HeldOutData(None if settings.val_data is not None else settings.split_rule)
+        self._selected: list[int] | None = None
+        self._described = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the shared parameters in the signature and the docstring of a format."""
+        super().__init_subclass__(**kwargs)
+        document(cls)
+
+    def __repr__(self) -> str:
+        return describe_settings(self, self.settings)
+
+    __str__ = __repr__  # Lightning's makes every loader, which would read the data
+
+    def list_sources(self, data: Any, what: str) -> Listing:
+        """Find the sources that a data argument names; a format says how.
+
+        Parameters
+        ----------
+        data
+            The argument.
+        what : str
+            Its name, for messages.
+
+        Returns
+        -------
+        Listing
+            Sources, each as `open_source` takes it; a `DataError` if there are none.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how to find its sources.")
+
+    def open_source(self, source: Any, axes: str) -> list[ImageStack]:
+        """Open a source, reading no pixel; a format says how.
+
+        Keyword-only parameters, where a format has any, are what a manifest's rows may say of
+        their file (``scene``, ``level``): they come as text, or not at all.
+
+        Parameters
+        ----------
+        source
+            As listed by `list_sources`.
+        axes : str
+            The ``axes`` argument, or ``"auto"``.
+
+        Returns
+        -------
+        list of ImageStack
+            The images in it; a `DataError` if it can't be read, or is not what ``axes`` says.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how to open its sources.")
+
+    def setup(self, stage: str) -> None:
+        """Open and check the sources of a stage.
+
+        Stages (``"fit"``, ``"validate"``, ``"test"``, ``"predict"``) come in any order, repeatedly.
+
+        Raises
+        ------
+        DataError
+            All faults of all sources in one message.
+        """
+        roles = self._opener.open(stage)
+        if "train" in roles and not self._held_out.chosen:
+            self._held_out.choose(self._opener.images["train"])
+
+    def train_dataloader(self) -> PatchLoader:
+        """Batches of new patches in every pass; the first call computes the statistics."""
+        images = self.images_of("train")
+        self.measure_statistics()
+        trainer, epoch = self.trainer, 0
+        if trainer and trainer.state.fn == "fit" and trainer.state.status == "running":
+            epoch = trainer.current_epoch  # loaders that are made anew go on from it
+            if not self._described:
+                rank_zero_info(self.summary())
+                self._described = True
+        return self._loaders.train(images, self._held_out.split, self._share, epoch)
+
+    def val_dataloader(self) -> PatchLoader | list[Any]:
+        """Batches of the same validation patches in every pass; no loader without any."""
+        if self.settings.n_val_patches == 0:
+            return []
+        if self.settings.val_data is not None:
+            images = self.images_of("val")
+            self.measure_statistics()
+            return self._loaders.grid(images, self._share)
+        images = self.images_of("train")
+        self.measure_statistics()
+        if self._held_out.split is None:
+            return []
+        return self._loaders.held_out(images, self._held_out.split, self._share)
+
+    def test_dataloader(self) -> PatchLoader:
+        """Test images as in prediction, tile by tile or whole, with their targets."""
+        self.measure_statistics()
+        return self._loaders.tiles(self.images_of("test"), None, self._share)
+
+    def predict_dataloader(self) -> PatchLoader:
+        """Tiles, or whole images, with the place where each belongs."""
+        self.measure_statistics()
+        return self._loaders.tiles(self.images_of("predict"), self._selected, self._share)
+
+    @property
+    def _share(self) -> Share:
+        trainer = self.trainer
+        return Share(trainer.global_rank, trainer.world_size) if trainer else Share()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalise and augment a batch on its device; called by Lightning."""
+        del dataloader_idx
+        return self.transform(batch) if isinstance(batch, dict) and "image" in batch else batch
+
+    def transform(self, batch: Batch) -> Any:
+        """Turn a batch of a loader into what modules get.
+
+        Lightning calls it for every batch; loops of your own call it themselves.
+
+        Parameters
+        ----------
+        batch : dict
+            As yielded by a loader of this module, on any device.
+
+        Returns
+        -------
+        dict, tuple or Tensor
+            As ``batch_format`` says: float32, normalised and, in training, augmented, except for
+            single patches (``batch_size=None``).
+        """
+        return self._transform(batch, self.measure_statistics())
+
+    def denormalize(self, y: torch.Tensor, side: Side = "target") -> torch.Tensor:
+        """Return a batch in the units of the data.
+
+        Parameters
+        ----------
+        y : Tensor
+            ``(N, C, (Z), Y, X)``, normalised; the result has the same shape.
+        side : {"target", "image"}
+            What it is like: predictions are like targets (like images where training data have
+            no targets).
+        """
+        if not self.statistics:
+            raise DataError("the statistics are unknown: call setup or restore a checkpoint first.")
+        return self.statistics.get(side, self.statistics["image"]).undo(y)
+
+    def measure_statistics(self) -> dict[str, Affine]:
+        """Compute the statistics of images and targets, unless they are there, and return them.
+
+        Raises
+        ------
+        DataError
+            Neither given, nor restored from a checkpoint, nor training data to compute from.
+        """
+        settings = self.settings
+        if self.statistics:
+            return self.statistics
+        if settings.train_data is None:
+            self.statistics = given_statistics(settings.method, settings.normalize_target)
+        else:
+            self.statistics = measure(
+                self.images_of("train"),
+                settings.method,
+                None if settings.exact_statistics else STATISTICS_BYTES,
+                settings.seed,
+                allow_nan=settings.nan_policy != "error",
+                normalize_target=settings.normalize_target,
+                trained=self._held_out.trained,
+            )
+        return self.statistics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return statistics, split and channels as plain values, for a checkpoint."""
+        images = self._opener.images.get("train")
+        return {
+            "statistics": {key: value._asdict() for key, value in self.statistics.items()},
+            "n_channels": self._opener.n_channels,
+            "n_target_channels": self._opener.n_target_channels,
+            **self._held_out.state(images, self.settings.patch_size),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; statistics are not computed again.
+
+        A `DataError` says that the number of channels differs, or validation images are missing.
+        """
+        self.statistics = {k: Affine(**v) for k, v in state_dict["statistics"].items()}
+        self._opener.expect(state_dict.get("n_channels"), state_dict.get("n_target_channels"))
+        self._held_out.restore(state_dict)
+        if "train" in self._opener.images:
+            self._held_out.choose(self._opener.images["train"])
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels of the images; a `DataError` before `setup`."""
+        if self._opener.n_channels is None:
+            raise DataError("the number of channels is not known before setup: call setup first.")
+        return self._opener.n_channels
+
+    @property
+    def n_target_channels(self) -> int:
+        """Number of channels of the targets, or of the images where there are no targets."""
+        return self._opener.n_target_channels or self.n_channels
+
+    def has_target(self, role: str) -> bool:
+        """Whether the images of ``train``, ``val`` or ``test`` have targets; after `setup`."""
+        of = "train" if role == "val" and self.settings.val_data is None else role
+        return of in self._opener.images and bool(self._opener.images[of].targets)
+
+    def teardown(self, stage: str) -> None:
+        """End worker processes and close every file; both start again when needed."""
+        del stage
+        self._loaders.close()
+        self._described = False
+        self._opener.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the trainer."""
+        return self.__dict__ | {"trainer": None}
+
+    @property
+    def n_train_patches(self) -> int:
+        """Training patches per epoch, over all ranks; opens the sources."""
+        return self._loaders.n_train_patches(self.images_of("train"), self._held_out.split)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Patches per batch; Lightning's search for a batch size sets it."""
+        return self.settings.batch_size
+
+    @batch_size.setter
+    def batch_size(self, n: int | None) -> None:
+        self.settings = replace(self.settings, batch_size=n)
+        self._loaders.settings = self.settings
+
+    def images_of(self, role: str) -> Images:
+        """Return the images of train, val, test or predict, with targets and channels."""
+        if role not in self._opener.images or (role == "train" and not self._held_out.chosen):
+            self.setup({"train": "fit", "val": "validate"}.get(role, role))
+        return self._opener.images[role]
+
+    def first_validation_patch(self) -> Region | None:
+        """Return the place of the first held-out patch in ``images_of("train")``, if any."""
+        return self._held_out.first_patch()
+
+    @property
+    def predict_stacks(self) -> list[ImageStack]:
+        """The images of ``predict_data``, in the order that ``region`` numbers them."""
+        return self.images_of("predict").stacks
+
+    def select_predict(self, images: Sequence[int] | None) -> None:
+        """Predict only these of `predict_stacks`, say, those not written yet; ``None``: all."""
+        self._selected = None if images is None else list(images)
+
+    def split_table(self) -> list[dict[str, Any]]:
+        """List which samples train and which validate, and the patches that are held out.
+
+        Returns
+        -------
+        list of dict
+            A row for each sample of training and validation data, and one for each held-out
+            patch: ``split`` (``"train"`` or ``"val"``), ``image`` (its source), ``sample`` (index
+            along ``S``), ``start`` (of a patch, ``(Z) Y X`` in pixels, with spaces between; empty
+            for a sample as a whole) and ``size`` (likewise).
+        """
+        rows = []
+        if self.settings.train_data is not None:
+            rows += table_of(self.images_of("train"), self._held_out.split, "train")
+        if self.settings.val_data is not None or not rows:
+            rows += table_of(self.images_of("val"), None, "val")
+        return rows
+
+    def summary(self) -> str:
+        """Describe sources, shapes, blocks, patches and bytes, a few lines per role."""
+        if not self._opener.images:
+            return "nothing is open yet: call setup."
+        lines = [describe(role, images) for role, images in self._opener.images.items()]
+        if "train" in self._opener.images:
+            lines += describe_patches(self.settings, self._held_out.split, self.n_train_patches)
+        return "\n".join(lines)
+
+
+document(PatchDataModule)

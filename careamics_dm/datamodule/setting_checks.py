@@ -1,0 +1,93 @@
+"""What each shared setting must be, by name."""
+
+from __future__ import annotations
+
+import multiprocessing
+from typing import TYPE_CHECKING, Any
+
+from careamics_dm.errors import DataError
+from careamics_dm.images import checks as check
+from careamics_dm.sampling.filters.base import PatchFilter
+from careamics_dm.transforms import normalization as methods
+from careamics_dm.transforms.augmentation import Augmentation
+from careamics_dm.transforms.normalization import Normalization
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HOLD_OUT = ("patches", "samples", "images", "files")
+METHODS: dict[str, type[Normalization]] = {
+    "mean_std": methods.MeanStd,
+    "min_max": methods.MinMax,
+    "quantile": methods.Quantile,
+    "none": methods.NoNormalization,
+}
+
+
+def _optional(check_value: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda name, value: None if value is None else check_value(name, value)
+
+
+def _whole(least: int) -> Callable[[str, Any], int]:
+    return lambda name, value: check.number(name, value, least)
+
+
+def _whole_or_none(least: int) -> Callable[[str, Any], int | None]:
+    return lambda name, value: check.number(name, value, least, optional=True)
+
+
+def _one_of(*choices: Any) -> Callable[[str, Any], Any]:
+    return lambda name, value: check.one_of(name, value, choices)
+
+
+def _method(name: str, value: Any) -> Normalization | str:
+    if isinstance(value, Normalization):
+        return value
+    found: str = check.one_of(name, value, tuple(METHODS))
+    return found
+
+
+def _filter(name: str, value: Any) -> PatchFilter:
+    if not isinstance(value, PatchFilter):
+        raise DataError(
+            f"{name}={value!r}: give an object, such as MaxFilter(threshold=500), or null."
+        )
+    return value
+
+
+def _augmentation(name: str, value: Any) -> Augmentation | bool:
+    return value if isinstance(value, Augmentation) else check.boolean(name, value)
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "axes": check.axes,
+    "target_axes": _optional(check.axes),
+    "trust_axes": check.boolean,
+    "channels": check.channels,
+    "target_channels": check.channels,
+    "repeats": _one_of(None, "T", "S"),
+    "patch_size": check.sizes,
+    "batch_size": _whole_or_none(1),
+    "sampling": _one_of("random", "grid"),
+    "patches_per_epoch": _whole_or_none(1),
+    "patch_filter": _optional(_filter),
+    "n_val_patches": _whole_or_none(0),
+    "hold_out": _one_of(None, *HOLD_OUT),
+    "n_folds": _whole_or_none(2),
+    "fold": _whole(0),
+    "small_images": _one_of("error", "pad", "skip"),
+    "nan_policy": _one_of("error", "zero", "skip"),
+    "in_memory": _one_of("auto", True, False),
+    "pool_mib": _whole(1),
+    "normalization": _method,
+    "normalize_target": check.boolean,
+    "exact_statistics": check.boolean,
+    "augmentation": _augmentation,
+    "tile_size": _optional(check.sizes),
+    "tile_overlap": _optional(lambda name, value: check.sizes(name, value, least=0)),
+    "batch_format": _one_of("dict", "tuple", "tensor"),
+    "num_workers": _whole(0),
+    "start_method": _one_of(None, *multiprocessing.get_all_start_methods()),
+    "seed": _whole(0),
+}
+"""What each value must be; data, targets and masks are judged when they are opened."""

@@ -1,0 +1,263 @@
+"""The sources of each role are found, paired, opened and checked."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from careamics_dm.errors import DataError
+from careamics_dm.sampling.image_origins import warn_of_images_without_patch
+from careamics_dm.sources.data_warnings import tell_gaps, tell_odd
+from careamics_dm.sources.free_memory import available_bytes
+from careamics_dm.sources.listing import CHANNELS, COLUMNS, Listing, pair
+from careamics_dm.sources.opening import open_images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from careamics_dm.datamodule.settings import Settings
+    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_stack import ImageStack
+
+STAGE_ROLES = {
+    "fit": ("train", "val"),
+    "validate": ("train", "val"),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
+class SourceOpener:
+    """Opens the images of each role once, with their targets and masks.
+
+    Parameters
+    ----------
+    settings : Settings
+        What the data arguments name, and how it is read.
+    list_sources : callable
+        The format's, see `PatchDataModule.list_sources`.
+    open_source : callable
+        The format's, see `PatchDataModule.open_source`. Its keyword-only parameters are the
+        columns of a manifest that it understands.
+
+    Attributes
+    ----------
+    images : dict of str to Images
+        What is open, by role.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        list_sources: Callable[[Any, str], Listing],
+        open_source: Callable[..., list[ImageStack]],
+    ) -> None:
+        self.settings = settings
+        self.list_sources, self.open_source = list_sources, open_source
+        self.images: dict[str, Images] = {}
+        self._of_checkpoint: tuple[int | None, int | None] = (None, None)
+
+    def open(self, stage: str) -> list[str]:
+        """Open what a stage needs, unless it is open, and return its roles.
+
+        Raises
+        ------
+        DataError
+            All faults of all sources in one message, or numbers of channels that differ.
+        """
+        roles, faults = self._roles(stage), []
+        for role in roles:
+            if role not in self.images:
+                try:
+                    self.images[role] = self._open(role)
+                except DataError as error:
+                    faults.append(str(error))
+        if faults:
+            raise DataError("\n".join(faults))
+        self._check_channels()
+        return roles
+
+    def expect(self, n_channels: int | None, n_target_channels: int | None) -> None:
+        """Take the numbers of channels from a checkpoint.
+
+        Raises
+        ------
+        DataError
+            Images that are open have others.
+        """
+        self._of_checkpoint = n_channels, n_target_channels
+        self._check_channels()
+
+    @property
+    def n_channels(self) -> int | None:
+        """Channels of the images, or those of a checkpoint; ``None`` before either is known."""
+        for images in self.images.values():
+            return images.n_channels
+        return self._of_checkpoint[0]
+
+    @property
+    def n_target_channels(self) -> int | None:
+        """Channels of the targets, else those of a checkpoint, else of the images."""
+        for images in self.images.values():
+            if images.targets:
+                return images.n_target_channels
+        return self._of_checkpoint[1] or self.n_channels
+
+    def _roles(self, stage: str) -> list[str]:
+        """Return the roles that a stage needs."""
+        given = [role for role in STAGE_ROLES[stage] if self.settings.data(role) is not None]
+        if stage == "validate" and "val" in given:
+            return ["val"]
+        if not given or (stage == "fit" and "train" not in given):
+            first = f"{STAGE_ROLES[stage][0]}_data"
+            needed = "val_data (or train_data)" if stage == "validate" else first
+            raise DataError(f"{needed} is not given, but {stage} needs it.")
+        return given
+
+    def close(self) -> None:
+        """Close every file; reading opens them again."""
+        for images in self.images.values():
+            images.close()
+
+    def _check_channels(self) -> None:
+        """Refuse roles, or a checkpoint, that differ in their number of channels."""
+        targets = {
+            f"{role}_target": images.n_target_channels
+            for role, images in self.images.items()
+            if images.targets
+        }
+        if len(set(targets.values())) > 1:
+            found = ", ".join(f"that of {name} has {n}" for name, n in targets.items())
+            raise DataError(
+                f"the number of target channels differs: {found}. Select with target_channels."
+            )
+        counts = {f"{role}_data": images.n_channels for role, images in self.images.items()}
+        if self._of_checkpoint[0] is not None:
+            counts["the checkpoint"] = self._of_checkpoint[0]
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{name} has {n}" for name, n in counts.items())
+            raise DataError(f"the number of channels differs: {found}. Select with channels.")
+
+    def _open(self, role: str) -> Images:
+        settings, what, whole = self.settings, f"{role}_data", role in ("test", "predict")
+        inputs, targets, masks = self._list(role)
+        if settings.repeats and targets is not None:
+            raise DataError(
+                f"{what}: the manifest names targets, but repeats={settings.repeats} makes them of "
+                "every second frame. Leave one of them out."
+            )
+        images, too_small = open_images(
+            what,
+            self.open_source,
+            inputs,
+            targets,
+            masks,
+            axes=(
+                settings.axes,
+                settings.target_axes or settings.axes,
+                _without_channels(settings.axes),
+            ),
+            channels=settings.channels,
+            target_channels=settings.target_channels,
+            patch_size=None if whole else settings.patch_size,
+            small_images=settings.small_images,
+            within=role != "predict" and self._targets_within(inputs, targets),
+            repeats=None if role == "predict" else settings.repeats,
+        )
+        if not whole and self._fits_memory(images):
+            images.load()
+        if images.target_channels and not images.targets:
+            images.pair_within(settings.repeats)
+            tell_odd(images)
+        if whole:
+            self._check_tiles(what, images)
+            tell_gaps(what, images)
+        elif too_small:
+            rank_zero_warn(
+                f"{what}: {len(too_small)} image(s) smaller than patch_size {settings.patch_size} "
+                f"are left out: {', '.join(too_small[:5])}{', ...' * (len(too_small) > 5)}."
+            )
+        if role == "train":
+            warn_of_images_without_patch(images, settings.patch_size)
+        return images
+
+    def _fits_memory(self, images: Images) -> bool:
+        wanted = self.settings.in_memory
+        return images.bytes_to_load() < available_bytes() // 4 if wanted == "auto" else wanted
+
+    def _targets_within(self, inputs: Listing, targets: Listing | None) -> bool:
+        """Whether targets are channels of the images themselves."""
+        if targets is not None:
+            return False
+        if any("target_channel" in row for row in inputs.keys or ()):
+            return True
+        # The targets of a manifest are found when it is opened.
+        opened = any(i.targets and i.targets is not i.stacks for i in self.images.values())
+        return self.settings.target_channels is not None and not (
+            opened or self.settings.has_targets
+        )
+
+    def _listed(self, data: Any, what: str) -> Listing:
+        """List sources; refuse columns of a manifest that mean nothing to this format."""
+        listing = self.list_sources(data, what)
+        accepted = inspect.signature(self.open_source).parameters.values()
+        columns = {p.name for p in accepted if p.kind is p.KEYWORD_ONLY} | set(CHANNELS)
+        used = {key for row in listing.keys or () for key in row}
+        if unknown := sorted(used - columns):
+            raise DataError(
+                f"{what}: the manifest has the column(s) {', '.join(unknown)}, which mean nothing "
+                f"for this format. Columns are {', '.join([*COLUMNS, *sorted(columns)])}."
+            )
+        return listing
+
+    def _list(self, role: str) -> tuple[Listing, Listing | None, Listing | None]:
+        """Find inputs, targets and masks of a role, paired; all faults in one message."""
+        settings, faults = self.settings, []
+        given = {f"{role}_data": settings.data(role), f"{role}_target": settings.target(role)}
+        if role == "train":
+            given["train_mask"] = settings.train_mask
+        found: dict[str, Listing | None] = {}
+        for name, data in given.items():
+            try:
+                found[name] = None if data is None else self._listed(data, name)
+            except DataError as error:
+                faults.append(str(error))
+        if faults:
+            raise DataError("\n".join(faults))
+        inputs = found.pop(f"{role}_data")
+        assert inputs is not None
+        columns = {f"{role}_target": inputs.beside("targets")}
+        if role == "train":
+            columns["train_mask"] = inputs.beside("masks")
+        paired: dict[str, Listing | None] = columns
+        for name, other in found.items():
+            if other is None:
+                continue
+            if columns[name] is not None:
+                raise DataError(
+                    f"{name} is given, and the manifest of {role}_data has a column "
+                    f"{name.split('_')[1]} too. Leave one of them out."
+                )
+            try:
+                paired[name] = pair(inputs, other, name)
+            except DataError as error:
+                faults.append(str(error))
+        if faults:
+            raise DataError("\n".join(faults))
+        return inputs, paired[f"{role}_target"], paired.get("train_mask")
+
+    def _check_tiles(self, what: str, images: Images) -> None:
+        patch_size, tile_size = self.settings.patch_size, self.settings.tile_size
+        for stack in images.stacks:
+            n = len(stack.data_shape) - 2
+            if n != len(patch_size) or (tile_size and n != len(tile_size)):
+                raise DataError(
+                    f"{what}: {stack.source} has axes {stack.original_axes}, so patch_size "
+                    f"and tile_size need {n} numbers, but are {patch_size} and {tile_size}."
+                )
+
+
+def _without_channels(axes: str) -> str:
+    return axes if axes == "auto" else axes.replace("C", "")

@@ -1,0 +1,70 @@
+"""What is held out of the training data: chosen once, kept in checkpoints, restored from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from careamics_dm.images.region import Region
+from careamics_dm.sampling.validation_split import Split, SplitRule, make_split
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from careamics_dm.images.image_set import Images
+
+
+class HeldOutData:
+    """The validation split of a data module.
+
+    Parameters
+    ----------
+    rule : SplitRule or None
+        What is held out; ``None``: nothing, as there are images of their own for validation.
+
+    Attributes
+    ----------
+    split : Split or None
+        What is held out, once `choose` was called.
+    chosen : bool
+        Whether it was.
+    """
+
+    def __init__(self, rule: SplitRule | None) -> None:
+        self.rule = rule
+        self.split: Split | None = None
+        self.chosen = False
+        self._restored: Mapping[str, Any] = {}
+
+    def choose(self, images: Images) -> None:
+        """Choose what to hold out of the training data, or take what a checkpoint says."""
+        self.split = None if self.rule is None else make_split(self.rule, images, self._restored)
+        self.chosen = True
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` returned, for the next call of `choose`."""
+        self._restored = state
+
+    def state(self, images: Images | None, patch_size: tuple[int, ...]) -> dict[str, Any]:
+        """Return the split as plain values: ``held_out``, and the ``patch_size`` of its grid."""
+        if self.split is None or images is None:
+            # Rows of a checkpoint that were not used lie on the grid of its own patches.
+            rows = self._restored.get("held_out", [])
+            size = self._restored.get("patch_size") or list(patch_size)
+            return {"patch_size": size, "held_out": rows}
+        return {"patch_size": list(patch_size), "held_out": self.split.to_rows(images.stacks)}
+
+    @property
+    def trained(self) -> NDArray[Any] | None:
+        """Whether each sample is trained on, image by image; ``None``: all are."""
+        return None if self.split is None else self.split.trained
+
+    def first_patch(self) -> Region | None:
+        """Return the place of the first held-out patch; ``None`` where none is held out."""
+        if self.split is None or not len(self.split.patches):
+            return None
+        plan = self.split.patches
+        start, stop = plan.start[0], plan.start[0] + plan.size[0]
+        place = int(plan.image[0]), int(plan.sample[0])
+        return Region(*place, tuple(start.tolist()), tuple(stop.tolist()))

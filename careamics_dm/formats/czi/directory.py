@@ -1,0 +1,225 @@
+"""The directory of a CZI file: which sub-blocks it holds, read from its bytes.
+
+A *sub-block* is a rectangle of one plane, stored as a unit; a plane may have many (a mosaic). The
+directory is read here, not through libCZI, because only its bytes say where in the file
+sub-blocks lie: so a truncated file is found when it is opened, without reading pixels.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from careamics_dm.errors import DataError, truncated
+
+NONE = -(2**31)  # the index of a sub-block along a dimension that it does not have
+DIMENSIONS = "XYMSTZCRIHVB"
+SEGMENT = struct.Struct("<16sqq")
+"""What each segment starts with: name, bytes reserved and used for what follows."""
+FILE, DIRECTORY, SUB_BLOCK = b"ZISRAWFILE", b"ZISRAWDIRECTORY", b"ZISRAWSUBBLOCK"
+AT_DIRECTORY = SEGMENT.size + 52  # where the file header has the position of the directory
+AT_ENTRIES = SEGMENT.size + 128
+"""Where the entries of a directory start; their number stands right after the segment header."""
+ENTRY = np.dtype(
+    [
+        ("schema", "S2"),
+        ("pixel_type", "<i4"),
+        ("position", "<i8"),
+        ("file_part", "<i4"),
+        ("compression", "<i4"),
+        ("pyramid", "V6"),
+        ("n_dims", "<i4"),
+    ]
+)
+DIMENSION = np.dtype(
+    [("name", "S4"), ("start", "<i4"), ("size", "<i4"), ("place", "<f4"), ("stored", "<i4")]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SubBlocks:
+    """Sub-blocks of full resolution; a row each."""
+
+    start: NDArray[np.int64]  # first pixel, Y X, in the coordinates of the file
+    stop: NDArray[np.int64]  # one after the last pixel, Y X
+    index: dict[str, NDArray[np.int64]]  # per dimension other than Y and X that any of them has
+    pixel_type: NDArray[np.int32]
+    compression: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def where(self, chosen: NDArray[np.bool_]) -> "SubBlocks":
+        """Return some of them."""
+        return SubBlocks(
+            self.start[chosen],
+            self.stop[chosen],
+            {letter: index[chosen] for letter, index in self.index.items()},
+            self.pixel_type[chosen],
+            self.compression[chosen],
+        )
+
+    def of_scene(self, scene: int | None) -> "SubBlocks":
+        """Return those of a scene; all of them in a file without scenes (None)."""
+        return self if scene is None else self.where(self.index["S"] == scene)
+
+
+def read_directory(path: str) -> SubBlocks:
+    """Read which sub-blocks of full resolution a file holds, in the order of its directory.
+
+    What can't be read as a whole is an error: no CZI, truncated, damaged, without pixels, spread
+    over several files, or with sub-blocks that do not say where they belong.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            entries, dims = _entries(file, path)
+            last = int(entries["position"].max())
+            end = last + SEGMENT.size + _segment(file, path, last, SUB_BLOCK)[0]
+            if end > (size := file.seek(0, 2)):
+                raise truncated(path, end, size)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error}). Check the file.") from error
+    if (entries["file_part"] != 0).any():
+        raise DataError(
+            f"{path}: some of its pixels lie in other files (a CZI of several parts). Save it as "
+            "one file, in ZEN with File > Save As."
+        )
+    return _sub_blocks(path, entries, dims)
+
+
+def _entries(file: BinaryIO, path: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the entries of the directory, and the dimensions of each, padded with nameless."""
+    size = file.seek(0, 2)
+    _segment(file, path, 0, FILE)
+    position = _number(file, path, AT_DIRECTORY, 8)
+    if position == 0:
+        raise DataError(
+            f"{path}: has no directory, as a file has whose acquisition was not finished. Open "
+            "it in ZEN and save it again, or take it off the list."
+        )
+    _, used = _segment(file, path, position, DIRECTORY)
+    if (end := position + SEGMENT.size + used) > size:
+        raise truncated(path, end, size)
+    count = _number(file, path, position + SEGMENT.size, 4)
+    file.seek(position + AT_ENTRIES)
+    data = file.read(max(end - file.tell(), 0))
+    starts, at = [], 0
+    for _ in range(count):
+        starts.append(at)
+        at += ENTRY.itemsize
+        at += DIMENSION.itemsize * int.from_bytes(data[at - 4 : at], "little", signed=True)
+        if not starts[-1] < at <= len(data):
+            raise truncated(path, position + AT_ENTRIES + at, size)
+    if not count:
+        raise DataError(f"{path}: holds no pixels. Take it off the list.")
+    return _parse(data, np.array(starts))
+
+
+def _parse(data: bytes, starts: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    raw = np.frombuffer(data, np.uint8)
+
+    def gather(places: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
+        rows: NDArray[Any] = raw[places[:, None] + np.arange(dtype.itemsize)].view(dtype)
+        return rows[:, 0]
+
+    entries = gather(starts, ENTRY)
+    dims = np.zeros((len(starts), int(entries["n_dims"].max())), DIMENSION)
+    for d in range(dims.shape[1]):
+        has = entries["n_dims"] > d
+        dims[has, d] = gather(starts[has] + ENTRY.itemsize + d * DIMENSION.itemsize, DIMENSION)
+    return entries, dims
+
+
+def _sub_blocks(path: str, entries: NDArray[Any], dims: NDArray[Any]) -> SubBlocks:
+    letters = {bytes(name).decode("latin-1") for name in np.unique(dims["name"])}
+    if unknown := letters - {"", *DIMENSIONS}:
+        raise DataError(
+            f"{path}: has the dimension {', '.join(sorted(unknown))}, which is not one of "
+            f"{DIMENSIONS}. Save it again in ZEN, or take it off the list."
+        )
+    start, size, stored = {}, {}, {}
+    for letter in DIMENSIONS:
+        at = dims["name"] == letter.encode()
+        row = at.any(axis=1)
+        if row.any():
+            start[letter], size[letter], stored[letter] = (
+                np.where(row, np.where(at, dims[field], NONE).max(axis=1), NONE).astype(np.int64)
+                for field in ("start", "size", "stored")
+            )
+    if not {"X", "Y"} <= start.keys() or min(size["X"].min(), size["Y"].min()) < 1:
+        raise DataError(f"{path}: has sub-blocks without pixels. It is damaged: save it again.")
+    full = np.ones(len(entries), bool)
+    for letter in "XY":  # levels of a pyramid are stored smaller than they are
+        full &= (stored[letter] == size[letter]) | (stored[letter] <= 0)
+    blocks = SubBlocks(
+        np.stack([start["Y"], start["X"]], axis=1),
+        np.stack([start["Y"] + size["Y"], start["X"] + size["X"]], axis=1),
+        {letter: index for letter, index in start.items() if letter not in "XY"},
+        entries["pixel_type"],
+        entries["compression"],
+    ).where(full)
+    if not len(blocks):
+        raise DataError(f"{path}: has no full resolution, only smaller copies. Save it again.")
+    _check_planes(path, blocks, {a: n[full] for a, n in size.items() if a not in "XYM"})
+    return blocks
+
+
+def _check_planes(path: str, blocks: SubBlocks, size: dict[str, NDArray[np.int64]]) -> None:
+    """Check that each sub-block names the one plane it belongs to, and complete the names."""
+    for letter, sizes in size.items():
+        if (sizes > 1).any():
+            raise DataError(
+                f"{path}: has sub-blocks of several planes along {letter}, which cannot be read. "
+                "Save it again in ZEN."
+            )
+        index = blocks.index[letter]
+        lacking = index == NONE
+        found = np.unique(index[~lacking])
+        if lacking.any() and len(found) > 1:
+            raise DataError(
+                f"{path}: {lacking.sum()} of {len(blocks)} sub-blocks do not say where they lie "
+                f"along {letter}, as the others do. Save it again in ZEN."
+            )
+        if lacking.all():  # only levels of a pyramid have it
+            del blocks.index[letter]
+        elif lacking.any():
+            index[lacking] = found[0]  # the only place there is
+    rows = np.column_stack([blocks.start, blocks.stop, *blocks.index.values()])
+    ordered = rows[np.lexsort(rows.T)]
+    if twice := int((ordered[1:] == ordered[:-1]).all(axis=1).sum()):
+        raise DataError(
+            f"{path}: {twice} of {len(rows)} sub-blocks are at the very place of another (same "
+            f"{', '.join(blocks.index)} and position). Save it again in ZEN."
+        )
+
+
+def _number(file: BinaryIO, path: str, position: int, n_bytes: int) -> int:
+    file.seek(position)
+    data = file.read(n_bytes)
+    if len(data) < n_bytes:
+        raise truncated(path, position + n_bytes, file.seek(0, 2))
+    return int.from_bytes(data, "little")
+
+
+def _segment(file: BinaryIO, path: str, position: int, name: bytes) -> tuple[int, int]:
+    """Read what a segment starts with: how many bytes are reserved and used."""
+    size = file.seek(0, 2)
+    if not 0 <= position <= size:
+        raise truncated(path, position, size)
+    file.seek(position)
+    head = file.read(SEGMENT.size)
+    if not name.startswith(head[: len(name)]) or not size:
+        if name is FILE:
+            what = f"starts with {head[:10]!r}, as no CZI does" if size else "is empty (0 bytes)"
+            raise DataError(f"{path}: not a CZI file: it {what}. Take it off the list.")
+        raise DataError(
+            f"{path}: there is no {name.decode()} at byte {position}, where one should be. The "
+            "file is damaged: copy or save it again."
+        )
+    if len(head) < SEGMENT.size:
+        raise truncated(path, position + SEGMENT.size, size)
+    _, reserved, used = SEGMENT.unpack(head)
+    return int(reserved), int(used or reserved)

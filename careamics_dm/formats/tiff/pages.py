@@ -1,0 +1,243 @@
+"""Pixels of a TIFF series: which strips or tiles hold a box, each read and decoded once.
+
+This module knows dimensions, no axes: the leading ones of a series number its pages, the
+trailing ones lie inside them. A page is ``(planar samples, depth, rows, columns, samples)``; a
+*segment* is a strip or a tile of it.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import ceil, prod
+from pathlib import Path
+from sys import intern
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from careamics_dm.errors import DataError, truncated
+from careamics_dm.formats.tiff.headers import (
+    FoundSeries,
+    Key,
+    all_pages,
+    decoder,
+    open_series,
+)
+from careamics_dm.images.file_handles import HandleCache
+from careamics_dm.images.shared_memory import MappedArray
+
+
+def map_series(found: FoundSeries, shape: tuple[int, ...]) -> MappedArray | None:
+    """Map a series that is one uncompressed array in one file; other series give None."""
+    path, offset, dtype = found.key.path, found.pages.dataoffset, found.pages.keyframe.dtype
+    if offset is None or dtype is None or found.base.is_multifile:
+        return None
+    end = offset + prod(found.shape) * dtype.itemsize
+    if end > (size := Path(path).stat().st_size):
+        raise truncated(path, end, size)
+    return MappedArray(Path(path), dtype.newbyteorder(found.file.byteorder), shape, offset)
+
+
+class TiffArray:
+    """A series of a TIFF file as an array that is read by boxes; see `StoredArray`.
+
+    ``shape`` is that of the series, with or without dimensions of length 1.
+    """
+
+    def __init__(self, found: FoundSeries, shape: tuple[int, ...]) -> None:
+        table = page_table(found)
+        self.key = found.key
+        self.shape = shape
+        self.dtype: np.dtype[Any] = table.stored_dtype.newbyteorder("=")
+        dims = _dims_of_page(shape, table, self.key.path)
+        self.block_shape: tuple[int, ...] = (1,) * len(shape)
+        if not table.is_raw:
+            block = {d: table.segment_shape[i] for i, d in enumerate(dims) if d is not None}
+            self.block_shape = tuple(min(block.get(d, 1), n) for d, n in enumerate(shape))
+        _TABLES.close(self.key)  # it may be of a file that was replaced
+        _close_files(table)
+        with _TABLES.use(self.key, lambda key: table):
+            pass
+
+    def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
+        """Read a box: only the strips and tiles that it meets, each once."""
+        with _TABLES.use(self.key) as table:
+            dims = _dims_of_page(self.shape, table, self.key.path)
+            inner = [slice(0, 1) if dim is None else box[dim] for dim in dims]
+            leading = [d for d in range(len(box)) if d not in dims]
+            numbers = np.arange(len(table.offsets)).reshape([self.shape[d] for d in leading])
+            pages = numbers[tuple(box[d] for d in leading)].ravel()
+            out = np.empty((len(pages), *(s.stop - s.start for s in inner)), self.dtype)
+            for page, into in zip(pages.tolist(), out, strict=True):
+                table.read(page, inner, into)
+        return out.reshape([s.stop - s.start for s in box])
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        _TABLES.close(self.key)
+
+
+class OpenFile:
+    """A file that several threads read at once."""
+
+    def __init__(self, path: Hashable) -> None:
+        self._file = Path(str(path)).open("rb", buffering=0)
+        self._lock = Lock()
+        self.close = self._file.close
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Read bytes at a position; fewer at the end of the file."""
+        with self._lock:  # the position is shared
+            self._file.seek(offset)
+            return self._file.read(count)
+
+
+@dataclass(frozen=True, eq=False)
+class PageTable:
+    """Where the pages of a series lie and how they are decoded; holds no open file."""
+
+    page_shape: tuple[int, ...]
+    segment_shape: tuple[int, ...]  # both (planar samples, depth, rows, columns, samples)
+    stored_dtype: np.dtype[Any]  # with the byte order of the file
+    is_raw: bool  # each page is one uncompressed array, to be mapped
+    files: list[str]  # the file of each page
+    offsets: NDArray[np.int64]
+    counts: NDArray[np.int64]  # like offsets: a row per page, a column per segment
+    decode: Callable[..., Any]
+    jpeg_tables: list[bytes | None]
+    jpeg_header: bytes | None
+    nodata: float
+
+    def read(self, page: int, box: Sequence[slice], out: NDArray[Any]) -> None:
+        """Read a box of a page into an array."""
+        path = self.files[page]
+        if self.is_raw:
+            array = MappedArray(
+                Path(path), self.stored_dtype, self.page_shape, int(self.offsets[page, 0])
+            )
+            out[...] = array[tuple(box)]
+            return
+        with _FILES.use(path) as file:
+            for index in self._segments_of(box):
+                segment, origin, shape = self._decoded(file, page, index)
+                # `origin` has five numbers, `shape` and `segment` lack the planar sample.
+                within, to = [], []
+                for asked, first, size in zip(box, origin, (1, *shape), strict=True):
+                    start, stop = max(asked.start, first), min(asked.stop, first + size)
+                    within.append(slice(start - first, stop - first))
+                    to.append(slice(start - asked.start, stop - asked.start))
+                out[tuple(to)] = self.nodata if segment is None else segment[tuple(within[1:])]
+
+    def _segments_of(self, box: Sequence[slice]) -> Iterator[int]:
+        """Numbers of the segments that a box of a page meets."""
+        grid = _grid(self.page_shape, self.segment_shape)
+        met = [
+            range(s.start // b, ceil(s.stop / b))
+            for s, b in zip(box, self.segment_shape, strict=True)
+        ]
+        strides = [prod(grid[i + 1 :]) for i in range(5)]
+        for place in product(*met):
+            yield sum(i * stride for i, stride in zip(place, strides, strict=True))
+
+    def _decoded(self, file: OpenFile, page: int, index: int) -> Any:
+        offset, count = int(self.offsets[page, index]), int(self.counts[page, index])
+        data = None
+        if offset > 0 and count > 0:  # else it is sparse: never written
+            data = file.read(offset, count)
+            if len(data) < count:
+                raise truncated(self.files[page], offset + count, offset + len(data))
+        try:
+            return self.decode(
+                data,
+                index,
+                jpegtables=self.jpeg_tables[page],
+                jpegheader=self.jpeg_header,
+                _fullsize=False,
+            )
+        except Exception as error:  # codecs raise what they like
+            raise DataError(
+                f"{self.files[page]}: segment {index} of page {page} at byte {offset} cannot be "
+                f"decoded ({error}). The file is damaged: copy or save it again."
+            ) from error
+
+
+def page_table(found: FoundSeries) -> PageTable:
+    """Collect where the pages of a series lie, and check that all of it is there."""
+    keyframe = found.pages.keyframe
+    decode, stored_dtype = decoder(found)
+    pages = all_pages(found)
+    page_shape = keyframe.shaped
+    segment_shape = (1, 1, keyframe.rowsperstrip, keyframe.imagewidth, page_shape[4])
+    if keyframe.is_tiled:
+        tile = keyframe.tiledepth, keyframe.tilelength, keyframe.tilewidth
+        segment_shape = (1, *tile, page_shape[4])
+    n = prod(_grid(page_shape, segment_shape))
+    for i, page in enumerate(pages):
+        if min(len(page.dataoffsets), len(page.databytecounts)) < n:
+            raise DataError(
+                f"{found.key.path}: page {i} lists {len(page.dataoffsets)} strips or tiles where "
+                f"{n} are needed. The file is damaged: copy or save it again."
+            )
+    files = [intern(page.parent.filehandle.path) for page in pages]  # a string per file
+    offsets = np.array([page.dataoffsets[:n] for page in pages], np.int64)
+    counts = np.array([page.databytecounts[:n] for page in pages], np.int64)
+    follows = (offsets[:, :-1] + counts[:, :-1] == offsets[:, 1:]).all()
+    is_raw = bool(keyframe.is_final and follows and (offsets > 0).all())
+    ends = (offsets + counts).max(axis=1)
+    if is_raw:  # counts of such pages are not reliable
+        ends = offsets[:, 0] + prod(page_shape) * stored_dtype.itemsize
+    sizes = {path: Path(path).stat().st_size for path in set(files)}
+    for path, end in zip(files, ends.tolist(), strict=True):
+        if end > sizes[path]:
+            raise truncated(path, end, sizes[path])
+    return PageTable(
+        page_shape,
+        segment_shape,
+        stored_dtype,
+        is_raw,
+        files,
+        offsets,
+        counts,
+        decode,
+        [page.jpegtables for page in pages],
+        keyframe.jpegheader,
+        keyframe.nodata,
+    )
+
+
+def _grid(page_shape: Sequence[int], segment_shape: Sequence[int]) -> list[int]:
+    """Segments per dimension of a page."""
+    return [ceil(n / b) for n, b in zip(page_shape, segment_shape, strict=True)]
+
+
+def _dims_of_page(shape: Sequence[int], table: PageTable, path: str) -> list[int | None]:
+    """Which dimension of a series is which of the five of a page; None: it has length 1."""
+    dims: list[int | None] = [None] * 5
+    rest = [d for d, n in enumerate(shape) if n > 1]
+    for i in reversed([i for i, n in enumerate(table.page_shape) if n > 1]):
+        if not rest or shape[rest[-1]] != table.page_shape[i]:
+            raise DataError(
+                f"{path}: shape {tuple(shape)} does not end in the shape of its pages, "
+                f"{table.page_shape}. Save it with one plane per page."
+            )
+        dims[i] = rest.pop()
+    if prod(shape[d] for d in rest) != len(table.offsets):
+        raise DataError(f"{path}: has changed since it was opened. Set up anew.")
+    return dims
+
+
+def _load_table(key: Hashable) -> PageTable:
+    assert isinstance(key, Key)
+    with open_series(key) as found:
+        return page_table(found)
+
+
+def _close_files(table: PageTable) -> None:
+    for path in set(table.files):
+        _FILES.close(path)
+
+
+_FILES: HandleCache[OpenFile] = HandleCache(OpenFile, lambda file: file.close())
+_TABLES: HandleCache[PageTable] = HandleCache(_load_table, _close_files, most=256)

@@ -1,0 +1,247 @@
+"""Zarr and OME-Zarr: stores, groups and arrays; plates; zip files and URLs."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from careamics_dm.datamodule.patch_datamodule import PatchDataModule
+from careamics_dm.datamodule.settings import SharedSettings
+from careamics_dm.errors import DataError
+from careamics_dm.formats.zarr.array import forget_stores
+from careamics_dm.formats.zarr.discovery import (
+    READERS,
+    Choice,
+    Found,
+    Selection,
+    ZarrSource,
+    check_choice,
+    expand,
+    find_stores,
+    is_node_folder,
+    is_uri,
+    locate,
+)
+from careamics_dm.formats.zarr.engines import Engine, check_engine
+from careamics_dm.formats.zarr.opening import open_zarr
+from careamics_dm.formats.zarr.store_files import Options, is_remote
+from careamics_dm.images import checks as check
+from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.sources.listing import MANIFESTS, Listing, at_home, list_files, read_manifest
+from careamics_dm.sources.opening import join_faults
+
+
+class ZarrDataModule(PatchDataModule):
+    """Patches from Zarr and OME-Zarr, of format 2 and 3.
+
+    Data arguments take a store (``images.zarr``, a zip file of one, or a URL), a group or an
+    array in it (``images.zarr/group``, or what zarr prints: ``file://images.zarr/group``), a
+    list of stores or of such URIs, a folder (searched recursively for stores), a glob or a
+    manifest. Of OME-Zarr the images are taken, those of all fields of a plate, never labels; of
+    other stores the arrays at the root, by name. A pyramid's level or a label image may be named
+    itself, the latter as mask or target. OME metadata say axes, pixel size and channel
+    names; arrays that say nothing need an ``axes`` string.
+
+    Parameters
+    ----------
+    level : int
+        Level of the pyramid of OME images; 0 is full resolution. Noise2Void should not learn
+        from others: scaling down makes the noise of neighbours alike.
+    row, column, field : str, int or list, optional
+        Which fields of plates: a name, a list of names, or a pattern. Such as ``"B"`` or ``3``, or
+        ``"[A-C]"``; all by default.
+    missing_chunks : {"error", "fill"}
+        What to do about chunks that are not there. Writers may leave out those that hold nothing
+        but the fill value, so ``"fill"`` puts it there; but a chunk may also be lost.
+        Stores that can't be listed (``http``) are checked when they are read; chunks inside
+        shards are looked for in folders only.
+    storage_options : dict, optional
+        For URLs, passed on to the fsspec file system: ``{"anon": True}``. Commands keep them with
+        the run, so leave keys and passwords to the environment (``AWS_PROFILE``, say).
+    engine : {"auto", "zarr", "tensorstore"}
+        What decodes. ``"auto"`` takes tensorstore, which is faster, where it is installed
+        (``pip install "careamics-dm[fast]"``). It reads folders; zarr-python reads the rest,
+        codecs that tensorstore lacks, and in worker processes that are forked after tensorstore
+        was used.
+    **shared
+        Parameters of `PatchDataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        level: int = 0,
+        row: Choice = None,
+        column: Choice = None,
+        field: Choice = None,
+        missing_chunks: Literal["error", "fill"] = "error",
+        storage_options: Options | None = None,
+        engine: Engine = "auto",
+        **shared: Unpack[SharedSettings],
+    ) -> None:
+        super().__init__(**shared)
+        check_engine(engine)
+        check.one_of("missing_chunks", missing_chunks, ("error", "fill"))
+        self.level = check.number("level", level, 0)
+        self.row, self.column, self.field = (
+            check_choice(name, choice)
+            for name, choice in (("row", row), ("column", column), ("field", field))
+        )
+        self.missing_chunks = missing_chunks
+        if not isinstance(storage_options, Mapping | None):
+            raise DataError(f"storage_options={storage_options!r}: give names and values, or null.")
+        self.storage_options = storage_options
+        self.engine = engine
+        self._filled: dict[str, int] = {}
+        self._warned_of_level = False
+
+    def list_sources(self, data: Any, what: str) -> Listing:
+        """One source per image array; see the class for what may be named."""
+        listing = _items(data, what)
+        items = listing.inputs
+        keys = listing.keys or [{}] * len(items)
+        inputs, missing = self._expand_all(items, keys, what)
+        others = {
+            name: self._expand_all(column, keys, what)[0]
+            for name in ("targets", "masks")
+            if (column := getattr(listing, name)) is not None
+        }
+        for name, column in others.items():
+            for item, ours, theirs in zip(items, inputs, column, strict=True):
+                if len(ours.sources) != len(theirs.sources):
+                    raise DataError(
+                        f"{what}: {item} has {len(ours.sources)} image(s), but "
+                        f"{len(theirs.sources)} {name}. Name images that match."
+                    )
+        if missing:
+            rank_zero_warn(
+                f"{what}: {len(missing)} well(s), field(s) or image(s) that metadata list are "
+                f"not there and are left out: {', '.join(missing[:3])}"
+                f"{', ...' if len(missing) > 3 else ''}."
+            )
+        self._check_level(inputs, keys, what)
+        root = listing.root
+        if root is None and len(items) == 1 and inputs[0].by_name:
+            root = Path(str(locate(items[0])))
+        rest = [{k: v for k, v in row.items() if k not in _FIELDS} for row in keys]
+        rest = [row for row, found in zip(rest, inputs, strict=True) for _ in found.sources]
+        flat = {name: _flat(column) for name, column in others.items()}
+        return Listing(_flat(inputs), **flat, root=root, keys=rest if any(keys) else None)
+
+    def open_source(
+        self,
+        source: ZarrSource,
+        axes: str,
+        *,
+        level: str | None = None,
+        row: str | None = None,
+        column: str | None = None,
+        field: str | None = None,
+    ) -> list[ImageStack]:
+        """See `PatchDataModule.open_source`; a manifest's rows may name a level and fields."""
+        del row, column, field  # `list_sources` has chosen by them
+        stack, filled = open_zarr(
+            source,
+            axes,
+            level=check.key("level", level, self.level),
+            trust_axes=self.settings.trust_axes,
+            missing_chunks=self.missing_chunks,
+            storage_options=self.storage_options,
+            engine=self.engine,
+        )
+        if level is not None and source.kind == "image":
+            stack.source += f"/level_{level}"  # rows may name several of an image
+        if filled:
+            self._filled[stack.source] = filled
+        return [stack]
+
+    def setup(self, stage: str) -> None:
+        """See `PatchDataModule.setup`; warns once of missing chunks that are filled."""
+        try:
+            super().setup(stage)
+        finally:
+            forget_stores()  # zip files stay open only where they are read
+        if self._filled:
+            first, n = next(iter(self._filled)), sum(self._filled.values())
+            rank_zero_warn(
+                f"{n} missing chunk(s) of {len(self._filled)} array(s), such as {first}, are read "
+                "as the fill value (missing_chunks=fill)."
+            )
+            self._filled.clear()
+
+    def _check_level(self, images: list[Found], keys: list[dict[str, str]], what: str) -> None:
+        """Refuse levels of what has none; warn once of levels whose noise is not a camera's."""
+        for found, row in zip(images, keys, strict=True):
+            level = row.get("level", str(self.level))
+            plain = [source for source in found.sources if source.kind == "array"]
+            if level == "0":
+                continue
+            # Masks and targets may be of the level's size already.
+            if plain and what.endswith("_data"):
+                raise DataError(
+                    f"{what}: {plain[0]}: is an array, but level={level} chooses one of a pyramid. "
+                    "Leave it out, or name the OME image around it."
+                )
+            if len(plain) < len(found.sources) and not self._warned_of_level:
+                self._warned_of_level = True
+                rank_zero_warn(
+                    f"level={level}: scaling down makes the noise of neighbouring pixels alike, "
+                    "which Noise2Void and other blind-spot methods then learn. Train at level=0."
+                )
+
+    def _expand_all(
+        self, items: list[Any], keys: list[dict[str, str]], what: str
+    ) -> tuple[list[Found], list[str]]:
+        """Expand what is named; all faults in one message."""
+        labels = not what.endswith("_data")
+
+        def attempt(item: Any, row: dict[str, str]) -> Found | str:
+            own = {name: row.get(name, getattr(self, name)) for name in _FIELDS}
+            try:
+                return expand(locate(item), self.storage_options or {}, Selection(**own), labels)
+            except DataError as error:
+                return str(error)
+            except OSError as error:
+                return f"{item}: cannot be read ({error})."
+
+        with ThreadPoolExecutor(READERS) as pool:
+            results = list(pool.map(attempt, items, keys))
+        if faults := [result for result in results if isinstance(result, str)]:
+            raise DataError(join_faults(what, faults))
+        found = [result for result in results if isinstance(result, Found)]
+        return found, [name for one in found for name in one.missing]
+
+
+_FIELDS = ("row", "column", "field")
+
+
+def _flat(found: list[Found]) -> list[ZarrSource]:
+    return [source for one in found for source in one.sources]
+
+
+def _items(data: Any, what: str) -> Listing:
+    """List what an argument names, before any store is opened."""
+    if isinstance(data, list | tuple):
+        uris = [item for item in data if is_uri(item)]
+        if uris and len(uris) < len(data):
+            other = next(item for item in data if not is_uri(item))
+            raise DataError(
+                f"{what}: the list mixes URIs ({uris[0]}) and stores ({other}). Name only stores, "
+                "or only groups and arrays by their URIs."
+            )
+        if data and all(isinstance(item, str | Path) and str(item) for item in data):
+            return Listing([*data])
+        return list_files(data, ("",), what)  # says what is wrong
+    if isinstance(data, str) and (is_uri(data) or is_remote(data)):
+        return Listing([data])
+    # Path("") is the current folder, but an empty name is a mistake.
+    path = at_home(Path(data)) if isinstance(data, str | Path) and str(data) else None
+    if path is None or (not path.exists() and any(c in str(path) for c in "*?[")):
+        return list_files(data, ("",), what)
+    if path.is_dir() and not is_node_folder(path) and (stores := find_stores(path)):
+        return Listing([*stores], root=path)
+    if path.suffix.lower() in MANIFESTS and path.is_file():
+        return read_manifest(path, what, ("",))
+    return Listing([path])  # a folder without stores is refused, with what is there

@@ -1,0 +1,1 @@
+"""What an image is: axes, regions, stacks and sets of them."""

@@ -1,0 +1,98 @@
+"""The contract that every format meets: an image seen as ``S C (Z) Y X``."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@runtime_checkable
+class ImageStack(Protocol):
+    """An image, or several of one shape, on disk or in memory.
+
+    Any class with these members is one; nothing needs to be inherited. Optional members, found
+    with ``getattr``:
+
+    ``block_shape : tuple of int``
+        ``([Z], Y, X)``, what is stored and decoded as a unit (chunk, tile, strip, page). Absent:
+        the whole sample.
+    ``extract_samples(sample_idx, n_samples, channels, coords, patch_size)``
+        Like ``extract_patch`` for successive samples: ``S C (Z) Y X``. With it,
+        ``samples_per_block : int`` says how many samples are stored and decoded as a unit.
+    ``valid_region(sample_idx, channels) : list of (start, stop), or None``
+        Boxes, ``(Z) Y X``, pixels, whose union was acquired in these channels (``None``: in all
+        of them); ``None`` is everywhere. Training patches lie inside; what was not acquired is
+        filled in prediction, with a warning.
+    ``in_memory : bool``
+        Patches are views that cost neither reading nor memory.
+    ``scale : dict of str to tuple of (float, str)``
+        Pixel size per spatial axis with its unit.
+    ``channel_names : tuple of str``
+        Names of the channels.
+    ``close() : None``
+        Close files; called on teardown.
+    """
+
+    @property
+    def source(self) -> str:
+        """Name of the image, unique in the set; used in messages and for output names."""
+
+    @property
+    def data_shape(self) -> Sequence[int]:
+        """``(S, C, [Z], Y, X)``."""
+
+    @property
+    def data_dtype(self) -> np.dtype[Any]:
+        """Dtype of what is stored."""
+
+    @property
+    def original_axes(self) -> str:
+        """Axes in the order on disk."""
+
+    @property
+    def original_data_shape(self) -> Sequence[int]:
+        """Shape in the order on disk."""
+
+    def extract_patch(
+        self,
+        sample_idx: int,
+        channels: Sequence[int] | None,
+        coords: Sequence[int],
+        patch_size: Sequence[int],
+    ) -> NDArray[Any]:
+        """Read a patch.
+
+        Parameters
+        ----------
+        sample_idx : int
+            Index along ``S``.
+        channels : sequence of int, or None
+            Indices along ``C``; ``None`` is all.
+        coords, patch_size : sequence of int
+            Origin and size, pixels, ``(Z) Y X``. What lies outside the image is padded.
+
+        Returns
+        -------
+        ndarray
+            ``C (Z) Y X`` in the stored dtype.
+        """
+        ...
+
+
+class StoredArray(Protocol):
+    """What a format has to give: an array that is read by boxes.
+
+    It may have ``close()`` and ``valid_region(sample, channels)``, see `ImageStack`.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape on disk."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype on disk."""
+
+    def __getitem__(self, box: tuple[slice, ...], /) -> NDArray[Any]:
+        """Read a box; one slice of step 1 per dimension."""

@@ -1,0 +1,76 @@
+"""Pixels that processes share without a copy each: files mapped into memory, shared memory."""
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class MappedArray:
+    """An uncompressed array in a file, of which boxes are read through a memory map.
+
+    Each read maps the file anew (about 50 µs) and copies its box, so that no descriptor stays
+    open however many boxes are kept (a map holds one), and the object pickles to a few bytes.
+    ``offset`` is in bytes, ``order`` is ``"C"`` or ``"F"``.
+    """
+
+    def __init__(
+        self, path: Path, dtype: Any, shape: Sequence[int], offset: int = 0, order: str = "C"
+    ) -> None:
+        self.path = Path(path)
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.shape = tuple(shape)
+        self.offset = offset
+        self.order = order
+
+    def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
+        """Read a box of the file."""
+        order: Any = self.order
+        mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
+        return np.array(mapped[box], subok=False)
+
+
+def file_of(array: np.memmap[Any, Any]) -> MappedArray | None:
+    """Find the place of a memory map, or of a view of one, in its file; None if it has none."""
+    root: Any = array
+    while isinstance(root.base, np.memmap):
+        root = root.base
+    # Changes to a copy-on-write map are not in the file.
+    if root.filename is None or root.mode == "c" or not array.flags.forc:
+        return None
+    offset = root.offset + array.ctypes.data - root.ctypes.data
+    order = "C" if array.flags.c_contiguous else "F"
+    return MappedArray(root.filename, array.dtype, array.shape, offset, order)
+
+
+_segments: list[tuple[Any, int, int]] = []
+"""The shared segment that is being filled, bytes used in it, and bytes shared in all."""
+
+
+def share(array: NDArray[Any]) -> tuple[Any, int]:
+    """Copy pixels to shared memory; returns a segment (uint8 tensor) and where in it.
+
+    Many arrays share a segment: each segment is an open descriptor, and thousands of images
+    would be more than a process may have.
+    """
+    import torch  # late: stacks are used without torch too
+
+    segment, used, total = _segments.pop() if _segments else (None, 0, 0)
+    if segment is None or used + array.nbytes > len(segment):
+        n = max(array.nbytes, 2**24, min(total // 8, 2**28))
+        segment, used = torch.empty(n, dtype=torch.uint8).share_memory_(), 0
+    shared_pixels((segment, used), array.dtype, array.shape)[...] = array
+    end = -(-(used + array.nbytes) // 64) * 64
+    _segments.append((segment, end, total + array.nbytes))
+    return segment, used
+
+
+def shared_pixels(shared: tuple[Any, int], dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Pixels in a shared segment, as an array."""
+    segment, offset = shared
+    flat = segment.numpy()[offset : offset + prod(shape) * dtype.itemsize]
+    pixels: NDArray[Any] = flat.view(dtype).reshape(shape)
+    return pixels

@@ -1,0 +1,197 @@
+"""Patches, copied out of decoded regions of images and their targets."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from careamics_dm.errors import DataError
+from careamics_dm.images.frame_pairs import read_pair
+from careamics_dm.images.image_set import nan_message
+from careamics_dm.images.region import Region, read_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.region import Blocks
+    from careamics_dm.sampling.plan import Plan
+
+    Patches = list[NDArray[Any]]
+
+NanPolicy = Literal["error", "zero", "skip"]
+
+
+class PairedImages:
+    """Images and, where there are any, their targets, read and cut alike.
+
+    ``dtypes`` are those of batches, of images and targets.
+    """
+
+    def __init__(self, images: Images, nan_policy: NanPolicy) -> None:
+        self.nan_policy = nan_policy
+        self._pair = images.sides
+        # Of all images: a batch mixes them, and one may be of a wider dtype than another.
+        self.dtypes = [batch_dtype([stack.data_dtype for stack in of]) for of, _ in self._pair]
+
+    def read(self, region: Region) -> Blocks:
+        """Read a region: image and, where there is one, target, ``S C (Z) Y X``."""
+        i = region.image
+        (stacks, chosen), *rest = [(s, c[i] if c else None) for s, c in self._pair]
+        if not rest:
+            return (read_samples(stacks[i], region, chosen),)
+        targets, target_chosen = rest[0]
+        return read_pair(stacks[i], targets[i], region, chosen, target_chosen)
+
+    def read_patch(self, region: Region) -> Blocks | None:
+        """Read a patch alone: image and target, ``1 C (Z) Y X``, in the dtype of batches.
+
+        ``None`` if it has NaN and is to be skipped; `DataError` if the policy is to refuse.
+        """
+        blocks = self.read(region)
+        patches = [np.array(self.as_in_batches(i, block)) for i, block in enumerate(blocks)]
+        if self.nan_policy == "skip" and not _all_finite(patches)[0]:
+            return None
+        place = (region.image, region.sample, region.start)
+        self.apply_nan_policy(patches, lambda row: place, None)
+        return tuple(patches)
+
+    def as_in_batches(self, side: int, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return pixels of images (0) or targets (1) in the dtype of batches."""
+        with np.errstate(over="ignore"):  # what is beyond float32 is reported as infinite
+            return pixels.astype(self.dtypes[side], copy=False)
+
+    def cut(
+        self,
+        blocks: Blocks,
+        rows: Sequence[int],
+        at: Sequence[Sequence[int]],
+        size: Sequence[int],
+        cuts: Patches,
+        n: int,
+    ) -> Patches:
+        """Copy the patches of a region, ``S C (Z) Y X``, into a batch, ``N C (Z) Y X``.
+
+        ``rows`` of the batch lie in this region, at sample and origin ``at[row]``. Without ``cuts``
+        a batch of ``n`` is made.
+        """
+        cuts = cuts or [
+            np.empty((n, block.shape[1], *size), dtype)
+            for block, dtype in zip(blocks, self.dtypes, strict=False)
+        ]
+        for block, cut in zip(blocks, cuts, strict=True):
+            if block.dtype == np.float64:
+                with np.errstate(over="ignore"):  # what is beyond float32 is reported as infinite
+                    _copy_boxes(block, rows, at, size, cut)
+            else:
+                _copy_boxes(block, rows, at, size, cut)
+        return cuts
+
+    def apply_nan_policy(
+        self,
+        cuts: Patches,
+        place_of: Callable[[int], tuple[int, int, Sequence[int]]],
+        others: Callable[[], list[Blocks]] | None,
+    ) -> None:
+        """Do something about NaN and infinity in a batch, in place, images and targets alike.
+
+        ``place_of`` a row gives image, sample and origin. ``others`` reads finite patches from
+        elsewhere, for when a whole batch must be skipped; ``None`` if each patch has its place.
+        `DataError` if the policy is to refuse, or no other patch is finite.
+        """
+        finite = _all_finite(cuts)
+        if finite.all():
+            return
+        row = int(finite.argmin())
+        if self.nan_policy == "error":
+            raise DataError(self._message(cuts, row, place_of(row)))
+        if self.nan_policy == "zero" or others is None:
+            for cut in cuts:
+                if cut.dtype.kind == "f":
+                    cut[~np.isfinite(cut)] = 0
+        elif finite.any():
+            instead = np.resize(np.flatnonzero(finite), (~finite).sum())
+            for cut in cuts:
+                cut[~finite] = cut[instead]
+        else:
+            found = others()
+            if not found:
+                message = self._message(cuts, row, place_of(row))
+                raise DataError(f"{message} Other patches were tried, each has some too.")
+            for i in range(len(finite)):
+                for cut, other in zip(cuts, found[i % len(found)], strict=True):
+                    cut[i] = other[0]
+
+    def _message(self, cuts: Patches, row: int, place: tuple[int, int, Sequence[int]]) -> str:
+        """Say where a patch, of this image, sample and origin, has its first NaN or infinity."""
+        image, sample, start = place
+        side = next(i for i, cut in enumerate(cuts) if not np.isfinite(cut[row]).all())
+        stacks, channels = self._pair[side]
+        channel, *inside = np.argwhere(~np.isfinite(cuts[side][row]))[0].tolist()
+        chosen = channels[image] if channels else None
+        return nan_message(
+            stacks[image].source,
+            cuts[side][row][channel, *inside],
+            sample,
+            channel if chosen is None else chosen[channel],
+            tuple(a + b for a, b in zip(start, inside, strict=True)),
+        )
+
+
+def batch_dtype(stored: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
+    """Dtype of a batch: as stored where no wider than float32, which it becomes anyway."""
+    dtype = np.result_type(*stored)
+    narrow = {np.dtype(t) for t in ("u1", "i1", "u2", "i2", "f2", "f4")}
+    return dtype if dtype in narrow else np.dtype(np.float32)
+
+
+def region_of_patch(plan: Plan, row: int) -> Region:
+    """Return the box of one patch of a plan."""
+    start = plan.start[row]
+    ends = tuple(start.tolist()), tuple((start + plan.size[row]).tolist())
+    return Region(int(plan.image[row]), int(plan.sample[row]), *ends)
+
+
+def by_region(region: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Group the rows of a batch by their region, ``(N,)``, ascending."""
+    order = np.argsort(region, kind="stable")
+    ordered = region[order]
+    ends = (np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist()
+    for a, b in pairwise([0, *ends, len(order)]):
+        if a < b:
+            yield int(ordered[a]), order[a:b]
+
+
+def _copy_boxes(
+    block: NDArray[Any],
+    rows: Sequence[int],
+    at: Sequence[Sequence[int]],
+    size: Sequence[int],
+    out: NDArray[Any],
+) -> None:
+    """Copy; a plain loop is the fastest gather that NumPy has."""
+    if len(size) == 2:
+        h, w = size
+        for i in rows:
+            s, y, x = at[i]
+            out[i] = block[s, :, y : y + h, x : x + w]
+    else:
+        d, h, w = size
+        for i in rows:
+            s, z, y, x = at[i]
+            out[i] = block[s, :, z : z + d, y : y + h, x : x + w]
+
+
+def _all_finite(cuts: Patches) -> NDArray[np.bool_]:
+    """Whether image and target of each patch are finite, ``(N,)``."""
+    finite = np.ones(len(cuts[0]), bool)
+    for cut in cuts:
+        if cut.dtype.kind == "f":
+            good = np.isfinite(cut)
+            if not good.all():  # the sum over each patch takes longer than that over all
+                finite &= good.reshape(len(cut), -1).all(axis=1)
+    return finite

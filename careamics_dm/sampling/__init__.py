@@ -1,0 +1,1 @@
+"""Where patches lie: random, on a grid, held out for validation."""

@@ -1,0 +1,252 @@
+"""Origins of patches that masks, gaps or filters allow, as boxes or a bit each."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from careamics_dm.images.boxes import gaps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from careamics_dm.images.boxes import Boxes
+
+GROUP = 32
+"""Bytes of a group of origins: 8 bytes of counts for each make a quarter more memory."""
+FIRST_BIT = np.uint8(128)
+
+
+class ValidOrigins:
+    """The allowed origins of one sample of an image with gaps, as boxes that are disjoint.
+
+    A patch may be drawn where all of its pixels were acquired: lie in ``boxes``, ``(Z) Y X``
+    pixels, which may overlap. Origins are drawn exactly uniformly, without rejection, and memory
+    depends on the number of boxes, not of pixels.
+    """
+
+    def __init__(self, boxes: Boxes, size: Sequence[int], patch_size: Sequence[int]) -> None:
+        self.patch_size = tuple(patch_size)
+        self.shape = tuple(max(n - p, 0) + 1 for n, p in zip(size, patch_size, strict=True))
+        self._forbidden: Boxes = []
+        self.exclude(gaps(boxes, size))
+
+    def exclude(self, boxes: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
+        """Forbid every origin whose patch would overlap one of these boxes of pixels."""
+        near = [origins_near(box, self.patch_size, self.shape) for box in boxes]
+        self._forbidden = self._forbidden + near  # not in place: a copy must not change
+        allowed = gaps(self._forbidden, self.shape)
+        corners = np.array(allowed, np.int64).reshape(len(allowed), 2, len(self.shape))
+        self._start, self._stop = corners[:, 0], corners[:, 1]
+        self._until = np.cumsum((self._stop - self._start).prod(axis=1))
+
+    @property
+    def n_origins(self) -> int:
+        """How many origins there are."""
+        return prod(self.shape)
+
+    @property
+    def n_allowed(self) -> int:
+        """How many are allowed."""
+        return int(self._until[-1]) if len(self._until) else 0
+
+    def allows(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of ``(N, D)`` origins is allowed."""
+        allowed = np.zeros(len(starts), bool)
+        order = np.argsort(starts[:, 0], kind="stable")
+        ordered = starts[order]
+        # Boxes are flat along the first axis: each is asked only for what lies at its height.
+        first = np.searchsorted(ordered[:, 0], self._start[:, 0])
+        last = np.searchsorted(ordered[:, 0], self._stop[:, 0])
+        rows = zip(first.tolist(), last.tolist(), self._start, self._stop, strict=True)
+        for a, b, start, stop in rows:
+            at = ordered[a:b, 1:]
+            inside = ((at >= start[1:]) & (at < stop[1:])).all(axis=1)
+            allowed[order[a:b][inside]] = True
+        return allowed
+
+    def within(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether each origin of a box is allowed, ``(Z) Y X``."""
+        allowed = np.zeros([b - a for a, b in zip(start, stop, strict=True)], bool)
+        fill(allowed, np.stack([self._start, self._stop], axis=1) - np.array(start), True)
+        return allowed
+
+    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw ``(n, D)`` allowed origins, all equally likely."""
+        if n == 0:
+            return np.zeros((0, len(self.shape)), np.int64)
+        box = np.searchsorted(self._until, rng.integers(self.n_allowed, size=n), side="right")
+        drawn: NDArray[np.int64] = rng.integers(self._start[box], self._stop[box])
+        return drawn
+
+
+def origins_near(
+    box: tuple[Sequence[int], Sequence[int]], patch_size: Sequence[int], shape: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Origins, as a box among ``shape`` of them, whose patch overlaps a box of pixels."""
+    start = [min(max(a - p + 1, 0), n) for a, p, n in zip(box[0], patch_size, shape, strict=True)]
+    stop = [max(min(b, n), 0) for b, n in zip(box[1], shape, strict=True)]
+    return tuple(start), tuple(stop)
+
+
+def fill(origins: NDArray[np.bool_], boxes: NDArray[np.int64], value: bool) -> None:
+    """Set boxes, ``(N, 2, D)`` starts and stops, which may reach outside."""
+    inside = np.clip(boxes, 0, origins.shape)
+    for start, stop in inside[(inside[:, 0] < inside[:, 1]).all(axis=1)].tolist():
+        origins[tuple(map(slice, start, stop))] = value
+
+
+class OriginMask:
+    """The allowed origins of one sample, a bit each.
+
+    A patch may be drawn where the mask, ``(Z) Y X``, is non-zero at the patch's central pixel
+    (index ``size // 2`` along each axis; the central pixel of an axis that is shorter than the
+    patch). Origins are drawn exactly uniformly, without rejection.
+    """
+
+    def __init__(self, mask: NDArray[Any], patch_size: Sequence[int]) -> None:
+        centre = tuple(
+            slice(p // 2, p // 2 + max(n - p, 0) + 1) if n >= p else slice(n // 2, n // 2 + 1)
+            for n, p in zip(mask.shape, patch_size, strict=True)
+        )
+        self.patch_size = tuple(patch_size)
+        allowed = mask[centre] != 0
+        self._clear(allowed.shape)
+        self.allow(0, allowed)
+        self.count()
+
+    @classmethod
+    def none(cls, shape: Sequence[int], patch_size: Sequence[int]) -> OriginMask:
+        """Forbid all of ``shape`` origins, to `allow` some and then `count` them."""
+        mask = cls.__new__(cls)
+        mask.patch_size = tuple(patch_size)
+        mask._clear(shape)
+        return mask
+
+    def _clear(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+        # Bits of all origins in a row, in groups that are counted and searched as one.
+        self.bits = np.zeros((-(-prod(self.shape) // (8 * GROUP)), GROUP), np.uint8)
+
+    def allow(self, first: int, allowed: NDArray[np.bool_]) -> None:
+        """Allow origins of a slab that begins at ``first``, a multiple of 8, on the first axis."""
+        bits = np.packbits(allowed.reshape(-1))
+        begin = first * prod(self.shape[1:]) // 8
+        self.bits.reshape(-1)[begin : begin + len(bits)] |= bits
+
+    def count(self) -> None:
+        """Count what is allowed, so that origins can be drawn."""
+        self._until = _count_until(self.bits)
+
+    @property
+    def n_origins(self) -> int:
+        """How many origins there are."""
+        return prod(self.shape)
+
+    @property
+    def n_allowed(self) -> int:
+        """How many are allowed."""
+        return int(self._until[-1])
+
+    def exclude(self, boxes: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
+        """Forbid every origin whose patch would overlap one of these boxes of pixels."""
+        flat = self.bits.reshape(-1)
+        for box in boxes:
+            start, stop = origins_near(box, self.patch_size, self.shape)
+            near = [np.arange(a, b) for a, b in zip(start, stop, strict=True)]
+            origin = np.ravel_multi_index(np.ix_(*near), self.shape).reshape(-1)
+            np.bitwise_and.at(flat, origin >> 3, ~(FIRST_BIT >> (origin & 7).astype(np.uint8)))
+        self.count()
+
+    def allows(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of ``(N, D)`` origins is allowed."""
+        origin = np.ravel_multi_index(tuple(starts.T), self.shape)
+        bits = self.bits.reshape(-1)[origin >> 3] & (FIRST_BIT >> (origin & 7).astype(np.uint8))
+        allowed: NDArray[np.bool_] = bits != 0
+        return allowed
+
+    def within(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether each origin of a box is allowed, ``(Z) Y X``."""
+        row = prod(self.shape[1:])
+        a, b = start[0] * row, stop[0] * row
+        bits = np.unpackbits(self.bits.reshape(-1)[a >> 3 : -(-b >> 3)])[a & 7 : (a & 7) + b - a]
+        rest = tuple(map(slice, start[1:], stop[1:]))
+        allowed: NDArray[np.bool_] = bits.reshape(-1, *self.shape[1:])[(slice(None), *rest)] != 0
+        return allowed
+
+    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw ``(n, D)`` allowed origins, all equally likely."""
+        if n == 0:
+            return np.zeros((0, len(self.shape)), np.int64)
+        rank = rng.integers(self.n_allowed, size=n)
+        place = _find_allowed(self.bits, self._until, rank)
+        return np.stack(np.unravel_index(place, self.shape), axis=1)
+
+
+class OriginMasks:
+    """The allowed origins of several samples, drawn from as one.
+
+    ``numbers``, ``(M, 2)``, are the region, and the sample of it, that each mask is of.
+    """
+
+    def __init__(self, masks: Sequence[OriginMask], numbers: NDArray[np.int64]) -> None:
+        self._numbers = numbers
+        self._shapes = np.array([mask.shape for mask in masks], np.int64)
+        n_groups = [len(mask.bits) for mask in masks]
+        self._first = np.cumsum([0, *n_groups])
+        self._of_group = np.repeat(np.arange(len(masks)), n_groups)
+        self._bits = np.concatenate([mask.bits for mask in masks])
+        self._until = _count_until(self._bits)
+
+    @property
+    def n_allowed(self) -> int:
+        """How many origins are allowed, over all samples."""
+        return int(self._until[-1])
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draw uniformly: regions ``(n,)``, and samples and origins in them ``(n, 1 + D)``."""
+        rest = _find_allowed(self._bits, self._until, rng.integers(self.n_allowed, size=n))
+        mask = self._of_group[rest // (8 * GROUP)]
+        rest -= self._first[mask] * 8 * GROUP
+        places = np.empty((n, 1 + self._shapes.shape[1]), np.int64)
+        places[:, 0] = self._numbers[mask, 1]
+        for d in range(places.shape[1] - 1, 0, -1):
+            rest, places[:, d] = np.divmod(rest, self._shapes[mask, d - 1])
+        return self._numbers[mask, 0], places
+
+
+def _count_until(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count what is allowed before each group, and in all."""
+    counts = np.bitwise_count(bits.view(np.uint64)).sum(axis=1, dtype=np.int64)
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def _find_allowed(
+    bits: NDArray[np.uint8], until: NDArray[np.int64], rank: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Find allowed origins by their rank among these: numbers among all bits."""
+    found = np.empty(len(rank), np.int64)
+    for i in range(0, len(rank), 4096):  # bounded memory
+        part = rank[i : i + 4096]
+        group = np.searchsorted(until, part, side="right") - 1
+        within = part - until[group]
+        octets = bits[group]
+        octet, within = _find(np.bitwise_count(octets), within)
+        row = np.arange(len(part))
+        bit, _ = _find(np.unpackbits(octets[row, octet, None], axis=1), within)
+        found[i : i + 4096] = (group * GROUP + octet) * 8 + bit
+    return found
+
+
+def _find(
+    counts: NDArray[np.uint8], rank: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Column in which each row's running count exceeds a rank; and the rank within that column."""
+    until = np.cumsum(counts, axis=1, dtype=np.uint16)
+    column = (until > rank[:, None]).argmax(axis=1)
+    row = np.arange(len(rank))
+    return column, rank - until[row, column] + counts[row, column]

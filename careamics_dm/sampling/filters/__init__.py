@@ -1,0 +1,1 @@
+"""What a training patch must have: patch filters."""

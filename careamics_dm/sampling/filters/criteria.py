@@ -1,0 +1,214 @@
+"""Criteria that training patches must meet, so that networks do not learn background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import ceil, e, pi
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from careamics_dm.errors import DataError
+from careamics_dm.sampling.filters.base import Measured, PatchFilter, is_number
+from careamics_dm.sampling.filters.window_statistics import (
+    entropy,
+    moments,
+    reduce_windows,
+    to_levels,
+    window_means,
+    window_variances,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Passed = NDArray[np.bool_]
+
+EVERY = 2
+"""Step, along Y and X, between the pixels that make the entropy."""
+
+
+@dataclass
+class MaxFilter(PatchFilter):
+    """Patches whose brightest pixel is bright enough.
+
+    Parameters
+    ----------
+    threshold : float
+        Least maximum, in the units of the stored data.
+    keep : float
+        Probability of keeping a patch that is rejected.
+    channel : int, optional
+        Which selected channel is judged; by default any may pass.
+    """
+
+    threshold: float
+    keep: float = 0.0
+    channel: int | None = None
+    marks_suffice: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """See `PatchFilter`."""
+        super().__post_init__()
+        _check("threshold", self.threshold, "the least maximum, in the units of the data")
+
+    def passes(self, patches: NDArray[Any]) -> Passed:
+        """See `PatchFilter.passes`."""
+        return _all_reached(self.measured(patches))
+
+    def passing_origins(self, pixels: NDArray[Any], size: Sequence[int]) -> Passed:
+        """See `PatchFilter.passing_origins`."""
+        chosen = self.select(pixels[None])[0]
+        # In NumPy a float32 compared with a number means that number in float32.
+        least = np.float64(self.threshold) if chosen.dtype.kind == "f" else ceil(self.threshold)
+        bright = np.any(chosen >= least, axis=0)
+        return reduce_windows(bright, size, np.logical_or)
+
+    def measured(self, patches: NDArray[Any]) -> list[Measured]:
+        """See `PatchFilter.measured`."""
+        rows = _rows(self.select(patches))
+        return [Measured("max", self.threshold, rows.max(axis=2).astype(np.float64))]
+
+
+@dataclass
+class MeanStdFilter(PatchFilter):
+    """Patches that are bright enough on average, vary enough, or both.
+
+    Parameters
+    ----------
+    mean : float, optional
+        Least mean of the pixels, in the units of the stored data.
+    std : float, optional
+        Least standard deviation, in the units of the stored data. One or both are needed.
+    keep : float
+        Probability of keeping a patch that is rejected.
+    channel : int, optional
+        Which selected channel is judged; by default any may pass.
+    """
+
+    mean: float | None = None
+    std: float | None = None
+    keep: float = 0.0
+    channel: int | None = None
+    marks_suffice: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """See `PatchFilter`."""
+        super().__post_init__()
+        if self.mean is None and self.std is None:
+            raise DataError(
+                "patch_filter: neither mean nor std is given. Give one or both, in the units of "
+                "the data."
+            )
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if value is not None:
+                _check(name, value, f"the least {name}, in the units of the data")
+        if self.std is not None and self.std < 0:
+            raise DataError(f"patch_filter: std={self.std} is below 0, where no patch is.")
+
+    def passes(self, patches: NDArray[Any]) -> Passed:
+        """See `PatchFilter.passes`."""
+        return _all_reached(self.measured(patches))
+
+    def passing_origins(self, pixels: NDArray[Any], size: Sequence[int]) -> Passed:
+        """See `PatchFilter.passing_origins`."""
+        shape = [n - p + 1 for n, p in zip(pixels.shape[1:], size, strict=True)]
+        found = np.zeros(shape, bool)
+        for channel in self.select(pixels[None])[0]:
+            passed = np.ones(shape, bool)
+            if self.mean is not None:
+                passed = window_means(channel, size) >= self.mean
+            if self.std is not None and passed.any():
+                passed &= window_variances(channel, size) >= self.std**2
+            found |= passed
+        return found
+
+    def measured(self, patches: NDArray[Any]) -> list[Measured]:
+        """See `PatchFilter.measured`."""
+        rows = _rows(self.select(patches))
+        found = (v.reshape(rows.shape[:2]) for v in moments(rows.reshape(-1, rows.shape[2])))
+        columns = zip(("mean", "std"), (self.mean, self.std), found, strict=True)
+        return [Measured(name, least, v) for name, least, v in columns if least is not None]
+
+
+@dataclass
+class EntropyFilter(PatchFilter):
+    """Patches whose intensities are spread over enough values.
+
+    The Shannon entropy ``H = -sum(p log2 p)``, where ``p`` is the share of pixels of each value:
+    0 bits for an even patch, 8 bits if 256 values are equally frequent. Integer pixels count
+    by their exact values, floating-point ones by 256 equal levels between the smallest and the
+    largest. Every second pixel along Y and X is counted, as counting takes long; so of a patch of
+    64 × 64 pixels 1024 are, which have 10 bits at most.
+
+    Parameters
+    ----------
+    bits : float
+        Least entropy, bits.
+    keep : float
+        Probability of keeping a patch that is rejected.
+    channel : int, optional
+        Which selected channel is judged; by default any may pass.
+
+    References
+    ----------
+    C. E. Shannon, "A Mathematical Theory of Communication", Bell System Technical Journal 27
+    (1948), 379-423. The bound by the variance: T. M. Cover and J. A. Thomas, "Elements of
+    Information Theory" (2006), problem 8.7.
+    """
+
+    bits: float
+    keep: float = 0.0
+    channel: int | None = None
+
+    def __post_init__(self) -> None:
+        """See `PatchFilter`."""
+        super().__post_init__()
+        _check("bits", self.bits, "the least entropy, in bits")
+
+    def passes(self, patches: NDArray[Any]) -> Passed:
+        """See `PatchFilter.passes`."""
+        return _all_reached(self.measured(patches))
+
+    def passing_origins(self, pixels: NDArray[Any], size: Sequence[int]) -> Passed | None:
+        """See `PatchFilter.passing_origins`; by the variance alone, and of integers only."""
+        if pixels.dtype.kind == "f":
+            return None
+        # Integers of a given variance have at most the entropy of a Gaussian that is as wide,
+        # about: H <= log2(2 pi e (variance + 1 / 12)) / 2.
+        least = (2 ** (2 * self.bits) / (2 * pi * e) - 1 / 12) * (1 - 1e-9)
+        thin_size = (*size[:-2], *(-(-p // EVERY) for p in size[-2:]))
+        found = np.zeros([n - p + 1 for n, p in zip(pixels.shape[1:], size, strict=True)], bool)
+        for channel, y, x in product(self.select(pixels[None])[0], range(EVERY), range(EVERY)):
+            here = found[..., y::EVERY, x::EVERY]
+            if here.size:
+                variances = window_variances(channel[..., y::EVERY, x::EVERY], thin_size)
+                here |= variances[tuple(map(slice, here.shape))] >= least
+        return found
+
+    def measured(self, patches: NDArray[Any]) -> list[Measured]:
+        """See `PatchFilter.measured`."""
+        rows = _rows(self.select(patches)[..., ::EVERY, ::EVERY])
+        values = entropy(to_levels(rows.reshape(-1, rows.shape[2])))
+        return [Measured("entropy", self.bits, values.reshape(rows.shape[:2]))]
+
+
+def _rows(patches: NDArray[Any]) -> NDArray[Any]:
+    """Pixels of each channel of each patch, ``(N, C, pixels)``."""
+    return patches.reshape(*patches.shape[:2], -1)
+
+
+def _all_reached(measured: Sequence[Measured]) -> Passed:
+    """Which patches have a channel that reaches all that is asked for, ``(N,)``."""
+    reached = np.logical_and.reduce([values >= least for _, least, values in measured])
+    return np.asarray(reached.any(axis=1))
+
+
+def _check(name: str, value: Any, meaning: str) -> None:
+    if value is None:
+        raise DataError(f"patch_filter: {name} is not given. Give {meaning}.")
+    if not is_number(value):
+        raise DataError(f"patch_filter: {name}={value!r}: give a number, {meaning}.")

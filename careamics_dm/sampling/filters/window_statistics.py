@@ -1,0 +1,181 @@
+"""Statistics of patches: of all windows of an image at once, and of many patches at once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float64]
+
+LEVELS = 256
+"""Of the histogram of floating-point pixels."""
+CHUNK = 2**16
+"""Pixels that are worked on at once, so that their copies stay in the cache."""
+
+
+def reduce_windows(pixels: NDArray[Any], size: Sequence[int], join: np.ufunc) -> NDArray[Any]:
+    """Reduce the window that begins at each pixel, ``(Z) Y X``; one for each that lies inside.
+
+    Runs of 1, 2, 4, ... pixels are joined, so the work grows with the logarithm of the size; and
+    unlike differences of running sums, sums of floating-point numbers keep their digits. ``join``
+    is associative and keeps the dtype.
+    """
+    for axis, p in enumerate(size):
+        pixels = _reduce_runs(pixels, axis, p, join)
+    return pixels
+
+
+def window_sums(pixels: NDArray[Any], size: Sequence[int]) -> NDArray[Any]:
+    """Add up the window that begins at each pixel, ``(Z) Y X``; one for each that lies inside.
+
+    Pixels are integers from 0 on, whose sums are exact, or floating-point numbers, which are added
+    in float64.
+    """
+    if pixels.dtype.kind == "f":
+        return reduce_windows(pixels.astype(np.float64), size, np.add)
+    peak = int(pixels.max())
+    for axis, p in enumerate(size):
+        peak *= p
+        dtype = np.min_scalar_type(peak)  # narrow ones are much faster
+        if dtype.itemsize <= 4 and axis < len(size) - 1:
+            pixels = _reduce_runs(pixels.astype(dtype, copy=False), axis, p, np.add)
+        else:
+            pixels = _difference_runs(pixels, axis, p, dtype)
+    return pixels
+
+
+def window_means(pixels: NDArray[Any], size: Sequence[int]) -> Values:
+    """Mean of the window that begins at each pixel; see `window_sums`.
+
+    Pixels may be negative here.
+    """
+    n = prod(size)
+    if pixels.dtype.kind == "f":
+        return np.asarray(window_sums(pixels, size) / n)
+    low = int(pixels.min())
+    return np.asarray((window_sums(_above(pixels, low), size) + float(n * low)) / n)
+
+
+def window_variances(pixels: NDArray[Any], size: Sequence[int]) -> Values:
+    """Variance of the window that begins at each pixel; see `window_means`."""
+    n = prod(size)
+    if pixels.dtype.kind == "f":
+        wide = pixels.astype(np.float64)
+        wide -= wide.mean()  # or a large offset would take the digits
+        total, squares = (window_sums(x, size) for x in (wide, np.square(wide)))
+    else:
+        above = _above(pixels, int(pixels.min()))  # mostly so small that sums fit 32 bits
+        total, squares = (window_sums(x, size) for x in (above, np.square(above)))
+    variances = total.astype(np.float64)
+    variances *= variances
+    variances /= -n
+    variances += squares
+    variances /= n
+    return np.asarray(np.maximum(variances, 0, out=variances))
+
+
+def moments(rows: NDArray[Any]) -> tuple[Values, Values]:
+    """Mean and standard deviation of each row of ``(M, pixels)``."""
+    means = rows.mean(axis=1, dtype=np.float64)
+    return means, np.asarray(rows.std(axis=1, dtype=np.float64))
+
+
+def to_levels(rows: NDArray[Any]) -> NDArray[Any]:
+    """Integers to count: as they are, or of fractions 256 levels from least to most of a row."""
+    if rows.dtype.kind != "f":
+        return rows
+    levels = np.empty(rows.shape, np.uint8)
+    with np.errstate(over="ignore", invalid="ignore"):  # where they span all that float32 can
+        for chunk in _chunks(rows):
+            pixels = rows[chunk].astype(np.float32)
+            pixels -= pixels.min(axis=1, keepdims=True)
+            span = pixels.max(axis=1, keepdims=True)
+            pixels *= LEVELS / np.where(span > 0, span, 1)
+            np.minimum(pixels, LEVELS - 1, out=pixels)
+            np.copyto(levels[chunk], pixels, casting="unsafe")
+    return levels
+
+
+def entropy(rows: NDArray[Any]) -> Values:
+    """Shannon entropy of the values of each row of ``(M, pixels)`` integers, bits."""
+    n = rows.shape[1]
+    found = np.empty(len(rows))
+    bits = _bits(n)
+    for chunk in _chunks(rows):
+        low = rows[chunk].min(axis=1).astype(np.intp)
+        width = int((rows[chunk].max(axis=1) - low).max()) + 1
+        if width > n:
+            found[chunk] = _entropy_by_sorting(rows[chunk], bits)
+            continue
+        # A run of bins for each row, so that all are counted at once.
+        begin = np.arange(0, len(low) * width, width) - low
+        bins = rows[chunk].astype(np.int32)  # half the memory of what bincount makes of it
+        bins += begin.astype(np.int32)[:, None]
+        count = np.bincount(bins.reshape(-1), minlength=len(low) * width)
+        found[chunk] = bits[count].reshape(-1, width).sum(axis=1)
+    return found
+
+
+def _reduce_runs(pixels: NDArray[Any], axis: int, p: int, join: np.ufunc) -> NDArray[Any]:
+    """Reduce runs of ``p`` along an axis: one run of a power of two for each bit of ``p``."""
+    before, n = (slice(None),) * axis, pixels.shape[axis] - p + 1
+    found, done, width = None, 0, 1
+    while True:
+        if p & width:
+            part = pixels[(*before, slice(done, done + n))]
+            found = part if found is None else join(found, part)
+            done += width
+        if done == p:
+            assert found is not None
+            return found
+        pixels = join(pixels[(*before, slice(None, -width))], pixels[(*before, slice(width, None))])
+        width *= 2
+
+
+def _difference_runs(pixels: NDArray[Any], axis: int, p: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Add up runs of ``p`` integers: differences of sums, exact though these may overflow."""
+    until = np.cumsum(pixels, axis=axis, dtype=dtype)
+    before = (slice(None),) * axis
+    sums = until[(*before, slice(p - 1, None))].copy()
+    sums[(*before, slice(1, None))] -= until[(*before, slice(None, -p))]
+    return sums
+
+
+def _above(pixels: NDArray[Any], low: int) -> NDArray[np.uint32]:
+    """Integers of at most 16 bits less the least of them."""
+    return np.asarray(np.subtract(pixels, low, dtype=np.int32).view(np.uint32))
+
+
+def _chunks(rows: NDArray[Any]) -> Iterator[slice]:
+    """Slices of rows, few enough for the cache."""
+    step = max(CHUNK // rows.shape[1], 1)
+    return (slice(i, i + step) for i in range(0, len(rows), step))
+
+
+def _entropy_by_sorting(rows: NDArray[Any], bits: Values) -> Values:
+    """Entropy of each row; by radix, so that it is as fast however far values spread."""
+    n = rows.shape[1]
+    values = np.sort(rows, axis=1, kind="stable")
+    new = np.ones(values.shape, bool)
+    np.not_equal(values[:, 1:], values[:, :-1], out=new[:, 1:])
+    first = np.flatnonzero(new)
+    count = np.diff(first, append=values.size)
+    begins = np.searchsorted(first, np.arange(0, values.size, n))
+    return np.asarray(np.add.reduceat(bits[count], begins))
+
+
+@lru_cache(maxsize=4)
+def _bits(n: int) -> Values:
+    """Entropy, in bits, that a value adds which 0, 1, ... ``n`` of ``n`` pixels have."""
+    share = np.arange(n + 1) / n
+    share[0] = 1
+    bits: Values = -np.log2(share) * share
+    return bits

@@ -1,0 +1,84 @@
+"""Units of data that validate or train as a whole, and how they are dealt into folds."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from careamics_dm.errors import DataError
+from careamics_dm.sources.source_path import absolute, file_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from careamics_dm.images.image_stack import ImageStack
+
+Whole = Literal["samples", "images", "files"]
+
+N_FOLDS = 10
+"""Folds where nobody says how many; of fewer units, as many as there are."""
+SMALLER = {"files": ("images", "samples"), "images": ("samples",), "samples": ()}
+"""Units of which there may be more."""
+
+
+def units(stacks: Sequence[ImageStack], kind: Whole) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the unit of each sample, image by image, and the units' names.
+
+    Images of one source (other channels of it) are one unit. Names are paths below the folder that
+    all files have in common, with ``/``.
+    """
+    files = [file_of(stack.source) for stack in stacks]
+    root = os.path.commonpath({str(file.parent) for file in files})
+    paths = files if kind == "files" else [absolute(stack.source) for stack in stacks]
+    names = [path.relative_to(root).as_posix() for path in paths]
+    samples = [stack.data_shape[0] for stack in stacks]
+    known: dict[str, int] = {}
+    if kind == "samples":
+        each = [
+            f"{name} sample {s}" for name, n in zip(names, samples, strict=True) for s in range(n)
+        ]
+        return np.array([known.setdefault(name, len(known)) for name in each]), [*known]
+    of_image = np.array([known.setdefault(name, len(known)) for name in names])
+    return np.repeat(of_image, samples), [*known]
+
+
+def deal(names: Sequence[str], n_folds: int) -> NDArray[np.int64]:
+    """Return the fold of each unit, by names alone; folds differ in size by at most one.
+
+    Sorted by a digest of their names, units are dealt like cards. Their order, the seed and the
+    process do not matter; but adding a unit may move others.
+    """
+    # Not hash(): that is another one in every process.
+    digests = [sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    order = sorted(range(len(names)), key=lambda i: (digests[i], names[i]))
+    fold = np.empty(len(names), np.int64)
+    fold[order] = np.arange(len(names)) % n_folds
+    return fold
+
+
+def n_folds_of(names: Sequence[str], kind: Whole, n_folds: int | None, fold: int) -> int:
+    """Return how many folds there are; `DataError` for too few units, or no such ``fold``."""
+    n = len(names)
+    if n < 2:
+        raise DataError(
+            f"train_data: hold_out={kind} needs 2 {kind} or more, one to validate and one to train "
+            f"on, but there is only {names[0]}. Set hold_out to "
+            f"{' or '.join([*SMALLER[kind], 'patches'])}, or give val_data."
+        )
+    if n_folds is not None and n_folds > n:
+        smaller = f", or set hold_out to {' or '.join(SMALLER[kind])}" if SMALLER[kind] else ""
+        raise DataError(
+            f"train_data: n_folds={n_folds}, but there are only {n} {kind} to deal into folds. Use "
+            f"at most {n} folds{smaller}."
+        )
+    found = min(N_FOLDS, n) if n_folds is None else n_folds
+    if fold >= found:
+        raise DataError(
+            f"train_data: fold={fold}, but {n} {kind} make {found} folds, from 0 to {found - 1}."
+        )
+    return found

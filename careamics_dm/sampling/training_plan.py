@@ -1,0 +1,75 @@
+"""The plan of a training run: random patches, or a grid in random order."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from careamics_dm.errors import DataError
+from careamics_dm.sampling.held_out import within, without_overlap
+from careamics_dm.sampling.image_origins import origin_masks
+from careamics_dm.sampling.plan import rows_of
+from careamics_dm.sampling.random_patches import GridPatches, RandomPatches
+from careamics_dm.sampling.tiling import grid_plan, n_covering
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from careamics_dm.images.image_set import Images
+    from careamics_dm.sampling.validation_split import Split
+
+
+def training_plan(
+    images: Images,
+    sampling: Literal["random", "grid"],
+    patch_size: tuple[int, ...],
+    n_patches: int | None,
+    split: Split | None,
+    *,
+    seed: int,
+    cell_bytes: int,
+) -> RandomPatches | GridPatches:
+    """Lay out training patches that overlap no held-out one and respect masks and gaps.
+
+    By default random patches are as many as cover the data side by side. `DataError` if nothing is
+    left of a grid.
+    """
+    extents = images.extents()
+    held_out, trained = (None, None) if split is None else (split.avoided, split.trained)
+    if sampling == "random":
+        n = n_patches or n_by_default(images, patch_size, split)
+        masks = origin_masks(images, patch_size, held_out, trained)
+        return RandomPatches(extents, patch_size, n, seed, cell_bytes, held_out, masks, trained)
+    plan = grid_plan(extents, patch_size, cell_bytes=cell_bytes)
+    if trained is not None:
+        plan = plan.take(trained[rows_of(plan, extents)])
+    if held_out is not None:
+        plan = without_overlap(plan, held_out)
+    plan = within(plan, origin_masks(images, patch_size, chosen=trained), extents)
+    if not len(plan):
+        raise DataError(
+            f"sampling=grid: what validates and the mask leave no patch of {patch_size} side by "
+            "side. Use smaller patches, fewer n_val_patches, or sampling=random."
+        )
+    return GridPatches(plan, seed)
+
+
+def n_by_default(images: Images, patch_size: Sequence[int], split: Split | None) -> int:
+    """Count random patches per epoch: as many as cover the data, but for the held-out ones."""
+    extents = images.extents()
+    held = 0 if split is None or split.avoided is None else len(split.avoided)
+    trained = None if split is None else split.trained
+    if trained is not None:
+        first = np.cumsum([0] + [extent.samples for extent in extents])[:-1]
+        counts = np.add.reduceat(trained, first, dtype=np.int64).tolist()
+        extents = tuple(e._replace(samples=n) for e, n in zip(extents, counts, strict=True))
+    missing = images.n_not_acquired(trained)
+    covering = sum(
+        n_covering([extent], patch_size)
+        * (1 - missing.get(i, 0) / (extent.samples * prod(extent.size)))
+        for i, extent in enumerate(extents)
+        if extent.samples
+    )
+    return max(round(covering) - held, 1)

@@ -1,0 +1,36 @@
+"""Warnings about data that are usable but not complete; printing on one process."""
+
+from math import prod
+
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from careamics_dm.images.frame_pairs import EveryOther
+from careamics_dm.images.image_set import Images
+
+say = rank_zero_only(print)  # print, but only on the first of the processes of a run
+
+
+def tell_gaps(what: str, images: Images) -> None:
+    """Warn of parts that were not acquired, whose prediction means nothing."""
+    missing = images.n_not_acquired()
+    if not missing:
+        return
+    first = next(iter(missing))
+    shape = images.stacks[first].data_shape
+    share = missing[first] / (shape[0] * prod(shape[2:]))
+    rank_zero_warn(
+        f"{what}: {len(missing)} image(s) have parts that were not acquired, of "
+        f"{images.stacks[first].source} {missing[first]} pixels ({share:.1%}). They are read as 0; "
+        "what is predicted there"
+        f"{', and scored with the rest,' * (what == 'test_data')} means nothing."
+    )
+
+
+def tell_odd(images: Images) -> None:
+    """Warn of frames without a partner."""
+    pairs = [stack for stack in images.stacks if isinstance(stack, EveryOther)]
+    if odd := [stack.source for stack in pairs if stack.n_frames % 2]:
+        rank_zero_warn(
+            f"repeats: {len(odd)} image(s) have an odd number of frames; the last one has no "
+            f"partner and is left out: {', '.join(odd[:5])}{', ...' * (len(odd) > 5)}."
+        )

@@ -1,0 +1,253 @@
+"""Opening the sources of one role (train, val, test, predict) and checking them as a set."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm.auto import tqdm
+
+from careamics_dm.errors import DataError
+from careamics_dm.images.axes import select_channels
+from careamics_dm.images.frame_pairs import EveryOther
+from careamics_dm.images.image_set import PROGRESS_AFTER, Images, count_channels
+from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.sources.listing import CHANNELS, Listing
+from careamics_dm.sources.source_path import absolute, file_of
+
+Open = Callable[..., list[ImageStack]]
+Channels = Sequence[int | str] | None
+
+OPENERS = 8  # threads that open files: opening waits for the disk, not for a core
+
+
+def open_images(
+    what: str,
+    open_source: Open,
+    inputs: Listing,
+    targets: Listing | None,
+    masks: Listing | None,
+    *,
+    axes: tuple[str, str, str],
+    channels: Channels,
+    target_channels: Channels,
+    patch_size: Sequence[int] | None,
+    small_images: Literal["error", "pad", "skip"],
+    within: bool = False,
+    repeats: str | None = None,
+) -> tuple[Images, list[str]]:
+    """Open the sources of one role and check them against each other; all faults in one message.
+
+    ``axes`` are of inputs, targets and masks. ``patch_size=None`` leaves sizes unchecked, as for
+    prediction. With ``within``, targets are channels of the images themselves, chosen by
+    ``target_channels``; with ``repeats``, every second frame along that axis. Also returns the
+    names of images that were left out because they are small.
+    """
+    faults: list[str] = []
+    columns = [
+        [] if listing is None else _open_all(open_source, listing, role_axes, faults)
+        for listing, role_axes in zip((inputs, targets, masks), axes, strict=True)
+    ]
+    images, skipped = Images([]), []
+    for i, stacks in enumerate(columns[0]):
+        others = [column[i] if column else None for column in columns[1:]]
+        if stacks is None:  # told already
+            continue
+        for k, name in enumerate(("target", "mask")):
+            other = others[k]
+            if other is not None and len(other) != len(stacks):
+                label = stacks[0].source if stacks else inputs.inputs[i]
+                faults.append(f"{label}: {len(stacks)} image(s), but {len(other)} {name}(s).")
+                others[k] = None
+            elif other is not None and (lone := _lone(stacks, other)):
+                faults.append(
+                    f"{stacks[0].source}: images of a file pair by name, but these have no "
+                    f"{name}, or are one of no image: {', '.join(lone)}. Name those that match, "
+                    "in a manifest, say."
+                )
+                others[k] = None
+        for j, stack in enumerate(stacks):
+            target, mask = (None if other is None else other[j] for other in others)
+            try:
+                _check_partner(stack, target, "target")
+                _check_partner(stack, mask, "mask")
+                chosen = _select(stack, _channels_of(inputs, i, channels))
+                target_chosen = None
+                if target is not None and targets is not None:
+                    target_chosen = _select(target, _channels_of(targets, i, target_channels))
+                elif repeats:
+                    EveryOther(stack, repeats, 0)
+                    target_chosen = _select(stack, target_channels) if target_channels else chosen
+                elif within:
+                    wanted = _channels_of(inputs, i, target_channels, "target_channel")
+                    target_chosen = _select(stack, wanted)
+                    _check_apart(stack, chosen, target_chosen)
+                if patch_size is not None and not _fits(stack, patch_size, small_images):
+                    skipped.append(stack.source)
+                    continue
+            except DataError as error:
+                faults.append(str(error))
+                continue
+            images.stacks.append(stack)
+            images.channels.append(chosen)
+            if target is not None:
+                images.targets.append(target)
+            if target is not None or within or repeats:
+                images.target_channels.append(target_chosen)
+            if mask is not None:
+                images.masks.append(mask)
+    faults += _disagreements(images) + _twice(images)
+    if not images.stacks and not faults:
+        faults.append(
+            f"every image is smaller than patch_size {tuple(patch_size or ())}: use smaller ones."
+            if skipped
+            else "there is no image."
+        )
+    if faults:
+        raise DataError(join_faults(what, faults))
+    return images, skipped
+
+
+def join_faults(what: str, faults: Sequence[str], most: int = 20) -> str:
+    """Put several faults into one message."""
+    if len(faults) == 1:
+        return faults[0] if faults[0].startswith(what) else f"{what}: {faults[0]}"
+    lines = [f"{what}: {len(faults)} problems:", *(f"  - {fault}" for fault in faults[:most])]
+    return "\n".join(lines + [f"  and {len(faults) - most} more"] * (len(faults) > most))
+
+
+def _open_all(
+    open_source: Open, listing: Listing, axes: str, faults: list[str]
+) -> list[list[ImageStack] | None]:
+    """Open sources; ``None`` for those whose fault is put on the list."""
+    sources = listing.inputs
+    rows = listing.keys or [{}] * len(sources)
+
+    def attempt(source: Any, row: dict[str, str]) -> list[ImageStack] | str:
+        keys = {key: value for key, value in row.items() if key not in CHANNELS}
+        try:
+            return open_source(source, axes, **keys)
+        except DataError as error:
+            return str(error)
+        except OSError as error:
+            return f"{source if isinstance(source, str | Path) else ''}: cannot be read ({error})."
+
+    bar: dict[str, Any] = {
+        "total": len(sources),
+        "unit": "file",
+        "delay": PROGRESS_AFTER,
+        "leave": False,
+    }
+    with ThreadPoolExecutor(OPENERS) as pool:
+        results = list(tqdm(pool.map(attempt, sources, rows), "opening", **bar))
+    faults += [result for result in results if isinstance(result, str)]
+    return [None if isinstance(result, str) else result for result in results]
+
+
+def _lone(stacks: Sequence[ImageStack], others: Sequence[ImageStack]) -> list[str]:
+    """Names in two files, of scenes, say, that only one has; none where all are other names."""
+    if len(stacks) < 2:
+        return []
+    ours, theirs = (
+        {absolute(s.source).relative_to(file_of(s.source)).as_posix() for s in column}
+        for column in (stacks, others)
+    )
+    return sorted(ours ^ theirs) if ours & theirs else []
+
+
+def _check_partner(stack: ImageStack, other: ImageStack | None, name: str) -> None:
+    if other is None:
+        return
+    ours = (stack.data_shape[0], *stack.data_shape[2:])
+    theirs = (other.data_shape[0], *other.data_shape[2:])
+    if ours != theirs:
+        raise DataError(
+            f"{stack.source} has samples and size {ours}, its {name} {other.source} has {theirs} "
+            f"(axes {stack.original_axes} and {other.original_axes}). Check pairing and axes."
+        )
+    if name == "mask" and other.data_shape[1] != 1:
+        raise DataError(
+            f"{other.source}: a mask has the axes of its image without C, but this one has "
+            f"{other.data_shape[1]} channels."
+        )
+
+
+def _fits(stack: ImageStack, patch_size: Sequence[int], small_images: str) -> bool:
+    """Whether an image is kept; raises when it does not suit the patch."""
+    size = tuple(stack.data_shape[2:])
+    if len(size) != len(patch_size):
+        depth = "with" if len(size) == 3 else "without"
+        raise DataError(
+            f"{stack.source}: axes {stack.original_axes} are {depth} Z, so patch_size needs "
+            f"{len(size)} numbers, but is {tuple(patch_size)}."
+        )
+    if all(n >= p for n, p in zip(size, patch_size, strict=True)):
+        return True
+    if small_images == "error":
+        raise DataError(
+            f"{stack.source}: size {size} is smaller than patch_size {tuple(patch_size)}. Use "
+            "smaller patches, or set small_images to pad (by reflection) or skip."
+        )
+    return small_images == "pad"
+
+
+def _check_apart(
+    stack: ImageStack, channels: Sequence[int] | None, target_channels: Sequence[int] | None
+) -> None:
+    """Refuse targets that are among the inputs, from where a network would copy them."""
+    every = range(stack.data_shape[1])
+    ours = every if channels is None else channels
+    theirs = every if target_channels is None else target_channels
+    if both := sorted(set(ours) & set(theirs)):
+        raise DataError(
+            f"{stack.source}: channel(s) {', '.join(map(str, both))} would be both input and "
+            f"target. Of its {len(every)} channel(s), select others with channels or "
+            "target_channels."
+        )
+
+
+def _channels_of(listing: Listing, i: int, otherwise: Channels, key: str = "channel") -> Channels:
+    """Return what a manifest's row says, else what is said for all."""
+    channel = listing.keys[i].get(key) if listing.keys else None
+    if channel is None:
+        return otherwise
+    return [int(channel) if channel.strip().isdecimal() else channel]
+
+
+def _select(stack: ImageStack, channels: Channels) -> list[int] | None:
+    names = getattr(stack, "channel_names", None)
+    return select_channels(channels, stack.data_shape[1], names, stack.source)
+
+
+def _twice(images: Images) -> list[str]:
+    """Images that are listed again: validation patches of one would be trained on in the other."""
+    found: dict[Any, list[str]] = {}
+    for stack, chosen in zip(images.stacks, images.channels, strict=True):
+        channels = range(stack.data_shape[1]) if chosen is None else chosen
+        found.setdefault((absolute(stack.source), tuple(channels)), []).append(stack.source)
+    return [
+        f"{sources[0]} is listed {len(sources)} times. Name it once."
+        for sources in found.values()
+        if len(sources) > 1
+    ]
+
+
+def _disagreements(images: Images) -> list[str]:
+    """Images whose channels or dimensions differ from those of the first."""
+    faults = []
+    sides = [("channels", images.stacks, images.channels)]
+    # After a fault, a target may be missing.
+    if len(images.target_channels) == len(images.stacks):
+        targets = images.targets or images.stacks
+        sides.append(("target_channels", targets, images.target_channels))
+    for name, stacks, channels in sides:
+        counts = list(map(count_channels, stacks, channels))
+        for stack, count in zip(stacks, counts, strict=True):
+            if count != counts[0]:
+                faults.append(
+                    f"{stack.source} has {count} channel(s), but {stacks[0].source} has "
+                    f"{counts[0]}. Select the ones they share with {name}."
+                )
+            if len(stack.data_shape) != len(stacks[0].data_shape):
+                faults.append(f"{stack.source} and {stacks[0].source}: only one has depth (Z).")
+    return faults

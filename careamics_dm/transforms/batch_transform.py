@@ -1,0 +1,46 @@
+"""From batches as stored to what modules get: float32, normalised and augmented."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from careamics_dm.transforms.augmentation import orient
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from careamics_dm.transforms.augmentation import Orientation
+    from careamics_dm.transforms.normalization import Affine
+
+
+class BatchTransform:
+    """Normalises and augments whole batches on whatever device they are.
+
+    A batch says how many of its patches take each of the ``orientations``.
+    """
+
+    def __init__(self, orientations: Sequence[Orientation], batch_format: str, n_dims: int) -> None:
+        self.orientations, self.batch_format = list(orientations), batch_format
+        self.n_dims = n_dims
+
+    def __call__(self, batch: Mapping[str, Any], statistics: Mapping[str, Affine]) -> Any:
+        """Transform a batch of a loader; see `PatchDataModule.transform`."""
+        counts, single = batch.get("orientation"), batch["image"].ndim == self.n_dims + 1
+        done: dict[str, torch.Tensor] = {}
+        for key in ("image", "target"):
+            if key not in batch:
+                continue
+            if counts is None:
+                x = batch[key].to(torch.float32, copy=True)
+            else:
+                x = orient(batch[key], self.orientations, counts)
+            # Targets that training data lack are in the units of the images.
+            affine = statistics.get(key, statistics["image"])
+            done[key] = affine.apply_(x[None])[0] if single else affine.apply_(x)
+        if "region" in batch:
+            done["region"] = batch["region"]
+        if self.batch_format == "tensor":
+            return done["image"]
+        return done if self.batch_format == "dict" else tuple(done.values())

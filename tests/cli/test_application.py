@@ -1,0 +1,282 @@
+"""Help that helps, messages instead of stack traces, and an end when asked for."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import tifffile
+from apps import SMALL, noise, refuse, run, succeed, write_tiffs
+
+SCRIPTS = Path(sys.executable).parent
+
+
+@pytest.fixture
+def images(tmp_path):
+    write_tiffs(tmp_path / "images", "YX", [(40, 50), (33, 64)])
+    return ("data=tiff", "data.train_data=images")
+
+
+def test_the_configuration_can_be_shown_without_running(tmp_path):
+    done = run("train", tmp_path, "--cfg=job", "model=n2v2")
+    assert done.code == 0 and "strategy: median" in done.out
+    assert not list(tmp_path.iterdir())
+
+
+BAD = {
+    # Keys and options
+    ("data.batchsize=3",): "there is no data.batchsize. Did you mean data.batch_size",
+    ("data=tiff", "data.serie=1"): "there is no data.serie. Did you mean data.series?",
+    (
+        "data/patch_filter=mx",
+    ): "there is no data/patch_filter=mx. Choose among entropy, max, mean_std.",
+    ("model.network.dept=3",): "Did you mean model.network.depth?",
+    ("modl.optimizer.lr=1",): "there is no modl",
+    ("trainer.limit_train_batches=1",): "+trainer.limit_train_batches=... adds a key",
+    ("data=tif",): "there is no data=tif. Choose among array, custom, czi, tiff, zarr.",
+    ("logger=nothing",): "there is no logger=nothing. Choose among csv, tensorboard, wandb.",
+    (
+        "experiment=nothing",
+    ): "there is no experiment=nothing. Choose among formats, n2v_3d, none, rows.",
+    ("~model",): "model can't be left out",
+    ("~writer",): "writer can't be left out",
+    ("logger=null",): "~logger leaves it out",
+    ("+data.colour=red",): "data: TypeError: ",
+    # Of earlier versions
+    ("+patch_filter@data.patch_filter=max",): "earlier version: write data/patch_filter=max.",
+    ("+normalization@data.normalization=none",): "write data/normalization=none.",
+    ("augmentation@data.augmentation=flips",): "write data/augmentation=flips.",
+    ("experiment_data=formats_custom",): "leave it out: experiment=NAME is enough.",
+    ("+model_data@data=structn2v",): "leave it out: model=NAME is enough.",
+    ("experiment=null",): "write experiment=none.",
+    ("data.index=true",): "leave it out: files are opened quickly",
+    # Values
+    ("data.batch_size=0",): "batch_size=0 is too small",
+    ("data.batch_size=abc",): "batch_size='abc': give a whole number",
+    ("data.patch_size=64",): "patch_size=64: give 2 numbers",
+    ("data.sampling=sorted",): "sampling='sorted': choose among random, grid",
+    ("model.optimizer.lr=fast",): "model.optimizer.lr=fast: is a number or true/false needed here?",
+    ("model.masking.roi_size=big",): "model.masking.roi_size=big: is a number",
+    ("model.masking.roi_size=4",): "model.masking: roi_size=4",
+    (
+        "model.network.batch_norm=maybe",
+        "model.optimizer.lr=x",
+    ): "batch_norm=maybe, model.opt",
+    ("trainer.max_epochs=many",): "trainer.max_epochs=many: is a number",
+    ("trainer.precision=foo",): "trainer: Precision 'foo' is invalid",
+    ("seed=abc",): "seed=abc: is a number",
+    ("model.network._target_=nothing.Net",): "model.network: ",
+    # Grammar
+    ("data.patch_size=[32,32",): "can't read the argument 'data.patch_size=[32,32'",
+    ("data.train_data=a=b(c",): "can't read the argument 'data.train_data=a=b(c'",
+    ("images",): "can't read the argument 'images'",
+    # Files
+    ("data=tiff", "data.train_data=nowhere"): "train_data: nowhere does not exist (seen from",
+    ("data=tiff", "data.train_data=empty"): "has no file ending in .tif",
+    ("data=tiff",): "train_data is not given",
+    ("data.train_data=file.npy", "data.axes=YX"): "file.npy: not a readable .npy file",
+    # Folders
+    ("hydra.run.dir=file.npy/x",): "the folder of the run, file.npy/x, can't be created",
+    # Model and data
+    ("data.patch_size=[66,66]", "model.network.depth=2"): "multiple of 4. Use 64 or 68",
+    ("model.network.depth=8",): "Use 256",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD, ids=" ".join)
+def test_a_mistake_is_one_message(tmp_path, arguments):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.npy").write_text("no array")
+    assert BAD[arguments] in refuse("train", tmp_path, *SMALL, *arguments)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_all_faults_of_all_files_come_at_once(tmp_path, images):
+    (tmp_path / "images/text.tif").write_text("no TIFF")
+    whole = (tmp_path / "images/image_0.tif").read_bytes()
+    (tmp_path / "images/short.tif").write_bytes(whole[: len(whole) // 2])
+    tifffile.imwrite(tmp_path / "images/small.tif", noise((8, 8)))
+    message = refuse("train", tmp_path, *SMALL, *images)
+    for name in ("text.tif", "short.tif", "small.tif"):
+        assert name in message
+    assert "image_1.tif" not in message
+
+
+def test_what_happens_in_the_middle_is_one_message_too(tmp_path):
+    noisy = noise((64, 64)).astype(np.float32)
+    noisy[40, 41] = np.nan
+    np.save(tmp_path / "noisy.npy", noisy)
+    data = ("data.train_data=noisy.npy", "data.axes=YX")
+    message = refuse("train", tmp_path, *SMALL, *data)
+    assert "noisy.npy" in message and "nan" in message.lower()
+    np.save(tmp_path / "noisy.npy", noise((64, 64)))
+    much = ("model.optimizer.lr=1e30", "trainer.max_epochs=4")
+    message = refuse("train", tmp_path, *SMALL, *data, *much)
+    assert "train_loss" in message and "lower the learning rate" in message
+
+
+def test_the_stack_trace_is_there_for_those_who_ask(tmp_path, images):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYDRA_FULL_ERROR", "1")
+        with pytest.raises(ValueError, match="patch_size") as caught:
+            run("train", tmp_path, *SMALL, *images, "data.patch_size=[15,15]")
+        assert len(caught.traceback) > 5
+        with pytest.raises(Exception, match="batchsize"):
+            run("train", tmp_path, "data.batchsize=3")
+
+
+def test_a_mistake_of_ours_keeps_its_stack_trace(tmp_path, images):
+    """What is no user's fault must not be hidden."""
+    (tmp_path / "broken.py").write_text(
+        "import careamics_dm as c\n"
+        "class Model(c.N2VModule):\n"
+        "    def training_step(self, batch, i):\n"
+        "        return batch.nothing\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        with pytest.raises(AttributeError, match="nothing"):
+            run("train", tmp_path, *SMALL, *images, "model._target_=broken.Model")
+
+
+@pytest.fixture
+def ctrl_c():
+    """Processes in the background ignore it, and so would their children, and Lightning's end."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def started(app, folder, *arguments):
+    """The command as it is installed, in a process of its own."""
+    log = folder / f"{app}.txt"  # a pipe would fill up
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [SCRIPTS / f"careamics-{app}", *arguments, "hydra.run.dir=run"],
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def stop_when(process, sign):
+    """Press Ctrl+C as soon as there is a sign; return how many seconds the end took."""
+    for _ in range(1200):
+        if sign():
+            break
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.wait(timeout=60)
+    return time.monotonic() - began
+
+
+def test_training_and_prediction_stop_when_asked_and_can_go_on(tmp_path, ctrl_c):
+    write_tiffs(tmp_path / "images", "YX", [(120, 120)] * 6)
+    streamed = ("data.in_memory=false", "data.pool_mib=1", "data.patches_per_epoch=64")
+    data = (*SMALL, "data=tiff", "data.train_data=images", *streamed)
+    model, results = tmp_path / "run/model.ckpt", tmp_path / "run/denoised"
+    with started("train", tmp_path, *data, "trainer.max_epochs=100000") as training:
+        assert stop_when(training, model.exists) < 15
+    said = (tmp_path / "train.txt").read_text()
+    assert training.returncode == 130
+    assert "Traceback" not in said
+    assert f"careamics-train: stopped from the keyboard. Continue with checkpoint={model}" in said
+
+    place = (f"checkpoint={model}", "data.predict_data=images")
+    tiles = ("data.tile_size=[16,16]", "data.batch_size=1")
+    with started("predict", tmp_path, *place, *tiles) as prediction:
+        assert stop_when(prediction, lambda: any(results.glob("*.tif"))) < 15
+    said = (tmp_path / "predict.txt").read_text()
+    assert prediction.returncode == 130
+    assert "Traceback" not in said
+    assert "careamics-predict: stopped from the keyboard" in said
+    assert f"Continue with hydra.run.dir={tmp_path / 'run'} writer.existing=skip" in said
+    # A file with its final name is complete, and there are no others.
+    found = sorted(path.name for path in results.iterdir())
+    assert 1 <= len(found) < 6
+    assert all(name.startswith("image_") and name.endswith(".tif") for name in found)
+    assert all(tifffile.imread(results / name).min() > 0 for name in found)
+    done = succeed("predict", tmp_path, *place, "writer.existing=skip")
+    assert len([name for name in done.files if name.startswith("denoised/")]) == 6
+
+
+def test_after_ctrl_c_training_goes_on_from_the_last_epoch_not_the_best(tmp_path, ctrl_c):
+    write_tiffs(tmp_path / "images", "YX", [(60, 60)])
+    data = (*SMALL, "data=tiff", "data.train_data=images", "data.train_target=images")
+    last = tmp_path / "run/last.ckpt"
+    with started("train", tmp_path, *data, "model=care", "trainer.max_epochs=100000") as training:
+        stop_when(training, last.exists)
+    said = (tmp_path / "train.txt").read_text()
+    assert f"careamics-train: stopped from the keyboard. Continue with checkpoint={last}" in said
+
+
+class PressTwice(L.Callback):
+    """Presses Ctrl+C twice in the middle of a batch."""
+
+    went_on = False
+
+    def on_train_batch_end(self, *args):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        PressTwice.went_on = True
+
+
+def test_a_second_ctrl_c_stops_in_the_middle_of_a_batch(tmp_path, images, ctrl_c):
+    twice = "+callbacks.twice={_target_: test_application.PressTwice}"
+    done = run("train", tmp_path, *SMALL, *images, twice)
+    assert done.code == 130 and not PressTwice.went_on
+    assert "careamics-train: stopped from the keyboard." in done.err
+
+
+def test_ctrl_c_in_the_last_batch_stops_before_anything_else_begins(tmp_path, images, ctrl_c):
+    (tmp_path / "late.py").write_text(
+        "import signal, lightning as L\n"
+        "class Late(L.Callback):\n"
+        "    def on_train_end(self, *args):\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        late = "+callbacks.late={_target_: late.Late}"
+        done = run("train", tmp_path, *SMALL, *images, "data.predict_data=images", late)
+    assert done.code == 130 and "model.ckpt" in done.files
+    assert not list((done.folder / "denoised").glob("*.tif"))
+
+
+def test_ctrl_c_is_not_lost_in_a_destructor(tmp_path, images, ctrl_c):
+    """Where Python drops it, such as where an iterator that nobody wants is closed."""
+    (tmp_path / "swallow.py").write_text(
+        "import signal, lightning as L\n"
+        "class Iterator:\n"
+        "    def __del__(self):\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "class Swallow(L.Callback):\n"
+        "    batches = 0\n"
+        "    def on_train_batch_end(self, *args):\n"
+        "        Swallow.batches += 1\n"
+        "        Iterator()\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        swallow = "+callbacks.swallow={_target_: swallow.Swallow}"
+        few = ("data.batch_size=1", "data.patches_per_epoch=4")
+        done = run("train", tmp_path, *SMALL, *images, *few, swallow)
+    assert done.code == 130
+    assert "careamics-train: stopped from the keyboard." in done.err
+    assert "Traceback" not in done.err
+    assert sys.modules.pop("swallow").Swallow.batches == 1

@@ -1,0 +1,128 @@
+"""Images of any size, in one orientation or in all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from modules import trainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from careamics_dm.formats.array import ArrayDataModule
+from careamics_dm.models.care import CAREModule
+from careamics_dm.models.inference import mirror_up
+from careamics_dm.models.masking import Masking
+from careamics_dm.models.n2v import N2VModule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Ramp(nn.Module):
+    """Adds what depends on the place, so that turned images are restored otherwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = (torch.arange(n, dtype=x.dtype) for n in x.shape[-2:])
+        return x + y[:, None] + 10 * z
+
+
+def all_turns(x: np.ndarray[Any, Any], count: int) -> list[Any]:
+    """How to flip and turn, and how to undo it, by NumPy alone."""
+    moves: list[Any] = []
+    for mirrored in (False, True):
+        for quarters in range(0, 4, 8 // count):
+
+            def there(a: Any, m: bool = mirrored, q: int = quarters) -> Any:
+                return np.rot90(np.flip(a, -1) if m else a, q, (-2, -1))
+
+            def back(a: Any, m: bool = mirrored, q: int = quarters) -> Any:
+                a = np.rot90(a, -q, (-2, -1))
+                return np.flip(a, -1) if m else a
+
+            moves.append((there, back))
+    assert len(moves) == count
+    return moves
+
+
+def by_hand(network: Callable[[Tensor], Tensor], x: Tensor, count: int) -> list[Any]:
+    def restored(a: Any) -> Any:
+        return network(torch.from_numpy(np.ascontiguousarray(a))).numpy()
+
+    results = [back(restored(there(x.numpy()))) for there, back in all_turns(x.numpy(), count)]
+    return [np.mean(results, axis=0), np.std(results, axis=0)]
+
+
+def test_mirror_is_that_of_torch() -> None:
+    x = torch.randn(2, 1, 9, 6, 8)
+    torch.testing.assert_close(mirror_up(x, 4), F.pad(x, (0, 0, 0, 2, 0, 3), mode="reflect"))
+    assert (
+        mirror_up(x[..., :3], 8)[0, 0, 0, 0].tolist()
+        == x[0, 0, 0, 0][[0, 1, 2, 1, 0, 1, 2, 1]].tolist()
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 6, 6), (1, 2, 5, 8), (2, 1, 3, 4, 7)])
+def test_augmentation_changes_nothing_where_the_network_is_equivariant(
+    shape: tuple[int, ...],
+) -> None:
+    model = CAREModule(nn.ReLU())
+    x = torch.randn(shape)
+    alone = model.predict_step(x)
+    assert set(alone) == {"prediction"}
+    model.test_time_augmentation = model.uncertainty = True
+    result = model.predict_step(x)
+    assert torch.equal(result["prediction"], alone["prediction"])
+    assert torch.equal(result["uncertainty"], torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 6, 6), (1, 2, 5, 8), (2, 1, 3, 4, 7)])
+@pytest.mark.parametrize(
+    ("masking", "count"),
+    [
+        (Masking(), 8),
+        (Masking(struct_mask="cross"), 8),
+        (Masking(struct_mask="horizontal"), 4),
+        (Masking(struct_mask="vertical"), 4),
+    ],
+)
+def test_prediction_and_uncertainty_are_mean_and_deviation_over_the_turns_allowed(
+    shape: tuple[int, ...], masking: Masking, count: int
+) -> None:
+    network = Ramp()
+    model = N2VModule(network, masking=masking)
+    model.test_time_augmentation = model.uncertainty = True
+    x = torch.randn(shape)
+    mean, deviation = by_hand(network, x, count)
+    result = model.predict_step(x)
+    np.testing.assert_allclose(result["prediction"], mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result["uncertainty"], deviation, rtol=1e-4, atol=1e-5)
+    assert result["uncertainty"].max() > 1
+    model.uncertainty = False
+    assert set(model.predict_step(x)) == {"prediction"}
+
+
+def test_uncertainty_is_in_the_units_of_the_data(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).normal(500, 20, (24, 16)).astype(np.float32)
+    data = ArrayDataModule(train_data=image, predict_data=image, axes="YX", patch_size=(8, 8))
+    model = N2VModule(Ramp())
+    model.test_time_augmentation = model.uncertainty = True
+    [result] = trainer(tmp_path).predict(model, datamodule=data) or []
+    assert isinstance(result, dict)
+    statistics = data.statistics["image"]
+    normalised = torch.from_numpy((image - statistics.offset[0]) / statistics.scale[0])
+    mean, deviation = by_hand(Ramp(), normalised[None, None], 8)
+    expected = mean * statistics.scale[0] + statistics.offset[0]
+    np.testing.assert_allclose(result["prediction"], expected, rtol=1e-5)
+    np.testing.assert_allclose(result["uncertainty"], deviation * statistics.scale[0], rtol=1e-4)
+    assert "region" in result
+
+
+def test_uncertainty_needs_augmentation() -> None:
+    model = N2VModule(nn.Identity())
+    model.uncertainty = True
+    with pytest.raises(ValueError, match="set test_time_augmentation=True, too"):
+        model.predict_step(torch.zeros(1, 1, 4, 4))
