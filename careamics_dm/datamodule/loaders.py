@@ -17,7 +17,7 @@ from careamics_dm.sampling.validation_split import some_of
 
 if TYPE_CHECKING:
     from careamics_dm.datamodule.settings import Settings
-    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_set import ImageSet
     from careamics_dm.sampling.plan import Plan, Share
     from careamics_dm.sampling.random_patches import GridPatches, RandomPatches
     from careamics_dm.sampling.validation_split import Split
@@ -37,7 +37,7 @@ class Loaders:
         self._loaders: list[PatchLoader] = []
 
     def train(
-        self, images: Images, split: Split | None, share: Share, epoch: int = 0
+        self, images: ImageSet, split: Split | None, share: Share, epoch: int = 0
     ) -> PatchLoader:
         """Load new patches in every pass, from ``epoch`` on."""
         settings = self.settings
@@ -51,7 +51,7 @@ class Loaders:
             patch_filter=settings.patch_filter,
         )
 
-    def held_out(self, images: Images, split: Split, share: Share) -> PatchLoader:
+    def held_out(self, images: ImageSet, split: Split, share: Share) -> PatchLoader:
         """Load the patches that are held out of the training data."""
         pool_bytes = self.settings.pool_bytes
         keep = fits(images.extents(), pool_bytes)
@@ -63,7 +63,7 @@ class Loaders:
             plan = replace(plan, cell=np.arange(len(plan)))
         return self._loader(images, plan, share, keep=keep, pool_bytes=pool_bytes)
 
-    def grid(self, images: Images, share: Share) -> PatchLoader:
+    def grid(self, images: ImageSet, share: Share) -> PatchLoader:
         """Load patches side by side, or some of them, of validation images."""
         settings, pool_bytes = self.settings, self.settings.pool_bytes // VAL_SHARE
         plan = grid_plan(images.extents(), settings.patch_size, cell_bytes=pool_bytes // CELLS)
@@ -72,7 +72,7 @@ class Loaders:
             plan = some_of(plan, settings.n_val_patches, settings.seed)
         return self._loader(images, plan, share, pool_bytes=pool_bytes)
 
-    def tiles(self, images: Images, selected: list[int] | None, share: Share) -> PatchLoader:
+    def tiles(self, images: ImageSet, selected: list[int] | None, share: Share) -> PatchLoader:
         """Load the tiles, or the whole, of all or of the ``selected`` images, in order."""
         settings = self.settings
         plan = tile_plan(
@@ -87,7 +87,7 @@ class Loaders:
         n = (settings.batch_size or 1) if settings.tile_size else 1
         return self._loader(images, plan, share, with_region=True, batch_size=n, keep=False)
 
-    def n_train_patches(self, images: Images, split: Split | None) -> int:
+    def n_train_patches(self, images: ImageSet, split: Split | None) -> int:
         """Count the training patches of an epoch, over all ranks."""
         settings = self.settings
         if settings.sampling == "grid":
@@ -104,7 +104,7 @@ class Loaders:
         """Pickle without loaders, which hold threads and processes."""
         return self.__dict__ | {"_loaders": []}
 
-    def _train_plan(self, images: Images, split: Split | None) -> RandomPatches | GridPatches:
+    def _train_plan(self, images: ImageSet, split: Split | None) -> RandomPatches | GridPatches:
         settings = self.settings
         return training_plan(
             images,
@@ -119,7 +119,7 @@ class Loaders:
 
     def _loader(
         self,
-        images: Images,
+        images: ImageSet,
         plan: Plan | RandomPatches | GridPatches,
         share: Share,
         epoch: int = 0,

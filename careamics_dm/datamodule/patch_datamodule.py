@@ -14,7 +14,7 @@ from careamics_dm.datamodule.settings import Settings, SharedSettings, check_nam
 from careamics_dm.datamodule.source_opener import SourceOpener
 from careamics_dm.datamodule.validation import HeldOutData
 from careamics_dm.errors import DataError
-from careamics_dm.images.image_set import Images, describe
+from careamics_dm.images.image_set import ImageSet, describe
 from careamics_dm.sampling.plan import Share
 from careamics_dm.sampling.validation_split import table_of
 from careamics_dm.transforms.batch_transform import BatchTransform
@@ -299,7 +299,7 @@ class PatchDataModule(L.LightningDataModule):
         self.settings = replace(self.settings, batch_size=n)
         self._loaders.settings = self.settings
 
-    def images_of(self, role: str) -> Images:
+    def images_of(self, role: str) -> ImageSet:
         """Return the images of train, val, test or predict, with targets and channels."""
         if role not in self._opener.images or (role == "train" and not self._held_out.chosen):
             self.setup({"train": "fit", "val": "validate"}.get(role, role))

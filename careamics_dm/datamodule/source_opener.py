@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from careamics_dm.datamodule.settings import Settings
-    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_set import ImageSet
     from careamics_dm.images.image_stack import ImageStack
 
 STAGE_ROLES = {
@@ -44,7 +44,7 @@ class SourceOpener:
 
     Attributes
     ----------
-    images : dict of str to Images
+    images : dict of str to ImageSet
         What is open, by role.
     """
 
@@ -56,7 +56,7 @@ class SourceOpener:
     ) -> None:
         self.settings = settings
         self.list_sources, self.open_source = list_sources, open_source
-        self.images: dict[str, Images] = {}
+        self.images: dict[str, ImageSet] = {}
         self._of_checkpoint: tuple[int | None, int | None] = (None, None)
 
     def open(self, stage: str) -> list[str]:
@@ -140,7 +140,7 @@ class SourceOpener:
             found = ", ".join(f"{name} has {n}" for name, n in counts.items())
             raise DataError(f"the number of channels differs: {found}. Select with channels.")
 
-    def _open(self, role: str) -> Images:
+    def _open(self, role: str) -> ImageSet:
         settings, what, whole = self.settings, f"{role}_data", role in ("test", "predict")
         inputs, targets, masks = self._list(role)
         if settings.repeats and targets is not None:
@@ -183,7 +183,7 @@ class SourceOpener:
             warn_of_images_without_patch(images, settings.patch_size)
         return images
 
-    def _fits_memory(self, images: Images) -> bool:
+    def _fits_memory(self, images: ImageSet) -> bool:
         wanted = self.settings.in_memory
         return images.bytes_to_load() < available_bytes() // 4 if wanted == "auto" else wanted
 
@@ -248,7 +248,7 @@ class SourceOpener:
             raise DataError("\n".join(faults))
         return inputs, paired[f"{role}_target"], paired.get("train_mask")
 
-    def _check_tiles(self, what: str, images: Images) -> None:
+    def _check_tiles(self, what: str, images: ImageSet) -> None:
         patch_size, tile_size = self.settings.patch_size, self.settings.tile_size
         for stack in images.stacks:
             n = len(stack.data_shape) - 2

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_set import ImageSet
 
 
 class HeldOutData:
@@ -37,7 +37,7 @@ class HeldOutData:
         self.chosen = False
         self._restored: Mapping[str, Any] = {}
 
-    def choose(self, images: Images) -> None:
+    def choose(self, images: ImageSet) -> None:
         """Choose what to hold out of the training data, or take what a checkpoint says."""
         self.split = None if self.rule is None else make_split(self.rule, images, self._restored)
         self.chosen = True
@@ -46,7 +46,7 @@ class HeldOutData:
         """Take what `state` returned, for the next call of `choose`."""
         self._restored = state
 
-    def state(self, images: Images | None, patch_size: tuple[int, ...]) -> dict[str, Any]:
+    def state(self, images: ImageSet | None, patch_size: tuple[int, ...]) -> dict[str, Any]:
         """Return the split as plain values: ``held_out``, and the ``patch_size`` of its grid."""
         if self.split is None or images is None:
             # Rows of a checkpoint that were not used lie on the grid of its own patches.

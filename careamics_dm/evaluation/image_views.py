@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_set import ImageSet
     from careamics_dm.images.image_stack import ImageStack
 
     Planes = dict[str, NDArray[Any]]
@@ -46,7 +46,7 @@ def middle_plane(pixels: NDArray[Any]) -> NDArray[Any]:
     return first[len(first) // 2] if first.ndim == 3 else first
 
 
-def restored_planes(model: Any, data: Any, images: Images, region: Region) -> Planes:
+def restored_planes(model: Any, data: Any, images: ImageSet, region: Region) -> Planes:
     """Read a region and let a model, attached to a trainer, restore it.
 
     Returns the planes ``Y X`` for a picture, in the units of the data: "noisy", "denoised" and,

@@ -16,7 +16,7 @@ from careamics_dm.images.region import Region, read_samples
 Channels = Sequence[int] | None
 
 
-class EveryOther:
+class AlternateFrames:
     """Every second frame of an image along ``axis`` (``T`` or ``S``), as an `ImageStack`.
 
     ``first`` is 0 for frames 0, 2, 4, ... or 1 for 1, 3, 5, ...; of an odd number the last one is
@@ -111,7 +111,7 @@ def read_pair(
     Returns ``S C (Z) Y X`` of each; they may be views of one block.
     """
     whole, step = image, 1
-    if isinstance(image, EveryOther) and isinstance(target, EveryOther):
+    if isinstance(image, AlternateFrames) and isinstance(target, AlternateFrames):
         frames = image.samples(region.sample, region.n_samples)
         behind = frames[-1] - frames[0] == 2 * (region.n_samples - 1)
         if image.stack is target.stack and behind and image.samples_per_block > 1:

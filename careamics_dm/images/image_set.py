@@ -13,7 +13,7 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import is_run
 from careamics_dm.images.boxes import Boxes, common, n_pixels
 from careamics_dm.images.extent import Extent
-from careamics_dm.images.frame_pairs import EveryOther
+from careamics_dm.images.frame_pairs import AlternateFrames
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Kept, block_shape_of
 
@@ -21,7 +21,7 @@ PROGRESS_AFTER = 2.0  # seconds after which work shows a progress bar
 
 
 @dataclass
-class Images:
+class ImageSet:
     """Stacks of one role with their targets, masks and selected channels."""
 
     stacks: list[ImageStack]
@@ -132,9 +132,9 @@ class Images:
         if repeats is None:
             self.targets = self.stacks
             return
-        self.targets = [EveryOther(stack, repeats, 1) for stack in self.stacks]
-        self.stacks = [EveryOther(stack, repeats, 0) for stack in self.stacks]
-        self.masks = [EveryOther(mask, repeats, 0) for mask in self.masks]
+        self.targets = [AlternateFrames(stack, repeats, 1) for stack in self.stacks]
+        self.stacks = [AlternateFrames(stack, repeats, 0) for stack in self.stacks]
+        self.masks = [AlternateFrames(mask, repeats, 0) for mask in self.masks]
 
     def close(self) -> None:
         """Close every file and forget what was read; reading opens them again."""
@@ -144,7 +144,7 @@ class Images:
                 close()
 
 
-def describe(role: str, images: Images) -> str:
+def describe(role: str, images: ImageSet) -> str:
     """Describe the images of a role in one line: count, sizes, dtype, bytes, how they are read."""
     extents = images.extents()
     sizes = ["×".join(map(str, size)) for size in sorted({e.size for e in extents}, key=prod)]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from careamics_dm.images.extent import Extent
-    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_set import ImageSet
     from careamics_dm.images.region import Blocks, Region
     from careamics_dm.loading.patch_extraction import NanPolicy
     from careamics_dm.loading.schedule import Schedule
@@ -52,7 +52,7 @@ class PatchDataset(IterableDataset[Batch]):
 
     Parameters
     ----------
-    images : Images
+    images : ImageSet
         The images, with their targets and selected channels.
     plan : Plan, RandomPatches or GridPatches
         Where the patches are.
@@ -92,7 +92,7 @@ class PatchDataset(IterableDataset[Batch]):
 
     def __init__(
         self,
-        images: Images,
+        images: ImageSet,
         plan: Plan | RandomPatches | GridPatches,
         *,
         batch_size: int | None = 64,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_set import ImageSet
     from careamics_dm.images.region import Blocks
     from careamics_dm.sampling.plan import Plan
 
@@ -32,7 +32,7 @@ class PairedImages:
     ``dtypes`` are those of batches, of images and targets.
     """
 
-    def __init__(self, images: Images, nan_policy: NanPolicy) -> None:
+    def __init__(self, images: ImageSet, nan_policy: NanPolicy) -> None:
         self.nan_policy = nan_policy
         self._pair = images.sides
         # Of all images: a batch mixes them, and one may be of a wider dtype than another.

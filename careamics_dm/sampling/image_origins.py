@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_set import ImageSet
     from careamics_dm.sampling.plan import Plan
 
 
 def origin_masks(
-    images: Images,
+    images: ImageSet,
     patch_size: Sequence[int],
     held_out: Plan | None = None,
     chosen: NDArray[np.bool_] | None = None,
@@ -62,7 +62,7 @@ def origin_masks(
     return found
 
 
-def without_gaps(images: Images, plan: Plan) -> Plan:
+def without_gaps(images: ImageSet, plan: Plan) -> Plan:
     """Keep the patches of a plan that lie in what was acquired."""
     keep, shared = np.ones(len(plan), bool), dict[Any, ValidOrigins]()
     for i, sample in np.unique(np.stack([plan.image, plan.sample], axis=1), axis=0).tolist():
@@ -79,7 +79,7 @@ def without_gaps(images: Images, plan: Plan) -> Plan:
     return plan.take(np.flatnonzero(keep))
 
 
-def warn_of_images_without_patch(images: Images, patch_size: Sequence[int]) -> None:
+def warn_of_images_without_patch(images: ImageSet, patch_size: Sequence[int]) -> None:
     """Warn of images, of several, whose gaps leave no place for a patch."""
     if images.masks:  # what they leave out is meant
         return
@@ -99,7 +99,7 @@ def warn_of_images_without_patch(images: Images, patch_size: Sequence[int]) -> N
 
 
 def _between_gaps(
-    images: Images,
+    images: ImageSet,
     image: int,
     sample: int,
     patch_size: Sequence[int],

@@ -17,12 +17,12 @@ from careamics_dm.sampling.tiling import grid_plan, n_covering
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_set import ImageSet
     from careamics_dm.sampling.validation_split import Split
 
 
 def training_plan(
-    images: Images,
+    images: ImageSet,
     sampling: Literal["random", "grid"],
     patch_size: tuple[int, ...],
     n_patches: int | None,
@@ -56,7 +56,7 @@ def training_plan(
     return GridPatches(plan, seed)
 
 
-def n_by_default(images: Images, patch_size: Sequence[int], split: Split | None) -> int:
+def n_by_default(images: ImageSet, patch_size: Sequence[int], split: Split | None) -> int:
     """Count random patches per epoch: as many as cover the data, but for the held-out ones."""
     extents = images.extents()
     held = 0 if split is None or split.avoided is None else len(split.avoided)

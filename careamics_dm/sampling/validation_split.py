@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from careamics_dm.images.extent import Extent
-    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_set import ImageSet
     from careamics_dm.images.image_stack import ImageStack
 
 HoldOut = Literal["patches", "samples", "images", "files"]
@@ -86,7 +86,7 @@ class SplitRule:
     seed: int
 
 
-def make_split(rule: SplitRule, images: Images, restored: Mapping[str, Any]) -> Split | None:
+def make_split(rule: SplitRule, images: ImageSet, restored: Mapping[str, Any]) -> Split | None:
     """Choose what of the training data validates, or take what a checkpoint says.
 
     ``restored`` is the state of a data module, or empty. Returns ``None`` if nothing validates.
@@ -116,7 +116,7 @@ def make_split(rule: SplitRule, images: Images, restored: Mapping[str, Any]) -> 
     return _patches(rule, images, hold_out(extents, patch_size, n, rng, masks))
 
 
-def _patches(rule: SplitRule, images: Images, patches: Plan) -> Split:
+def _patches(rule: SplitRule, images: ImageSet, patches: Plan) -> Split:
     """Hold out patches; of a scene that is repeated, in every frame."""
     if rule.repeats is None:
         return Split(patches)
@@ -128,7 +128,7 @@ def _patches(rule: SplitRule, images: Images, patches: Plan) -> Split:
     return Split(patches, elsewhere=replace(every, sample=sample).take(once))
 
 
-def _fold(rule: SplitRule, images: Images) -> Split:
+def _fold(rule: SplitRule, images: ImageSet) -> Split:
     """Hold out the units of a fold."""
     kind, fold = rule.hold_out, rule.fold
     assert kind != "patches"
@@ -143,7 +143,7 @@ def _fold(rule: SplitRule, images: Images) -> Split:
     return _whole(rule, images, ~held[of], words)
 
 
-def _whole(rule: SplitRule, images: Images, trained: NDArray[np.bool_], words: str) -> Split:
+def _whole(rule: SplitRule, images: ImageSet, trained: NDArray[np.bool_], words: str) -> Split:
     """Lay validation patches side by side over the samples that are not trained on."""
     patch_size, extents = rule.patch_size, images.extents()
     masks = origin_masks(images, patch_size)
@@ -216,7 +216,7 @@ def _trained_from_rows(
     return trained
 
 
-def _words(trained: NDArray[np.bool_], images: Images) -> str:
+def _words(trained: NDArray[np.bool_], images: ImageSet) -> str:
     """Tell what a checkpoint holds out."""
     of, names = units(images.stacks, "images")
     held = sorted(names[i] for i in np.unique(of[~trained]))
@@ -235,7 +235,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def table_of(
-    images: Images, split: Split | None, role: Literal["train", "val"]
+    images: ImageSet, split: Split | None, role: Literal["train", "val"]
 ) -> list[dict[str, Any]]:
     """List the samples of the images of a role, and the patches held out; see `COLUMNS`."""
     trained = iter(() if split is None or split.trained is None else split.trained.tolist())

@@ -4,13 +4,13 @@ from math import prod
 
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from careamics_dm.images.frame_pairs import EveryOther
-from careamics_dm.images.image_set import Images
+from careamics_dm.images.frame_pairs import AlternateFrames
+from careamics_dm.images.image_set import ImageSet
 
 say = rank_zero_only(print)  # print, but only on the first of the processes of a run
 
 
-def tell_gaps(what: str, images: Images) -> None:
+def tell_gaps(what: str, images: ImageSet) -> None:
     """Warn of parts that were not acquired, whose prediction means nothing."""
     missing = images.n_not_acquired()
     if not missing:
@@ -26,9 +26,9 @@ def tell_gaps(what: str, images: Images) -> None:
     )
 
 
-def tell_odd(images: Images) -> None:
+def tell_odd(images: ImageSet) -> None:
     """Warn of frames without a partner."""
-    pairs = [stack for stack in images.stacks if isinstance(stack, EveryOther)]
+    pairs = [stack for stack in images.stacks if isinstance(stack, AlternateFrames)]
     if odd := [stack.source for stack in pairs if stack.n_frames % 2]:
         rank_zero_warn(
             f"repeats: {len(odd)} image(s) have an odd number of frames; the last one has no "

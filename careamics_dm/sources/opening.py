@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import select_channels
-from careamics_dm.images.frame_pairs import EveryOther
-from careamics_dm.images.image_set import PROGRESS_AFTER, Images, count_channels
+from careamics_dm.images.frame_pairs import AlternateFrames
+from careamics_dm.images.image_set import PROGRESS_AFTER, ImageSet, count_channels
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sources.listing import CHANNELS, Listing
 from careamics_dm.sources.source_path import absolute, file_of
@@ -35,7 +35,7 @@ def open_images(
     small_images: Literal["error", "pad", "skip"],
     within: bool = False,
     repeats: str | None = None,
-) -> tuple[Images, list[str]]:
+) -> tuple[ImageSet, list[str]]:
     """Open the sources of one role and check them against each other; all faults in one message.
 
     ``axes`` are of inputs, targets and masks. ``patch_size=None`` leaves sizes unchecked, as for
@@ -48,7 +48,7 @@ def open_images(
         [] if listing is None else _open_all(open_source, listing, role_axes, faults)
         for listing, role_axes in zip((inputs, targets, masks), axes, strict=True)
     ]
-    images, skipped = Images([]), []
+    images, skipped = ImageSet([]), []
     for i, stacks in enumerate(columns[0]):
         others = [column[i] if column else None for column in columns[1:]]
         if stacks is None:  # told already
@@ -76,7 +76,7 @@ def open_images(
                 if target is not None and targets is not None:
                     target_chosen = _select(target, _channels_of(targets, i, target_channels))
                 elif repeats:
-                    EveryOther(stack, repeats, 0)
+                    AlternateFrames(stack, repeats, 0)
                     target_chosen = _select(stack, target_channels) if target_channels else chosen
                 elif within:
                     wanted = _channels_of(inputs, i, target_channels, "target_channel")
@@ -219,7 +219,7 @@ def _select(stack: ImageStack, channels: Channels) -> list[int] | None:
     return select_channels(channels, stack.data_shape[1], names, stack.source)
 
 
-def _twice(images: Images) -> list[str]:
+def _twice(images: ImageSet) -> list[str]:
     """Images that are listed again: validation patches of one would be trained on in the other."""
     found: dict[Any, list[str]] = {}
     for stack, chosen in zip(images.stacks, images.channels, strict=True):
@@ -232,7 +232,7 @@ def _twice(images: Images) -> list[str]:
     ]
 
 
-def _disagreements(images: Images) -> list[str]:
+def _disagreements(images: ImageSet) -> list[str]:
     """Images whose channels or dimensions differ from those of the first."""
     faults = []
     sides = [("channels", images.stacks, images.channels)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from careamics_dm.images.image_set import Images
+    from careamics_dm.images.image_set import ImageSet
     from careamics_dm.transforms.normalization import Normalization, Side
 
 STATISTICS_BYTES = 2**28
@@ -48,7 +48,7 @@ def given_statistics(normalization: Normalization, normalize_target: bool) -> di
 
 
 def measure(
-    images: Images,
+    images: ImageSet,
     normalization: Normalization,
     n_bytes: int | None,
     seed: int,
@@ -78,7 +78,7 @@ def measure(
 
 
 def pixel_blocks(
-    images: Images,
+    images: ImageSet,
     side: int,
     n_bytes: int | None,
     seed: int,
@@ -122,7 +122,7 @@ def pixel_blocks(
         )
 
 
-def _blocks(images: Images, trained: NDArray[np.bool_] | None) -> list[Region]:
+def _blocks(images: ImageSet, trained: NDArray[np.bool_] | None) -> list[Region]:
     """Divide the samples to use into blocks that are read at once."""
     blocks: list[Region] = []
     counts = [extent.samples for extent in images.extents()]
@@ -152,7 +152,7 @@ def _runs(used: NDArray[np.bool_], together: int) -> list[tuple[int, int]]:
 
 
 def _finite_pixels(
-    images: Images,
+    images: ImageSet,
     side: int,
     region: Region,
     acquired: NDArray[np.bool_] | None,
@@ -177,7 +177,7 @@ def _finite_pixels(
     raise DataError(nan_message(stack.source, block[tuple(place)], sample, channel, where))
 
 
-def _acquired(images: Images, region: Region) -> NDArray[np.bool_] | None:
+def _acquired(images: ImageSet, region: Region) -> NDArray[np.bool_] | None:
     """Tell for each pixel of a region, sample by sample, if it was acquired; ``None``: all were."""
     samples = range(region.sample, region.sample + region.n_samples)
     valid = [images.valid_region(region.image, sample) for sample in samples]

@@ -16,7 +16,7 @@ from careamics_dm.formats.array import ArrayDataModule
 from careamics_dm.formats.zarr.datamodule import ZarrDataModule
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import Layout
-from careamics_dm.images.frame_pairs import EveryOther, read_pair
+from careamics_dm.images.frame_pairs import AlternateFrames, read_pair
 from careamics_dm.images.region import Region
 
 OPTIONS = {"patch_size": (8, 8), "normalization": "none", "n_val_patches": 0, "batch_size": 4}
@@ -51,7 +51,7 @@ def test_every_other_frame_is_what_numpy_takes(drawn):
     array = numbers(*shape)
     for first in (0, 1):
         expected = frames_of(array, axes, axis, first)
-        stack = EveryOther(ArrayStack(array, axes, "a"), axis, first)
+        stack = AlternateFrames(ArrayStack(array, axes, "a"), axis, first)
         assert stack.data_shape == expected.shape
         n, size = stack.data_shape[0], expected.shape[2:]
         for s in range(n):
@@ -66,7 +66,7 @@ def test_pairs_are_read_as_their_halves_are(drawn, data):
     axes, shape, axis = drawn
     block = tuple(data.draw(st.integers(1, n)) for n in shape)
     whole = ArrayStack(numbers(*shape), axes, "a", block_shape=block)
-    image, target = (EveryOther(whole, axis, first) for first in (0, 1))
+    image, target = (AlternateFrames(whole, axis, first) for first in (0, 1))
     n = data.draw(st.integers(1, image.data_shape[0]))
     first = data.draw(st.integers(0, image.data_shape[0] - n))
     some = st.lists(st.integers(0, image.data_shape[1] - 1), min_size=1, unique=True)
@@ -82,7 +82,7 @@ def test_pairs_are_read_as_their_halves_are(drawn, data):
 def test_frames_of_a_slow_axis_are_not_taken_for_neighbours():
     """Samples 0 to 4 and 10 of the file span what 0, 2, ... 10 would."""
     whole = ArrayStack(numbers(4, 5, 2, 2), "STYX", "a", block_shape=(1, 2, 2, 2))
-    stack = EveryOther(whole, "S", 0)
+    stack = AlternateFrames(whole, "S", 0)
     assert stack.samples(0, 6) == [0, 1, 2, 3, 4, 10]
     block = stack.extract_samples(0, 6, None, (0, 0), (2, 2))
     assert np.array_equal(block, frames_of(numbers(4, 5, 2, 2), "STYX", "S", 0)[:6])
@@ -173,7 +173,7 @@ def test_prediction_takes_every_frame():
 
 
 def test_a_pair_travels_in_a_pickle():
-    stack = EveryOther(ArrayStack(numbers(4, 16, 16), "TYX", "a"), "T", 1)
+    stack = AlternateFrames(ArrayStack(numbers(4, 16, 16), "TYX", "a"), "T", 1)
     copy = pickle.loads(pickle.dumps(stack))
     patch = copy.extract_patch(1, None, (0, 0), (16, 16))
     assert np.array_equal(patch[0], numbers(4, 16, 16)[3])
@@ -185,7 +185,7 @@ def test_gaps_are_those_of_the_frame():
             return None if sample == 3 else [((0, 0), (8, 8 + sample))]
 
     stack = Gappy(numbers(4, 1, 16, 16))
-    asked = [EveryOther(stack, "S", first).valid_region(1, None) for first in (0, 1)]
+    asked = [AlternateFrames(stack, "S", first).valid_region(1, None) for first in (0, 1)]
     assert asked == [[((0, 0), (8, 10))], None]
 
 

@@ -8,7 +8,7 @@ from stacks import RecordingStack
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.array_stack import ArrayStack
-from careamics_dm.images.image_set import Images, describe
+from careamics_dm.images.image_set import ImageSet, describe
 from careamics_dm.images.shared_memory import MappedArray
 from careamics_dm.sources.free_memory import available_bytes, left_in_group
 from careamics_dm.sources.listing import Listing
@@ -90,13 +90,13 @@ class TestOpening:
 class TestDescription:
     def test_it_names_sizes_blocks_and_bytes(self):
         stacks = [RecordingStack(array(2, 1, 1024, 512), str(i), (64, 512)) for i in range(3)]
-        line = describe("train", Images(stacks, channels=[None] * 3))
+        line = describe("train", ImageSet(stacks, channels=[None] * 3))
         assert line.startswith("train ")
         for part in ("3 image(s) SCYX", "6 sample(s) of 1024×512", "uint16", "6.0 MiB", "64×512"):
             assert part in line
 
     def test_blocks_of_image_and_target_are_read_together(self):
-        images = Images(
+        images = ImageSet(
             [RecordingStack(array(1, 2, 64, 64), block=(1, 64))],
             [RecordingStack(array(1, 1, 64, 64, dtype=np.float32), block=(16, 16))],
             channels=[[0]],
@@ -111,10 +111,10 @@ class TestDescription:
         ("channels", "in_memory"), [(None, True), ([1, 2], True), ([0, 2], False), ([1, 0], False)]
     )
     def test_only_views_count_as_in_memory(self, channels, in_memory):
-        (extent,) = Images([stack(3, 1, 8, 8)], channels=[None]).extents()
+        (extent,) = ImageSet([stack(3, 1, 8, 8)], channels=[None]).extents()
         assert extent.in_memory
         channelled = ArrayStack(array(3, 8, 8), "CYX", "a")
-        (extent,) = Images([channelled], channels=[channels]).extents()
+        (extent,) = ImageSet([channelled], channels=[channels]).extents()
         assert extent.in_memory is in_memory
 
 
@@ -122,7 +122,7 @@ class TestLoading:
     def test_all_channels_are_counted_and_arrays_in_memory_are_not(self, tmp_path):
         np.save(tmp_path / "a.npy", array(3, 8, 8))
         mapped = MappedArray(tmp_path / "a.npy", np.uint16, (3, 8, 8), 128)
-        images = Images(
+        images = ImageSet(
             [ArrayStack(mapped, "CYX", "a"), ArrayStack(array(3, 8, 8), "CYX", "b")],
             channels=[[0], [0]],
         )
@@ -134,7 +134,7 @@ class TestLoading:
 
     def test_closing_closes_every_stack_and_forgets_what_was_kept(self):
         stacks = [RecordingStack(array(1, 1, 8, 8)) for _ in range(3)]
-        images = Images(stacks[:1], stacks[1:2], stacks[2:], [None], [None])
+        images = ImageSet(stacks[:1], stacks[1:2], stacks[2:], [None], [None])
         images.kept[0, 0] = (array(2),)
         images.close()
         assert [s.closed for s in stacks] == [1, 1, 1]

@@ -18,7 +18,7 @@ from stacks import Ledger, RecordingStack
 from careamics_dm.errors import DataError
 from careamics_dm.formats.array import ArrayDataModule
 from careamics_dm.images.array_stack import ArrayStack
-from careamics_dm.images.image_set import Images
+from careamics_dm.images.image_set import ImageSet
 from careamics_dm.loading.dataset import PatchDataset
 from careamics_dm.loading.loader import PatchLoader
 from careamics_dm.sampling.plan import Share
@@ -36,7 +36,7 @@ def numbered(shape, dtype=np.float32, first=0):
 
 
 def make(stacks, patch=(16, 16), n=40, *, plan="random", cell_bytes=EVERYTHING, **options):
-    images = Images(list(stacks), list(options.pop("targets", None) or []))
+    images = ImageSet(list(stacks), list(options.pop("targets", None) or []))
     images.channels = options.pop("channels", None) or [None] * len(images.stacks)
     images.target_channels = options.pop("target_channels", None) or [None] * len(images.targets)
     images.kept = options.pop("kept", {})

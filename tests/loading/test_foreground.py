@@ -13,7 +13,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.formats.array import ArrayDataModule
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.extent import Extent
-from careamics_dm.images.image_set import Images
+from careamics_dm.images.image_set import ImageSet
 from careamics_dm.loading import foreground
 from careamics_dm.loading.dataset import PatchDataset
 from careamics_dm.loading.loader import PatchLoader
@@ -61,7 +61,7 @@ def passes(criterion, patch):
 
 def make(images, patch=(16, 16), n=200, *, targets=(), cell_bytes=6000, **options):
     """Make a dataset; by default streamed, with a pool that holds a part of it."""
-    found = Images(list(images), list(targets))
+    found = ImageSet(list(images), list(targets))
     found.channels, found.target_channels = [None] * len(images), [None] * len(targets)
     extents = found.extents()
     held = {key: options.pop(key, None) for key in ("held_out", "masks")}

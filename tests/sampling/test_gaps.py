@@ -10,7 +10,7 @@ from stacks import RecordingStack
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.images.array_stack import ArrayStack
-from careamics_dm.images.image_set import Images
+from careamics_dm.images.image_set import ImageSet
 from careamics_dm.sampling.filters.criteria import MaxFilter
 from careamics_dm.sampling.image_origins import origin_masks
 from careamics_dm.sampling.tiling import grid_plan
@@ -241,7 +241,7 @@ def test_samples_alike_share_what_is_known_of_them():
         def valid_region(self, sample_idx, channels):
             return [((0, 0), (40, 48))] if sample_idx < 3 else list(TILES)
 
-    images = Images([Many(np.zeros((6, 1, 80, 100), np.uint16))], channels=[None])
+    images = ImageSet([Many(np.zeros((6, 1, 80, 100), np.uint16))], channels=[None])
     assert len({id(images.valid_region(0, s)) for s in range(6)}) == 2
     masks = origin_masks(images, (16, 16))
     assert len({id(mask) for mask in masks.values()}) == 2
@@ -269,7 +269,7 @@ def test_statistics_pass_over_what_is_gaps():
         def valid_region(self, sample, channels):
             return None if sample == 17 else []
 
-    images = Images([ArrayStack(Sparse(), "SYX", "sparse")], channels=[None])
+    images = ImageSet([ArrayStack(Sparse(), "SYX", "sparse")], channels=[None])
     (block,) = pixel_blocks(images, 0, 1, seed=0, allow_nan=False)
     assert (block == 7).all()
     assert block.size == 80 * 100

@@ -21,7 +21,7 @@ from stacks import RecordingStack
 from careamics_dm import ArrayDataModule, CziDataModule, TiffDataModule, ZarrDataModule
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
-from careamics_dm.images.image_set import Images
+from careamics_dm.images.image_set import ImageSet
 from careamics_dm.sampling.filters.criteria import MaxFilter
 from careamics_dm.sampling.folds import deal, units
 from careamics_dm.sampling.plan import Share, rows_of
@@ -512,7 +512,7 @@ def test_statistics_read_no_more_samples_at_once_than_are_stored_together():
     stacks = named("a.tif", samples=9)
     stacks[0].samples_per_block = 4
     trained = np.array([1, 1, 1, 0, 1, 1, 1, 1, 1], bool)
-    images = Images(stacks, channels=[None])
+    images = ImageSet(stacks, channels=[None])
     for flags, sizes in ((None, [1, 4, 4]), (trained, [1, 3, 4])):
         blocks = pixel_blocks(images, 0, None, 0, allow_nan=False, trained=flags)
         assert sorted(block.shape[1] // 64 for block in blocks) == sizes

@@ -12,7 +12,7 @@ from stacks import RecordingStack
 from careamics_dm import ArrayDataModule, MeanStd, MinMax, Quantile
 from careamics_dm.datamodule import patch_datamodule as module
 from careamics_dm.errors import DataError
-from careamics_dm.images.image_set import Images
+from careamics_dm.images.image_set import ImageSet
 from careamics_dm.transforms.normalization import Affine
 from careamics_dm.transforms.statistics import measure, pixel_blocks
 
@@ -29,7 +29,7 @@ def same_numbers(monkeypatch):
 
 def images(*pixels, block=None):
     stacks = [RecordingStack(p, f"image {i}", block) for i, p in enumerate(pixels)]
-    return Images(stacks, channels=[None] * len(stacks))
+    return ImageSet(stacks, channels=[None] * len(stacks))
 
 
 def data(image, axes="YX", patch=(16, 16), **options):
