@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from careamics_dm.callbacks.training import LearningRate as LearningRate
     from careamics_dm.callbacks.training import Pictures as Pictures
     from careamics_dm.callbacks.training import SaveModel as SaveModel
-    from careamics_dm.cli.sweep_hook import CompareJobs as CompareJobs
+    from careamics_dm.cli.sweep import CompareJobs as CompareJobs
     from careamics_dm.datamodule.patch_datamodule import PatchDataModule as PatchDataModule
     from careamics_dm.errors import DataError as DataError
     from careamics_dm.formats.array import ArrayDataModule as ArrayDataModule
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from careamics_dm.formats.zarr.datamodule import ZarrDataModule as ZarrDataModule
     from careamics_dm.images.image_stack import ImageStack as ImageStack
     from careamics_dm.loading.dataset import PatchDataset as PatchDataset
-    from careamics_dm.models.care import CAREModule as CAREModule
     from careamics_dm.models.masking import Masking as Masking
-    from careamics_dm.models.n2n import N2NModule as N2NModule
     from careamics_dm.models.n2v import N2VModule as N2VModule
+    from careamics_dm.models.supervised import CAREModule as CAREModule
+    from careamics_dm.models.supervised import N2NModule as N2NModule
     from careamics_dm.models.unet import UNet as UNet
     from careamics_dm.prediction.stitching import stitch as stitch
     from careamics_dm.prediction.tiff_writer import TiffWriter as TiffWriter
@@ -54,8 +54,8 @@ else:
     _HOME = {
         "ArrayDataModule": "formats.array",
         "Augmentation": "transforms.augmentation",
-        "CAREModule": "models.care",
-        "CompareJobs": "cli.sweep_hook",
+        "CAREModule": "models.supervised",
+        "CompareJobs": "cli.sweep",
         "CustomDataModule": "formats.custom.datamodule",
         "CziDataModule": "formats.czi.datamodule",
         "DataError": "errors",
@@ -67,7 +67,7 @@ else:
         "MeanStd": "transforms.normalization",
         "MeanStdFilter": "sampling.filters.criteria",
         "MinMax": "transforms.normalization",
-        "N2NModule": "models.n2n",
+        "N2NModule": "models.supervised",
         "N2VModule": "models.n2v",
         "NoNormalization": "transforms.normalization",
         "Normalization": "transforms.normalization",

@@ -1,33 +1,21 @@
 """The explanations of parameters, read from NumPy-style docstrings."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from typing import NamedTuple
 
 
 class Parameter(NamedTuple):
-    """What a docstring says of a parameter."""
+    """What a docstring says of a parameter: its type, if any, and the text as it is indented."""
 
     type: str
-    """As written after the colon; empty where there is none."""
     text: str
-    """The explanation, without its indentation; paragraphs and line breaks as written."""
 
 
 def parameters(documented: type | str) -> dict[str, Parameter]:
-    """Read the ``Parameters`` section of a docstring.
+    """Read the ``Parameters`` section of a class or of a docstring, in order.
 
-    Parameters
-    ----------
-    documented : type or str
-        A class with a NumPy-style docstring, or the docstring.
-
-    Returns
-    -------
-    dict of str to Parameter
-        In order; several names before one colon each have the same entry.
+    Several names before one colon each have the same entry.
     """
     text = documented if isinstance(documented, str) else documented.__doc__ or ""
     _, _, section = inspect.cleandoc(text).partition("Parameters\n----------\n")

@@ -1,16 +1,12 @@
 """Ctrl+C ends a run between two batches."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any
 
 import lightning as L
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 MESSAGE = b"\nStopping before the next batch; press Ctrl+C again to stop at once.\n"
 
@@ -26,7 +22,7 @@ class StopOnRequest(L.Callback):
         self._requested = False
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
-        """Handle Ctrl+C from now on, unless someone else does; called by Lightning."""
+        """Handle Ctrl+C from now on, unless another handler does; called by Lightning."""
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._request)

@@ -1,24 +1,18 @@
 """How good a model is on test images: a table and a picture."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.evaluation.comparison_plot import plot_comparison
-from careamics_dm.evaluation.image_views import middle, restored_planes
+from careamics_dm.evaluation.metrics import Scores
+from careamics_dm.evaluation.planes import Planes, middle, restored_planes
 from careamics_dm.evaluation.text_table import align, format_number, write_csv
 from careamics_dm.models.base import RestorationModule
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from careamics_dm.evaluation.image_views import Planes
-    from careamics_dm.evaluation.metrics import Scores
 
 SCORES = ("psnr", "si_psnr", "ssim")
 COLUMNS = [name for score in SCORES for name in (f"{score}_noisy", score)]
@@ -45,7 +39,7 @@ class TestReport(L.Callback):
     table : list of dict
         The rows of ``test.csv``; empty where there were no targets.
     planes : dict of str to ndarray
-        What the picture shows: "noisy", "denoised" and "target", ``Y X``.
+        What is in the picture: "noisy", "denoised" and "target", ``Y X``.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -74,13 +68,13 @@ class TestReport(L.Callback):
             plot_comparison([self.planes], path, reference="target", title=title)
 
     def __str__(self) -> str:
-        """Return the table as aligned text."""
-        shown = [name for name in COLUMNS if any(row[name] != "" for row in self.table)]
+        """Return the table as aligned text, without empty columns."""
+        columns = [name for name in COLUMNS if any(row[name] != "" for row in self.table)]
         rows = [
-            [Path(row["image"]).name, row["channel"], *(format_number(row[n]) for n in shown)]
+            [Path(row["image"]).name, row["channel"], *(format_number(row[n]) for n in columns)]
             for row in self.table
         ]
-        return align(["image", "channel", *shown], rows)
+        return align(["image", "channel", *columns], rows)
 
 
 def score_rows(
@@ -93,20 +87,20 @@ def score_rows(
     rows: list[dict[str, Any]] = []
     scored: list[dict[str, Any]] = []
     for image in sorted(after):
-        done = after[image].as_dict()
+        scores = after[image].as_dict()
         noisy = before[image].as_dict() if image in before else {}
+        scores |= {f"{name}_noisy": values for name, values in noisy.items()}
         for channel, constant in enumerate(after[image].constant):
             row = {"image": sources[image], "channel": channel} | dict.fromkeys(COLUMNS, "")
             rows.append(row)
             if not constant:
-                row |= {f"{score}_noisy": values[channel] for score, values in noisy.items()}
-                row |= {score: values[channel] for score, values in done.items()}
+                row |= {name: values[channel] for name, values in scores.items()}
                 scored.append(row)
     mean: dict[str, Any] = {"image": "mean", "channel": ""}
     for column in COLUMNS:
         values = [row[column] for row in scored]
         mean[column] = float(np.mean(values)) if values and "" not in values else ""
-    return [*rows, mean] if rows else []
+    return [*rows, mean]
 
 
 def _warn_of_constant_targets(sources: Sequence[str], scores: Mapping[int, Scores]) -> None:
@@ -114,6 +108,6 @@ def _warn_of_constant_targets(sources: Sequence[str], scores: Mapping[int, Score
     if flat:
         rank_zero_warn(
             f"test_target: {len(flat)} image(s) have a target with the same value everywhere. Such "
-            "a target has no score and is left out of the mean: "
-            f"{', '.join(flat[:5])}{', ...' * (len(flat) > 5)}."
+            "a target has no score and is left out of the mean. Check whether these are the right "
+            f"files: {', '.join(flat[:5])}{', ...' * (len(flat) > 5)}."
         )

@@ -1,7 +1,5 @@
 """What runs beside training: saving the model, learning rates, pictures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +8,15 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.image import imread
 
-from careamics_dm.callbacks import LAST
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.comparison_plot import plot_comparison
-from careamics_dm.evaluation.image_views import around, middle, restored_planes
+from careamics_dm.evaluation.planes import around, middle, restored_planes
 from careamics_dm.models.base import RestorationModule
 
-VIEW = {"Y": 256, "X": 256, "Z": 16}
-"""A picture of an epoch shows at most this many pixels per axis."""
+LAST = "last.ckpt"
+"""To resume from, beside a model.ckpt that holds the best weights."""
+LARGEST = {"Y": 256, "X": 256, "Z": 16}
+"""The most pixels per axis in the picture of an epoch."""
 
 
 class SaveModel(ModelCheckpoint):
@@ -58,10 +57,7 @@ class SaveModel(ModelCheckpoint):
         if keep not in (None, "best", "last"):
             raise DataError(f"keep={keep!r}: choose best or last, or null to let the model decide.")
         super().__init__(
-            dirpath,
-            filename="model",
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
+            dirpath, filename="model", enable_version_counter=False, save_on_train_epoch_end=True
         )
         self.keep = keep
         self.kept_scores: dict[str, float] = {}
@@ -160,9 +156,9 @@ class Pictures(L.Callback):
             return
         images = data.images_of("train" if data.settings.val_data is None else "val")
         patch = data.first_validation_patch()
-        region = middle(images.stacks[0], VIEW)
+        region = middle(images.stacks[0], LARGEST)
         if patch is not None:
-            region = around(patch, images.stacks[patch.image], VIEW)
+            region = around(patch, images.stacks[patch.image], LARGEST)
         scene = restored_planes(pl_module, data, images, region)
         folder = Path(self.folder or trainer.default_root_dir).expanduser()
         path = folder / "pictures" / f"epoch_{epoch:04}.png"
@@ -171,11 +167,11 @@ class Pictures(L.Callback):
         log_picture(trainer, path)
 
 
-def log_picture(trainer: L.Trainer, path: Path, name: str = "picture") -> None:
-    """Log a PNG, under a name, with those of a trainer's loggers that can show pictures."""
+def log_picture(trainer: L.Trainer, path: Path) -> None:
+    """Log a PNG as "picture" with those of a trainer's loggers that take pictures."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             pixels = imread(path)[..., :3]
-            logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+            logger.experiment.add_image("picture", pixels, trainer.global_step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)], step=trainer.global_step)
+            logger.log_image("picture", [str(path)], step=trainer.global_step)

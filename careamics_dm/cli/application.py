@@ -1,58 +1,29 @@
-"""What the three applications share: run folders, objects from configuration, plain errors."""
-
-from __future__ import annotations
+"""What the three commands share: run folders, objects from configuration, plain errors."""
 
 import logging
 import os
 import sys
 import warnings
-from contextlib import chdir
-from functools import wraps
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from careamics_dm.callbacks import LAST
-from careamics_dm.cli.config_errors import (
-    explain,
-    explain_folder,
-    left_out,
-    mistyped_value,
-    outdated,
-    place,
-)
-from careamics_dm.cli.hydra_secrets import hide_in_files, hiding_output
-from careamics_dm.cli.hydra_versions import BASE, HAS_WHITELIST
-from careamics_dm.cli.sweep_hook import compare_begun
+from careamics_dm.callbacks.training import LAST
+from careamics_dm.cli import BASE, HAS_WHITELIST
+from careamics_dm.cli.config_errors import explain, left_out, outdated
+from careamics_dm.cli.secrets import hide_in_files, hiding_output
+from careamics_dm.cli.sweep import compare_begun
 from careamics_dm.errors import DataError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-_CONFIG = "pkg://careamics_dm.conf"
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _MAIN = BASE | ({"execution_whitelist": ["careamics_dm.*"]} if HAS_WHITELIST else {})
-# What a user's configuration, data or machine can cause; anything else keeps its stack trace.
-_USERS_FAULTS = (
-    ValueError,
-    OSError,
-    ImportError,
-    ArithmeticError,
-    MemoryError,
-    torch.OutOfMemoryError,
-    HydraException,
-    OmegaConfBaseException,
-    MisconfigurationException,
-)
 _NEEDED = {
     "train": ("data", "model", "trainer", "writer"),
     "predict": ("data", "trainer", "writer"),
@@ -68,104 +39,65 @@ _NOISE = (
 )
 
 
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+    lambda record: "Tip:" not in record.getMessage()
+)
+
+
 class _Refused(BaseException):
     """A user's fault on its way out; not an Exception, or Hydra would print a part of it."""
 
 
-def application(name: str) -> Callable[[Callable[[dict[str, Any], Path], Any]], Callable[[], Any]]:
-    """Turn a function of ``(config, folder)`` into a Hydra application.
+def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
+    """Run a function of a plain configuration and the folder of the run as a Hydra application.
 
-    The function gets the resolved configuration as plain containers, and the folder of the run.
     A mistake in configuration or data ends the program with one readable message;
     ``HYDRA_FULL_ERROR=1`` shows the stack trace instead. In a sweep the other jobs still run.
-
-    Parameters
-    ----------
-    name : str
-        Of the application and of its primary configuration.
-
-    Returns
-    -------
-    callable
-        A decorator.
     """
+    reported: list[BaseException] = []
 
-    def decorate(run: Callable[[dict[str, Any], Path], Any]) -> Callable[[], Any]:
-        told: list[BaseException] = []
-
-        @hydra.main(config_path=_CONFIG, config_name=name, **_MAIN)
-        def job(config: DictConfig) -> Any:
-            folder = Path(HydraConfig.get().runtime.output_dir)
-            hide_in_files()
-            try:
-                plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-                assert isinstance(plain, dict)
-                for key in _NEEDED[name]:
-                    if plain.get(key) is None:
-                        raise DataError(left_out(key))
-                # Relative paths start where the program was started, whatever hydra.job.chdir is.
-                with chdir(HydraConfig.get().runtime.cwd):
-                    return run({str(key): value for key, value in plain.items()}, folder)
-            except Exception as error:
-                hint = mistyped_value(error)
-                if not hint and not isinstance(error, _USERS_FAULTS) and not place(error):
-                    raise
-                if isinstance(error, BrokenPipeError):
-                    raise
-                if HydraConfig.get().mode != RunMode.MULTIRUN:
-                    raise _Refused(hint or explain(error)) from error
-                number = HydraConfig.get().job.num
-                _tell(f"{name}, job {number} of the sweep", hint or explain(error))
-                told.append(error)
-                raise  # Hydra goes on with the next job
-            except (KeyboardInterrupt, SystemExit) as stop:
-                # Lightning turns the former into the latter, once everything is cleaned up.
-                if not isinstance(stop.__context__ or stop, KeyboardInterrupt):
-                    raise
-                _tell(name, f"stopped from the keyboard.{_how_to_go_on(name, config, folder)}")
-                sys.exit(130)
-
-        @wraps(run)
-        def main() -> Any:
-            full = os.environ.get(_FULL_ERROR)
-            os.environ[_FULL_ERROR] = "1"  # so that Hydra raises, and does not print, what it finds
-            try:
-                with warnings.catch_warnings():
-                    for message in _NOISE:
-                        warnings.filterwarnings("ignore", message)
-                    try:
-                        if advice := outdated(sys.argv[1:]):
-                            raise _Refused(advice)
-                        with hiding_output():
-                            return job()
-                    finally:
-                        compare_begun()
-            except _Refused as refused:
-                if full == "1" and refused.__cause__ is not None:
-                    raise refused.__cause__ from None
-                _tell(name, str(refused), hint=True)
-            except BrokenPipeError:
+    @hydra.main(config_path="pkg://careamics_dm.conf", config_name=name, **_MAIN)
+    def job(config: DictConfig) -> Any:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        hide_in_files()
+        try:
+            plain = _plain(config, name)
+            # Relative paths start where the program was started, whatever hydra.job.chdir is.
+            with chdir(HydraConfig.get().runtime.cwd):
+                return run(plain, folder)
+        except Exception as error:
+            message = explain(error, in_job=True)
+            if message is None:
                 raise
-            except _USERS_FAULTS as error:
-                if full == "1":
-                    raise
-                # Jobs of a sweep tell their own, so what else comes here happened in Hydra.
-                if error in told:
-                    pass
-                elif isinstance(error, OSError) and not isinstance(error, HydraException):
-                    _tell(name, explain_folder(error), hint=True)
-                else:
-                    _tell(name, explain(error), hint=True)
-            finally:
-                os.environ.pop(_FULL_ERROR)
-                if full is not None:
-                    os.environ[_FULL_ERROR] = full
-            sys.exit(1)
+            if not in_sweep():
+                raise _Refused(message) from error
+            _report(f"{name}, job {HydraConfig.get().job.num} of the sweep", message)
+            reported.append(error)
+            raise  # Hydra goes on with the next job
+        except (KeyboardInterrupt, SystemExit) as stop:
+            # Lightning turns the former into the latter, once everything is cleaned up.
+            if not isinstance(stop.__context__ or stop, KeyboardInterrupt):
+                raise
+            _report(name, f"stopped from the keyboard.{_how_to_go_on(name, config, folder)}")
+            sys.exit(130)
 
-        return main
-
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
-    return decorate
+    with _hydra_raises() as asked_for_trace, warnings.catch_warnings():
+        for noise in _NOISE:
+            warnings.filterwarnings("ignore", noise)
+        try:
+            return _run_and_compare(job)
+        except _Refused as refused:
+            if asked_for_trace and refused.__cause__ is not None:
+                raise refused.__cause__ from None
+            _report(name, str(refused), hint=True)
+        except Exception as error:
+            # Jobs of a sweep report their own, so what else comes here happened in Hydra.
+            message = "" if error in reported else explain(error, in_job=False)
+            if message is None or asked_for_trace:
+                raise
+            if message:
+                _report(name, message, hint=True)
+    sys.exit(1)
 
 
 def build(config: dict[str, Any], key: str, **arguments: Any) -> Any:
@@ -190,27 +122,6 @@ def targets(config: Any) -> Iterator[str]:
             yield from targets(value)
 
 
-def suit_augmentation(config: dict[str, Any], model: Any) -> None:
-    """Leave out quarter turns where a model does not allow them, unless the user chose them.
-
-    Parameters
-    ----------
-    config : dict
-        Of an application, as plain containers; changed in place.
-    model : object
-        Its ``quarter_turns``, if it has any, is whether patches may be turned.
-    """
-    chosen = any(key.split(".")[:2] == ["data", "augmentation"] for key in overridden())
-    if not chosen and config["data"]["augmentation"] is True:
-        if not getattr(model, "quarter_turns", True):
-            config["data"]["augmentation"] = {
-                "_target_": "careamics_dm.Augmentation",
-                "_convert_": "all",
-                "flip": "YX",
-                "quarter_turns": False,
-            }
-
-
 def in_sweep() -> bool:
     """Whether this is a job of a sweep."""
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
@@ -225,6 +136,39 @@ def overridden() -> set[str]:
     return {key.split("@")[-1].replace("/", ".") for key in keys}
 
 
+def _plain(config: DictConfig, name: str) -> dict[str, Any]:
+    """Resolve the configuration of an application, which needs some of its groups."""
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    for key in _NEEDED[name]:
+        if plain.get(key) is None:
+            raise DataError(left_out(key))
+    return {str(key): value for key, value in plain.items()}
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[bool]:
+    """Let Hydra raise what it finds and not print it; yield whether users want a stack trace."""
+    before = os.environ.get(_FULL_ERROR)
+    os.environ[_FULL_ERROR] = "1"
+    try:
+        yield before == "1"
+    finally:
+        os.environ.pop(_FULL_ERROR)
+        if before is not None:
+            os.environ[_FULL_ERROR] = before
+
+
+def _run_and_compare(job: Callable[[], Any]) -> Any:
+    """Run one job or a sweep, which ends with a comparison."""
+    try:
+        if advice := outdated(sys.argv[1:]):
+            raise _Refused(advice)
+        with hiding_output():
+            return job()
+    finally:
+        compare_begun()
+
+
 def _how_to_go_on(name: str, config: DictConfig, folder: Path) -> str:
     """Say how to go on with a run that was stopped, if it has left something."""
     if name == "predict":
@@ -234,11 +178,7 @@ def _how_to_go_on(name: str, config: DictConfig, folder: Path) -> str:
     return f" Continue with checkpoint={left[0]}" if left else ""
 
 
-def _tell(name: str, message: str, *, hint: bool = False) -> None:
+def _report(name: str, message: str, *, hint: bool = False) -> None:
     print(f"\ncareamics-{name}: {message}", file=sys.stderr)
     if hint:
         print(f"({_FULL_ERROR}=1 shows the stack trace.)", file=sys.stderr)
-
-
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()

@@ -1,9 +1,8 @@
 """The three commands as they are installed; ``--help`` imports neither torch nor Lightning."""
 
-from __future__ import annotations
-
 import os
 import sys
+from functools import partial
 from importlib import import_module
 
 from hydra.errors import HydraException
@@ -12,33 +11,20 @@ from omegaconf.errors import OmegaConfBaseException
 from careamics_dm.cli.help import help_text
 
 
-def train() -> None:
-    """Run ``careamics-train``."""
-    _run("train")
-
-
-def predict() -> None:
-    """Run ``careamics-predict``."""
-    _run("predict")
-
-
-def preview() -> None:
-    """Run ``careamics-preview``."""
-    _run("preview")
-
-
 def _run(command: str) -> None:
     flags = {text for text in sys.argv[1:] if text.startswith("-")}
     try:
-        if not (flags & {"--help", "-h"} and _explain(command)):
-            import_module(f"careamics_dm.cli.{command}").main()
+        if not (flags & {"--help", "-h"} and _print_help(command)):
+            from careamics_dm.cli.application import start  # imports torch
+
+            start(command, import_module(f"careamics_dm.cli.{command}").main)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-def _explain(command: str) -> bool:
+def _print_help(command: str) -> bool:
     """Print the help; false if the overrides are wrong, which the application explains."""
     try:
         text = help_text(command, [text for text in sys.argv[1:] if not text.startswith("-")])
@@ -46,3 +32,8 @@ def _explain(command: str) -> bool:
         return False
     print(text)
     return True
+
+
+train = partial(_run, "train")
+predict = partial(_run, "predict")
+preview = partial(_run, "preview")

@@ -1,12 +1,12 @@
-"""Errors of Hydra in plain words."""
-
-from __future__ import annotations
+"""What users can cause, in plain words: errors of Hydra, of settings, of data."""
 
 import difflib
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     HydraException,
@@ -20,12 +20,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from careamics_dm.errors import DataError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
 _HYDRAS = (HydraException, OmegaConfBaseException)
 # Errors whose own message usually says enough.
 _CLEAR = (ValueError, OSError, ImportError, MisconfigurationException)
+# What a user's configuration, data or machine can cause.
+_USERS_FAULTS = (*_CLEAR, *_HYDRAS, ArithmeticError, MemoryError, torch.OutOfMemoryError)
 _FORMER = {
     r"\+*(patch_filter|normalization|augmentation)@.*?=(.*)": r"write data/\1=\2",
     r"\+*experiment_data.*": "leave it out: experiment=NAME is enough",
@@ -37,19 +36,44 @@ _FORMER = {
 _NO_TEXT = r"[-+.\d_eE]+|null|true|false|[-+]?(inf|nan)|[\[{].*"
 
 
-def explain(error: BaseException) -> str:
-    """Say what went wrong: the cause, where it is, and for an unknown key what it resembles.
+def explain(error: BaseException, *, in_job: bool) -> str | None:
+    """Say what a user has done wrong and where; None for all else, which needs its stack trace."""
+    if isinstance(error, BrokenPipeError):
+        return None
+    if in_job and (message := _mistyped_value(error)):
+        return message
+    if str(error).startswith("Early stopping conditioned on"):
+        validation = "Is there any validation, data.n_val_patches or data.val_data?"
+        return f"callbacks: early stopping has nothing to watch. {validation} {error}"
+    if not isinstance(error, _USERS_FAULTS) and not _place(error):
+        return None
+    if not in_job and isinstance(error, OSError) and not isinstance(error, HydraException):
+        return (
+            f"the folder of the run, {error.filename}, can't be created or written to "
+            f"({error.strerror}). Choose another with hydra.run.dir=FOLDER."
+        )
+    return _wrong_argument(error) or _explain_cause(error)
 
-    Parameters
-    ----------
-    error : BaseException
-        What was raised.
 
-    Returns
-    -------
-    str
-        A sentence or more.
-    """
+def outdated(arguments: Sequence[str]) -> str:
+    """Say what to write for the first argument of an earlier version; empty if there is none."""
+    for argument in arguments:
+        for pattern, advice in _FORMER.items():
+            if match := re.fullmatch(pattern, argument):
+                return f"{argument} was for an earlier version: {match.expand(advice)}."
+    return ""
+
+
+def left_out(group: str) -> str:
+    """Say that an application needs one option of a group."""
+    return (
+        f"{group} can't be left out. Choose one with {group}=NAME. (One of your own, FOLDER/"
+        f"{group}/NAME.yaml, is found with hydra.searchpath=[file://FOLDER].)"
+    )
+
+
+def _wrong_argument(error: BaseException) -> str:
+    """Explain an argument that Hydra could not read or find; empty if it is something else."""
     if isinstance(error, OverrideParseException):
         return (
             f"can't read the argument {error.override!r} ({error.message.splitlines()[0]}). Write "
@@ -62,16 +86,18 @@ def explain(error: BaseException) -> str:
     if match := re.search(r"resolving interpolation '\$\{(\w+)\}'", str(error)):  # after ~model
         return left_out(match[1])
     if "Config group override must be a string" in str(error):
-        return "a group, such as logger, is never null: ~logger leaves it out."
-    cause = _cause(error)
+        return "a group, such as logger, can't be null: ~logger leaves it out."
+    return ""
+
+
+def _explain_cause(error: BaseException) -> str:
+    """Say the cause, where it is, and for an unknown key what it resembles."""
+    cause, where = _cause(error), _place(error)
     text = str(cause).strip()
-    where = place(error)
     if where or isinstance(error, InstantiationException):
         text = text if isinstance(cause, _CLEAR) else _with_type(cause)
         # A DataError already names its argument.
-        if not where or isinstance(cause, DataError):
-            return text
-        return f"{where}: {text}"
+        return text if not where or isinstance(cause, DataError) else f"{where}: {text}"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         if f"~{cause.full_key}" in sys.argv:
             return left_out(str(cause.full_key))
@@ -83,66 +109,17 @@ def explain(error: BaseException) -> str:
     return text or type(cause).__name__
 
 
-def outdated(arguments: Sequence[str]) -> str:
-    """Say what to write for the first argument of an earlier version; empty if there is none."""
-    for argument in arguments:
-        for pattern, advice in _FORMER.items():
-            if match := re.fullmatch(pattern, argument):
-                return f"{argument} was for an earlier version: {match.expand(advice)}."
-    return ""
-
-
-def place(error: BaseException) -> str:
-    """Return the key of the object that could not be made, such as "model.network", or nothing.
-
-    Parameters
-    ----------
-    error : BaseException
-        Hydra 1.3 wraps what a constructor raises, and says the key in its message; 1.4 adds a note.
-    """
-    notes = getattr(error, "__notes__", [])
-    text = [str(error)] if isinstance(error, InstantiationException) else []
-    found = re.search(r"full_key: (\S+)", "\n".join(text + notes))
-    return found[1] if found else ""
-
-
-def left_out(group: str) -> str:
-    """Say that an application needs one option of a group."""
-    return (
-        f"{group} can't be left out. Choose one with {group}=NAME; NAME.yaml in "
-        f"FOLDER/{group} is found with hydra.searchpath=[file://FOLDER]."
-    )
-
-
-def explain_folder(error: OSError) -> str:
-    """Say that Hydra could not create the folder of the run."""
-    return (
-        f"the folder of the run, {error.filename}, can't be created or written to "
-        f"({error.strerror}). Choose another with hydra.run.dir=FOLDER."
-    )
-
-
-def mistyped_value(error: BaseException) -> str | None:
+def _mistyped_value(error: BaseException) -> str:
     """Name the texts among the values on the command line where code failed on some value.
 
     Such as with "'<=' not supported between instances of 'float' and 'str'". Settings of the data
-    are left out: their errors name the argument.
-
-    Parameters
-    ----------
-    error : BaseException
-        What was raised, in a Hydra job.
-
-    Returns
-    -------
-    str or None
-        A message; None where no text was given or the error explains itself.
+    are left out: their errors name the argument. Empty if no text was given or the error is clear.
     """
     cause = _cause(error)
-    built = isinstance(error, InstantiationException) or place(error)  # Hydra 1.3, 1.4
+    built = isinstance(error, InstantiationException) or _place(error)  # Hydra 1.3, 1.4
     clear = isinstance(cause, DataError) or (built and isinstance(cause, _CLEAR))
     if clear or not isinstance(cause, TypeError | ValueError | AssertionError):
-        return None
+        return ""
     settings = HydraConfig.get()
     texts = []
     for override in settings.overrides.task:
@@ -151,8 +128,19 @@ def mistyped_value(error: BaseException) -> str | None:
         if not (is_group or key.startswith("data.") or re.fullmatch(_NO_TEXT, value, re.I)):
             texts.append(f"{key}={value}")
     if not texts:
-        return None
+        return ""
     return f"{', '.join(texts)}: is a number or true/false needed here? ({_with_type(cause)})"
+
+
+def _place(error: BaseException) -> str:
+    """Return the key of the object that could not be made, such as "model.network", or "".
+
+    Hydra 1.3 wraps what a constructor raises, with the key in its message; 1.4 adds a note.
+    """
+    notes = getattr(error, "__notes__", [])
+    text = [str(error)] if isinstance(error, InstantiationException) else []
+    found = re.search(r"full_key: (\S+)", "\n".join(text + notes))
+    return found[1] if found else ""
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -4,27 +4,23 @@ Explanations come from the docstrings of our classes. These are read as text, as
 classes would take seconds; the rest is in ``conf/careamics_dm/help.yaml``.
 """
 
-from __future__ import annotations
-
 import ast
 import re
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from careamics_dm.cli.hydra_versions import BASE
+from careamics_dm.cli import BASE
 from careamics_dm.docstrings import Parameter, parameters
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 FROM_CHECKPOINT = {
     *("axes", "target_axes", "trust_axes", "channels", "target_channels", "patch_size"),
@@ -44,37 +40,23 @@ class Row(NamedTuple):
 
 
 def help_text(command: str, overrides: Sequence[str]) -> str:
-    """Explain every key that makes sense for a command.
+    """Explain every key that makes sense for a command, at most 100 characters per line.
 
-    Parameters
-    ----------
-    command : str
-        "train", "predict" or "preview".
-    overrides : sequence of str
-        Of the command line: ``data=zarr`` shows the keys of that format.
-
-    Returns
-    -------
-    str
-        At most 100 characters per line.
-
-    Raises
-    ------
-    HydraException, OmegaConfBaseException
-        The overrides don't suit the configuration.
+    Overrides of the command line choose keys: ``data=zarr`` those of that format. Hydra raises an
+    error if they don't suit the configuration.
     """
     path = files("careamics_dm.conf") / "careamics_dm" / "help.yaml"
     texts = yaml.safe_load(path.read_text("utf-8"))
     own = texts["commands"][command]
     keys, groups = _compose(command, overrides, texts, texts["keys"] | own.get("keys", {}))
-    shown = {row.key: row for row in keys if not _matches(row.key, own["hidden"])}
+    left = {row.key: row for row in keys if not _matches(row.key, own["hidden"])}
     if command == "predict":
-        for key in {f"data.{name}" for name in FROM_CHECKPOINT} & shown.keys():
-            shown[key] = shown[key]._replace(value="")
-    sections: dict[str, list[Row]] = {"The commonest": [shown.pop(key) for key in own["first"]]}
+        for key in {f"data.{name}" for name in FROM_CHECKPOINT} & left.keys():
+            left[key] = left[key]._replace(value="")
+    sections: dict[str, list[Row]] = {"The commonest": [left.pop(key) for key in own["first"]]}
     sections["Choices"] = [row for row in groups if row.key not in own["hidden"]]
     sections |= {title: [] for title in texts["sections"]}
-    for row in shown.values():
+    for row in left.values():
         sections[_section(row.key, texts["sections"])].append(row)
     blocks = [_block(title, rows) for title, rows in sections.items() if rows]
     return "\n\n".join([own["text"], *blocks, texts["footer"]])
@@ -155,10 +137,8 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
 
 
 def _section(key: str, sections: dict[str, list[str]]) -> str:
-    for title, patterns in sections.items():
-        if _matches(key, patterns):
-            return title
-    return "Format" if key.startswith("data.") else "Output"
+    found = (title for title, patterns in sections.items() if _matches(key, patterns))
+    return next(found, "Format" if key.startswith("data.") else "Output")
 
 
 def _block(title: str, rows: Sequence[Row]) -> str:

@@ -1,54 +1,36 @@
 """``careamics-preview``: the patches that a model would see, without training."""
 
-from __future__ import annotations
+from pathlib import Path
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-import lightning as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from careamics_dm.cli.application import application, build, suit_augmentation
-from careamics_dm.cli.default_data import use_sample
-from careamics_dm.cli.secrets import check_given
+from careamics_dm.cli.application import build
+from careamics_dm.cli.preparation import check_targets, prepare_model
+from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.plots import plot_patches
-from careamics_dm.models.trainer_data import lack_of_targets
-from careamics_dm.prediction.output_paths import check_writable
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 
 
-@application("preview")
 def main(config: dict[str, Any], folder: Path) -> None:
     """Open the data, print a summary and draw a contact sheet."""
-    check_given(config["data"])
-    use_sample(config)
-    check_writable(folder)
-    L.seed_everything(config["seed"], verbose=False)
     n = config["n"]
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise DataError(f"n={n!r}: give how many patches to show, at least 1.")
+        raise DataError(f"n={n!r}: give how many patches to draw, a whole number from 1.")
     config["data"]["batch_format"] = "dict"
     if config["data"]["batch_size"] is None:
         config["data"]["batch_size"] = n
-    model = build(config, "model")
-    suit_augmentation(config, model)
+    model = prepare_model(config, folder)
     data: PatchDataModule = build(config, "data")
-    needs = getattr(model, "learns_from", "noisy images")
     try:
         data.setup("fit")
-        if needs != "noisy images" and not data.has_target("train"):
-            raise lack_of_targets(type(model).__name__, needs, "train")
+        check_targets(model, data, "train")
         print(data.summary())
-        patches = draw(data, n)
-        for side, numbers in data.statistics.items():
-            print(f"{side:<8} offset {_rounded(numbers.offset)}, scale {_rounded(numbers.scale)}")
+        patches = read_patches(data, n)
+        for kind, numbers in data.statistics.items():
+            print(f"{kind:<8} offset {_rounded(numbers.offset)}, scale {_rounded(numbers.scale)}")
     finally:
         data.teardown("fit")
     masks = None
@@ -60,8 +42,8 @@ def main(config: dict[str, Any], folder: Path) -> None:
     print(f"picture  {folder / 'preview.png'}")
 
 
-def draw(data: PatchDataModule, n: int) -> dict[str, NDArray[Any]]:
-    """Draw training patches, ``N C (Z) Y X``, and targets: as stored, and as models get them."""
+def read_patches(data: PatchDataModule, n: int) -> dict[str, NDArray[Any]]:
+    """Read training patches, ``N C (Z) Y X``, and targets: as stored, and as models get them."""
     rows: dict[str, list[NDArray[Any]]] = {}
     found = 0
     for stored in data.train_dataloader():
@@ -79,7 +61,3 @@ def draw(data: PatchDataModule, n: int) -> dict[str, NDArray[Any]]:
 
 def _rounded(numbers: list[float]) -> str:
     return ", ".join(f"{number:.6g}" for number in numbers)
-
-
-if __name__ == "__main__":
-    main()

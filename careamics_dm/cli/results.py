@@ -1,53 +1,99 @@
-"""What a training run shows at its end: a picture of the denoised image, and its scores."""
+"""What a training run ends with: a picture of a denoised image, and scores against the truth."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import tifffile
+import torch
+from numpy.typing import NDArray
 
+from careamics_dm.cli.application import in_sweep
+from careamics_dm.cli.sweep import PLANES
+from careamics_dm.datamodule.patch_datamodule import PatchDataModule
+from careamics_dm.errors import DataError
 from careamics_dm.evaluation.comparison_plot import plot_denoised
-from careamics_dm.evaluation.ground_truth import score
-from careamics_dm.evaluation.image_views import middle, middle_plane, restored_planes
+from careamics_dm.evaluation.metrics import Scores
+from careamics_dm.evaluation.planes import Planes, middle, middle_plane, restored_planes
 from careamics_dm.formats.tiff.datamodule import open_tiff
+from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import Layout
-from careamics_dm.images.region import read_region
-
-if TYPE_CHECKING:
-    from careamics_dm.datamodule.patch_datamodule import PatchDataModule
-    from careamics_dm.evaluation.image_views import Planes
-    from careamics_dm.images.image_stack import ImageStack
-    from careamics_dm.models.base import RestorationModule
-    from careamics_dm.prediction.tiff_writer import TiffWriter
+from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.region import Region, read_region
+from careamics_dm.models.base import RestorationModule
+from careamics_dm.prediction.tiff_writer import TiffWriter
 
 
-def read_prediction(
-    data: PatchDataModule, writer: TiffWriter, truth: ImageStack | None
-) -> tuple[Planes, dict[str, float]]:
-    """Read the prediction of the first image, and compare it with the ground truth.
+class Prediction(NamedTuple):
+    """What becomes of ``predict_data``: its writer, and the ground truth of its first image."""
 
-    Parameters
-    ----------
-    data : PatchDataModule
-        Set up for prediction.
-    writer : TiffWriter
-        Has written the predictions.
-    truth : ImageStack or None
-        The clean version of the first image.
+    writer: TiffWriter
+    truth: ImageStack | None
 
-    Returns
-    -------
-    planes : dict of str to ndarray
-        "noisy", "denoised" and, with the ground truth, "clean": planes ``Y X`` of the first image.
-    scores : dict of str to float
-        "psnr_noisy", "psnr", "si_psnr" and "ssim" against the ground truth; empty without it.
+
+def read_truth(truth: NDArray[Any] | str, stack: ImageStack) -> ArrayStack:
+    """Read an array, TIFF or ``.npy`` file that is the ground truth of ``stack``.
+
+    Raises a DataError if it can't be read or has another shape.
     """
-    stack = data.predict_stacks[0]
+    clean: Any = truth
+    if not isinstance(clean, np.ndarray):
+        try:
+            file = Path(clean).expanduser()
+            clean = np.load(file) if file.suffix == ".npy" else tifffile.imread(file)
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                f"truth: {truth} can't be read ({error}). Give a TIFF or .npy file."
+            ) from error
+    if clean.shape != tuple(stack.original_data_shape):
+        raise DataError(
+            f"truth: its shape is {clean.shape}, but that of {stack.source}, the first image of "
+            f"predict_data, is {tuple(stack.original_data_shape)}. Give the clean version of it."
+        )
+    return ArrayStack(clean, stack.original_axes, "truth")
+
+
+def draw_result(
+    folder: Path, data: PatchDataModule, model: Any, prediction: Prediction | None
+) -> dict[str, float]:
+    """Draw the first predicted image before and after denoising, or else a training image.
+
+    A model that is no `RestorationModule` can't restore the latter: then there is no picture.
+    Returns "psnr_noisy", "psnr", "si_psnr" and "ssim", empty without ground truth.
+    """
+    scores: dict[str, float] = {}
+    if prediction is not None:
+        source = data.predict_stacks[0].source
+        planes, scores = _read_prediction(data, prediction)
+    elif isinstance(model, RestorationModule):
+        images = data.images_of("train")
+        source = images.stacks[0].source
+        planes = restored_planes(model, data, images, middle(images.stacks[0]))
+    else:
+        return {}
+    path, clean = folder / "denoised.png", planes.get("clean")
+    title = f"middle of {Path(source).name}" if clean is None else None
+    plot_denoised(planes["noisy"], planes["denoised"], path, clean, title=title)
+    print(f"picture          {path}")
+    if scores:
+        print(f"PSNR             {scores['psnr_noisy']:.2f} dB -> {scores['psnr']:.2f} dB")
+    if in_sweep():
+        (folder / PLANES).parent.mkdir(parents=True, exist_ok=True)
+        compact: Any = {name: plane.astype(np.float32) for name, plane in planes.items()}
+        np.savez_compressed(folder / PLANES, **compact)
+    return scores
+
+
+def _read_prediction(
+    data: PatchDataModule, prediction: Prediction
+) -> tuple[Planes, dict[str, float]]:
+    """Read planes of the first image, also its ground truth ("clean"), and score them."""
+    stack, truth = data.predict_stacks[0], prediction.truth
     channels = data.images_of("predict").channels[0]
     layout = Layout(stack.original_axes, tuple(stack.original_data_shape))
     axes = layout.with_channels(data.n_target_channels).axes  # as the writer arranges them
-    denoised = open_tiff(writer.paths[0], axes, trust_axes=True)
+    denoised = open_tiff(prediction.writer.paths[0], axes, trust_axes=True)
     region = middle(stack)
     planes = {
         "noisy": middle_plane(read_region(stack, region, channels)),
@@ -56,50 +102,24 @@ def read_prediction(
     if truth is None:
         return planes, {}
     planes["clean"] = middle_plane(read_region(truth, region, channels))
-    before, after = score(truth, stack, channels, channels), score(truth, denoised, None, channels)
-    return planes, {"psnr_noisy": before["psnr"]} | after
+    before = _score(truth, stack, channels, channels)
+    return planes, {"psnr_noisy": before["psnr"]} | _score(truth, denoised, None, channels)
 
 
-def restore_first_image(model: RestorationModule, data: PatchDataModule) -> Planes:
-    """Restore the middle of the first training image.
-
-    Parameters
-    ----------
-    model : RestorationModule
-        With the weights to use.
-    data : PatchDataModule
-        Set up for training.
-
-    Returns
-    -------
-    dict of str to ndarray
-        "noisy" and "denoised", planes ``Y X``.
-    """
-    images = data.images_of("train")
-    planes = restored_planes(model, data, images, middle(images.stacks[0]))
-    return {name: planes[name] for name in ("noisy", "denoised")}
-
-
-def draw_denoised(planes: Planes, path: Path, source: str) -> None:
-    """Draw an image before and after denoising, and say where the picture is.
-
-    Parameters
-    ----------
-    planes : dict of str to ndarray
-        "noisy", "denoised" and perhaps "clean", ``Y X``.
-    path : Path
-        PNG to write.
-    source : str
-        Name of the image.
-    """
-    clean = planes.get("clean")
-    title = f"middle of {Path(source).name}" if clean is None else None
-    plot_denoised(planes["noisy"], planes["denoised"], path, clean, title=title)
-    print(f"picture          {path}")
-
-
-def save_planes(planes: Planes, path: Path) -> None:
-    """Save planes as ``.npz`` for the comparison of a sweep; the folder is created if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    compact: Any = {name: plane.astype(np.float32) for name, plane in planes.items()}
-    np.savez_compressed(path, **compact)
+def _score(
+    truth: ImageStack,
+    image: ImageStack,
+    channels: Sequence[int] | None,
+    of_truth: Sequence[int] | None,
+) -> dict[str, float]:
+    """Score an image against the ground truth: means over channels, of which None selects all."""
+    scores = None
+    size = tuple(truth.data_shape[2:])
+    for sample in range(truth.data_shape[0]):
+        region = Region(0, sample, (0,) * len(size), size)
+        expected = read_region(truth, region, of_truth).astype(np.float64)
+        found = read_region(image, region, channels).astype(np.float64)
+        scores = scores or Scores(len(expected))
+        scores.add(torch.from_numpy(expected)[None], torch.from_numpy(found)[None])
+    assert scores is not None
+    return {name: float(np.mean(values)) for name, values in scores.as_dict().items()}

@@ -1,10 +1,8 @@
-"""``careamics-train``: train a model, then show what it does."""
-
-from __future__ import annotations
+"""``careamics-train``: train a model, then draw and score what it does."""
 
 import time
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -15,61 +13,36 @@ from omegaconf import OmegaConf
 from careamics_dm.callbacks.interruption import StopOnRequest
 from careamics_dm.callbacks.scores_report import TestReport
 from careamics_dm.callbacks.training import SaveModel
-from careamics_dm.cli.application import application, build, in_sweep, suit_augmentation, targets
-from careamics_dm.cli.checkpoints import SaveConfig, load_checkpoint, unsuitable
-from careamics_dm.cli.default_data import use_sample
-from careamics_dm.cli.results import (
-    draw_denoised,
-    read_prediction,
-    restore_first_image,
-    save_planes,
-)
+from careamics_dm.cli.application import build, targets
+from careamics_dm.cli.checkpoints import SaveConfig, explaining_weights, load_checkpoint
+from careamics_dm.cli.predict import make_writers
+from careamics_dm.cli.preparation import check_targets, prepare_model
+from careamics_dm.cli.results import Prediction, draw_result, read_truth
 from careamics_dm.cli.secrets import check_given, hide
-from careamics_dm.cli.sweep_table import SCORES, VIEW, write_scores
+from careamics_dm.cli.sweep import SCORES
 from careamics_dm.cli.trust import check_config
+from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
-from careamics_dm.evaluation.ground_truth import read_truth
 from careamics_dm.evaluation.plots import plot_losses
 from careamics_dm.evaluation.text_table import write_csv
-from careamics_dm.models.base import RestorationModule
-from careamics_dm.prediction.output_paths import check_writable
+from careamics_dm.prediction.tiff_writer import TiffWriter
 from careamics_dm.sampling.validation_split import COLUMNS
 from careamics_dm.sources.data_warnings import say
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from careamics_dm.datamodule.patch_datamodule import PatchDataModule
-    from careamics_dm.images.image_stack import ImageStack
-    from careamics_dm.prediction.tiff_writer import TiffWriter
 
 METRICS = ("train_", "val_", "test_")
 """How the names of what is logged begin, of which there are scores."""
 
-KEPT = (
+FOR_PREDICTION = (
     *("_target_", "_convert_", "accelerator", "devices", "num_nodes", "strategy", "precision"),
     "enable_progress_bar",
 )
 """Settings of the trainer that hold for the prediction after training, too."""
 
 
-class Prediction(NamedTuple):
-    """What the images of ``predict_data`` become after training."""
-
-    writer: TiffWriter
-    truth: ImageStack | None
-
-
-@application("train")
 def main(config: dict[str, Any], folder: Path) -> float | None:
-    """Train, save and show; return the validation (else training) loss for a sweeper."""
+    """Train, save, draw and score; return the validation (else training) loss for a sweeper."""
     began = time.monotonic()
-    check_given(config["data"])
-    use_sample(config)
-    check_writable(folder)
-    L.seed_everything(config["seed"], workers=True, verbose=False)
-    model: L.LightningModule = build(config, "model")
-    suit_augmentation(config, model)
+    model = prepare_model(config, folder)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(hide(config)), encoding="utf-8")
     if config["checkpoint"]:
         check_resumed(config)  # refused before data are read
@@ -79,7 +52,7 @@ def main(config: dict[str, Any], folder: Path) -> float | None:
     finally:
         data.teardown("fit")
     scores["seconds"] = round(time.monotonic() - began, 1)
-    rank_zero_only(write_scores)(folder / SCORES, scores)
+    rank_zero_only(write_csv)(folder / SCORES, list(scores), [scores])
     return scores.get("val_loss", scores.get("train_loss"))
 
 
@@ -95,15 +68,17 @@ def check_resumed(config: dict[str, Any]) -> None:
 def train(
     config: dict[str, Any], folder: Path, data: PatchDataModule, model: L.LightningModule
 ) -> dict[str, float]:
-    """Train on data that are not opened yet, show the result, and return the scores."""
+    """Train on data that are not opened yet, draw the result, and return the scores."""
     # Whatever test and prediction will need is tried now, not after hours of training.
     data.setup("fit")
     rank_zero_only(write_csv)(folder / "split.csv", COLUMNS, data.split_table())
-    report = prepare_test(config, folder, data, model)
-    prediction = prepare_prediction(config, folder, data, model)
-    trainer = make_trainer(config, folder, [] if report is None else [report])
+    report = TestReport(folder) if open_images("test", config, data, model) else None
+    prediction = None
+    if open_images("predict", config, data, model):
+        prediction = prepare_prediction(config, folder, data, model)
+    trainer = make_trainer(config, folder, report)
     fit(trainer, model, data, config["checkpoint"])
-    scores = use_kept(trainer, model)
+    scores = use_saved(trainer, model)
     say()
     if (folder / "model.ckpt").exists():
         say(f"model            {folder / 'model.ckpt'}")
@@ -113,43 +88,61 @@ def train(
         say(f"losses           {folder / 'losses.png'}")
     if report is not None:
         scores |= test(trainer, model, data, report)
-    return scores | show(config, folder, data, model, prediction)
+    if prediction is not None:
+        predict(config, folder, data, model, prediction.writer)
+    return scores | (draw_result(folder, data, model, prediction) if trainer.is_global_zero else {})
 
 
-def fit(
-    trainer: L.Trainer, model: L.LightningModule, data: PatchDataModule, checkpoint: str | None
-) -> None:
-    """Train, from a checkpoint if there is one; say what does not suit."""
-    try:
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except RuntimeError as error:
-        if str(error).startswith("Early stopping conditioned on"):  # such as val_loss without data
-            raise DataError(f"callbacks: EarlyStopping has nothing to watch. {error}") from error
-        advice = (
-            "It is of another network than this run's. Give the settings of model, and the "
-            "channels, that it was trained with: config.yaml beside it has them."
+def open_images(
+    role: str, config: dict[str, Any], data: PatchDataModule, model: L.LightningModule
+) -> bool:
+    """Open the images of "test" or "predict", for which the model needs a step; False if none."""
+    name = f"{role}_data"
+    if config["data"][name] is None:
+        return False
+    if data.settings.batch_format != "dict":
+        raise DataError(f"{name}: needs data.batch_format=dict, to know where tiles belong.")
+    if not is_overridden(f"{role}_step", model, L.LightningModule):
+        raise DataError(
+            f"{name}: {type(model).__name__} has no {role}_step. Leave {name} out, or write the "
+            "method (that of RestorationModule is an example)."
         )
-        refusal = unsuitable(error, str(checkpoint), advice)
-        if refusal is None:
-            raise
-        raise refusal from error
+    data.setup(role)
+    if role == "test":
+        check_targets(model, data, role)
+    return True
 
 
-def make_trainer(config: dict[str, Any], folder: Path, more: list[L.Callback]) -> L.Trainer:
+def prepare_prediction(
+    config: dict[str, Any], folder: Path, data: PatchDataModule, model: L.LightningModule
+) -> Prediction:
+    """Try whether results can be written, and read the ground truth if there is one."""
+    (writer,) = make_writers(config, folder, data, model)
+    if config["truth"] is None:
+        return Prediction(writer, None)
+    if data.n_target_channels != data.n_channels:
+        raise DataError(
+            f"truth: the images have {data.n_channels} channel(s), but the denoised image has "
+            f"{data.n_target_channels}, as the targets have. Leave truth out."
+        )
+    images = data.images_of("train")
+    if images.targets and images.targets[0] is images.stacks[0]:
+        raise DataError(
+            "truth: it would be compared with data.channels, but the model predicts others, those "
+            "of data.target_channels. Leave truth out; data.test_data scores them."
+        )
+    truth = build(config, "truth") if isinstance(config["truth"], dict) else config["truth"]
+    return Prediction(writer, read_truth(truth, data.predict_stacks[0]))
+
+
+def make_trainer(config: dict[str, Any], folder: Path, report: TestReport | None) -> L.Trainer:
     """Make the trainer with its logger and callbacks, which write into the run's folder."""
-    logger, callbacks = config.get("logger"), config.get("callbacks") or {}
-    trainer: L.Trainer = build(
-        config,
-        "trainer",
-        default_root_dir=folder,
-        logger=logger is not None and build(config, "logger", **into(folder, logger)),
-        callbacks=[
-            *(build(callbacks, name, **into(folder, callbacks[name])) for name in callbacks),
-            SaveConfig(config),
-            StopOnRequest(),
-            *more,
-        ],
-    )
+    logger, given = config.get("logger"), config.get("callbacks") or {}
+    logger = logger is not None and build(config, "logger", **into(folder, logger))
+    callbacks = [build(given, name, **into(folder, given[name])) for name in given]
+    callbacks += [SaveConfig(config), StopOnRequest(), *([report] if report else [])]
+    settings = {"default_root_dir": folder, "logger": logger, "callbacks": callbacks}
+    trainer: L.Trainer = build(config, "trainer", **settings)
     return trainer
 
 
@@ -159,65 +152,20 @@ def into(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
     return {key: folder for key in keys if key in config and config[key] is None}
 
 
-def prepare_test(
-    config: dict[str, Any], folder: Path, data: PatchDataModule, model: L.LightningModule
-) -> TestReport | None:
-    """Open the test data, if there are any, and check that the model can be tested on them."""
-    if config["data"]["test_data"] is None:
-        return None
-    if data.settings.batch_format != "dict":
-        raise DataError("test_data: needs data.batch_format=dict, to know where tiles belong.")
-    check_step(model, "test")
-    data.setup("test")
-    learns_from = getattr(model, "learns_from", "noisy images")
-    if learns_from != "noisy images" and not data.has_target("test"):
-        raise DataError(
-            f"test_data: {type(model).__name__} learns from {learns_from}, but the test images "
-            "have no targets. Give data.test_target."
-        )
-    return TestReport(folder)
+def fit(
+    trainer: L.Trainer, model: L.LightningModule, data: PatchDataModule, checkpoint: str | None
+) -> None:
+    """Train, from a checkpoint if there is one; explain what does not suit."""
+    advice = (
+        "The checkpoint is of another network than this run's: give the settings of model, and the "
+        "channels, that it was trained with; config.yaml beside it has them."
+    )
+    with explaining_weights(checkpoint, advice):
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 
-def check_step(model: L.LightningModule, role: str) -> None:
-    """Check that a model has the step that data of a role, "test" or "predict", are for."""
-    if not is_overridden(f"{role}_step", model, L.LightningModule):
-        raise DataError(
-            f"{role}_data: {type(model).__name__} has no {role}_step. Leave {role}_data out, or "
-            "write one (RestorationModule shows what it returns)."
-        )
-
-
-def prepare_prediction(
-    config: dict[str, Any], folder: Path, data: PatchDataModule, model: L.LightningModule
-) -> Prediction | None:
-    """Open the images to predict, if there are any, and try whether results can be written."""
-    if config["data"]["predict_data"] is None:
-        return None
-    if data.settings.batch_format != "dict":
-        raise DataError("predict_data: needs data.batch_format=dict, to know where tiles belong.")
-    check_step(model, "predict")
-    data.setup("predict")
-    writer = build(config, "writer", folder=config["writer"]["folder"] or folder / "denoised")
-    writer.setup(SimpleNamespace(datamodule=data, callbacks=[writer]), model, "predict")
-    if config["truth"] is None:
-        return Prediction(writer, None)
-    if data.n_target_channels != data.n_channels:
-        raise DataError(
-            f"truth: images have {data.n_channels} channel(s), but what the model makes of them "
-            f"has {data.n_target_channels}, as the targets. Leave truth out."
-        )
-    images = data.images_of("train")
-    if images.targets and images.targets[0] is images.stacks[0]:
-        raise DataError(
-            "truth: is compared with the channels that the model sees, but it restores others, "
-            "data.target_channels. Leave truth out; data.test_data scores them."
-        )
-    truth = build(config, "truth") if isinstance(config["truth"], dict) else config["truth"]
-    return Prediction(writer, read_truth(truth, data.predict_stacks[0]))
-
-
-def use_kept(trainer: L.Trainer, model: L.LightningModule) -> dict[str, float]:
-    """Give the model the weights that were kept; return what had been logged for them."""
+def use_saved(trainer: L.Trainer, model: L.LightningModule) -> dict[str, float]:
+    """Give the model the weights of ``model.ckpt``; return what was logged for them."""
     saved = trainer.checkpoint_callback
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if isinstance(saved, SaveModel) and saved.best_model_path and saved.kept_scores:
@@ -242,20 +190,18 @@ def test(
     return values
 
 
-def show(
+def predict(
     config: dict[str, Any],
     folder: Path,
     data: PatchDataModule,
     model: L.LightningModule,
-    prediction: Prediction | None,
-) -> dict[str, float]:
-    """Predict and draw, or draw at least a training image; return scores against the truth."""
-    scores: dict[str, float] = {}
-    if prediction is not None:
-        writer, truth = prediction
-        settings = {key: config["trainer"][key] for key in KEPT if key in config["trainer"]}
+    writer: TiffWriter,
+) -> None:
+    """Predict and write, unless all results exist already."""
+    given = config["trainer"]
+    if len(data.predict_dataloader()) > 0:
         trainer: L.Trainer = build(
-            {"trainer": settings},
+            {"trainer": {name: given[name] for name in FOR_PREDICTION if name in given}},
             "trainer",
             logger=False,
             enable_checkpointing=False,
@@ -263,25 +209,5 @@ def show(
             callbacks=[writer, StopOnRequest()],
             default_root_dir=folder,
         )
-        if len(data.predict_dataloader()) > 0:  # else all results are there already, and kept
-            trainer.predict(model, datamodule=data, return_predictions=False)
-        say(f"denoised images  {writer.folder}")
-    if model.global_rank != 0:
-        return scores
-    if prediction is not None:
-        planes, scores = read_prediction(data, writer, truth)
-        source = data.predict_stacks[0].source
-    elif isinstance(model, RestorationModule):
-        planes, source = restore_first_image(model, data), data.images_of("train").stacks[0].source
-    else:
-        return scores
-    draw_denoised(planes, folder / "denoised.png", source)
-    if scores:
-        print(f"PSNR             {scores['psnr_noisy']:.2f} dB -> {scores['psnr']:.2f} dB")
-    if in_sweep():
-        save_planes(planes, folder / VIEW)
-    return scores
-
-
-if __name__ == "__main__":
-    main()
+        trainer.predict(model, datamodule=data, return_predictions=False)
+    say(f"denoised images  {writer.folder}")

@@ -1,30 +1,23 @@
 """What a checkpoint may name: classes by kind, plain values, and nothing that runs code."""
 
-from __future__ import annotations
-
 import pydoc
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from careamics_dm.errors import DataError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
 OURS = {
-    "networks": ("UNet",),
-    "models": ("N2VModule", "CAREModule", "N2NModule"),
-    "masking": ("Masking",),
-    "normalisations": ("MeanStd", "MinMax", "Quantile", "NoNormalization"),
-    "augmentations": ("Augmentation",),
-    "filters": ("MaxFilter", "MeanStdFilter", "EntropyFilter"),
-    "data": tuple(f"{name}DataModule" for name in ("Array", "Tiff", "Czi", "Zarr", "Custom")),
+    *("UNet", "N2VModule", "CAREModule", "N2NModule", "Masking", "Augmentation"),
+    *("MeanStd", "MinMax", "Quantile", "NoNormalization"),
+    *("MaxFilter", "MeanStdFilter", "EntropyFilter"),
+    *(f"{name}DataModule" for name in ("Array", "Tiff", "Czi", "Zarr", "Custom")),
 }
-"""Public classes of careamics_dm that a checkpoint may name, by kind. Files move, so any module
-path of careamics_dm before one of these names stands for the public class."""
+"""Public classes of careamics_dm that a checkpoint may name. Files move, so any module path of
+careamics_dm before one of these names stands for the public class."""
 TORCHS: dict[str, type] = {
     "torch.optim.lr_scheduler": torch.optim.lr_scheduler.LRScheduler,
     "torch.optim": torch.optim.Optimizer,
@@ -46,17 +39,7 @@ _DEEPEST, _MOST = 50, 100_000
 def check_plain(config: Any, path: str | Path) -> None:
     """Check that a configuration holds dicts, lists and plain values only, and no interpolation.
 
-    Parameters
-    ----------
-    config : object
-        From a checkpoint.
-    path : path
-        Of the checkpoint, for the message.
-
-    Raises
-    ------
-    DataError
-        Something else is in it, or more than a configuration would hold.
+    Raises a DataError, too, if there is more in it than a configuration would hold.
     """
     left, count = [(config, 0)], 0
     while left:
@@ -77,27 +60,11 @@ def check_plain(config: Any, path: str | Path) -> None:
 
 
 def check_config(config: Any, trusted: Sequence[str], path: str | Path) -> Any:
-    """Check what a configuration names to be called, and return it with today's names.
+    """Check what a configuration from a checkpoint asks to call; return it with public names.
 
-    Parameters
-    ----------
-    config : object
-        From a checkpoint.
-    trusted : sequence of str
-        Import prefixes of which everything is allowed, besides `OURS` and `TORCHS`.
-    path : path
-        Of the checkpoint, for the message.
-
-    Returns
-    -------
-    object
-        A copy in which classes of careamics_dm and torch have their public names.
-
-    Raises
-    ------
-    DataError
-        A ``_target_`` or a function that is not allowed, a key for Hydra other than
-        ``_target_``, ``_partial_`` and ``_convert_``, or what `check_plain` refuses.
+    ``trusted`` are import prefixes of which everything is allowed, besides `OURS` and `TORCHS`.
+    Raises a DataError for any other ``_target_`` or function, for keys for Hydra except
+    ``_target_``, ``_partial_`` and ``_convert_``, and for what `check_plain` refuses.
     """
     check_plain(config, path)
     prefixes = [trusted] if isinstance(trusted, str) else [str(prefix) for prefix in trusted or ()]
@@ -131,31 +98,21 @@ def _is_hydras(key: str, value: Any) -> bool:
 def _check_target(target: Any, trusted: Sequence[str], path: str | Path) -> str:
     if not isinstance(target, str) or not _PATH.fullmatch(target):
         raise _refused(path, f"contains _target_: {str(target)[:80]!r}, which is no import path")
-    name = public_name(target)
+    name = _public_name(target)
     if name is None:
         _check_trusted(target, trusted, path)
     return name or target
 
 
-def public_name(target: str) -> str | None:
-    """Return today's name of an allowed class of careamics_dm or torch; None for all else.
+def _public_name(target: str) -> str | None:
+    """Return the public name of an allowed class of careamics_dm or torch; None for all else.
 
-    Nothing is imported: names are compared.
-
-    Parameters
-    ----------
-    target : str
-        An import path, of today or as it was in an earlier version.
-
-    Returns
-    -------
-    str or None
-        Such as ``careamics_dm.UNet`` for ``careamics_dm.models.unet.UNet``.
+    ``careamics_dm.UNet`` for ``careamics_dm.models.unet.UNet``, or wherever the class was in an
+    earlier version. Names are compared; nothing that a checkpoint names is imported.
     """
     home, _, name = target.rpartition(".")
     if home.split(".")[0] == "careamics_dm":
-        allowed = any(name in names for names in OURS.values())
-        return f"careamics_dm.{name}" if allowed else None
+        return f"careamics_dm.{name}" if name in OURS else None
     for module, kind in TORCHS.items():
         found = vars(pydoc.locate(module)).get(name)
         is_one = isinstance(found, type) and issubclass(found, kind)
@@ -168,24 +125,24 @@ def _check_trusted(target: str, trusted: Sequence[str], path: str | Path) -> Non
     """Refuse what is not of a trusted package; what leads out of it, as ``mine.os.system``, too."""
     if target in trusted:
         return
-    top = target.split(".")[0]
+    top, asks = target.split(".")[0], f"checkpoint: {path} asks for {target}"
     if not target.startswith(tuple(f"{prefix.rstrip('.')}." for prefix in trusted)):
         raise DataError(
-            f"checkpoint: {path} asks for {target}, which is no network, model, normalisation, "
-            "augmentation or filter of careamics_dm, and no optimizer, scheduler or module of "
-            f"torch. It was refused. If you trust it, allow its package: trusted=[{top}]"
+            f"{asks}, which is no network, model, normalisation, augmentation or filter of "
+            "careamics_dm, and no optimizer, scheduler or module of torch. It was refused. If you "
+            f"trust it, allow its package: trusted=[{top}]"
         )
     try:
         found = pydoc.locate(target)
     except pydoc.ErrorDuringImport as error:
-        raise DataError(f"checkpoint: {path} asks for {target}: {error}") from error
+        raise DataError(f"{asks}: {error}") from error
     if found is None:
-        raise DataError(f"checkpoint: {path} asks for {target}, but there is no such thing here.")
+        raise DataError(f"{asks}, but there is no such thing here. Is its package up to date?")
     home = str(getattr(found, "__module__", None)).split(".")[0]
     if home not in {prefix.split(".")[0] for prefix in trusted}:
         raise DataError(
-            f"checkpoint: {path} asks for {target}, which leads out of the trusted package, to "
-            f"{home}. It was refused. If you trust it: trusted=[{top},{home}]"
+            f"{asks}, which leads out of the trusted package, to {home}. It was refused. If you "
+            f"trust it: trusted=[{top},{home}]"
         )
 
 

@@ -1,17 +1,13 @@
 """What a data module says of itself: its signature, help text, settings and patches."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from textwrap import indent
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from careamics_dm.datamodule.settings import Settings
 from careamics_dm.docstrings import parameters
-
-if TYPE_CHECKING:
-    from careamics_dm.sampling.validation_split import Split
+from careamics_dm.sampling.validation_split import Split
 
 
 def document(format_class: type) -> None:

@@ -1,26 +1,24 @@
 """The loader of each stage: which patches, from which pool of decoded blocks."""
 
-from __future__ import annotations
-
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from careamics_dm.loading.dataset import PatchDataset, fits
+from careamics_dm.datamodule.settings import Settings
+from careamics_dm.errors import DataError
+from careamics_dm.images.image_set import ImageSet
+from careamics_dm.loading.dataset import PatchDataset, Plan, fits
 from careamics_dm.loading.loader import PatchLoader
-from careamics_dm.sampling.chunk_grid import CELLS, VAL_SHARE
-from careamics_dm.sampling.image_origins import without_gaps
-from careamics_dm.sampling.tiling import grid_plan, tile_plan
+from careamics_dm.sampling.image_origins import gap_origins
+from careamics_dm.sampling.random_patches import RandomPatches
+from careamics_dm.sampling.read_windows import WINDOWS
+from careamics_dm.sampling.streams import Share
+from careamics_dm.sampling.tiling import GridPatches, TileGrid
 from careamics_dm.sampling.training_plan import n_by_default, training_plan
-from careamics_dm.sampling.validation_split import some_of
+from careamics_dm.sampling.validation_split import Split
 
-if TYPE_CHECKING:
-    from careamics_dm.datamodule.settings import Settings
-    from careamics_dm.images.image_set import ImageSet
-    from careamics_dm.sampling.plan import Plan, Share
-    from careamics_dm.sampling.random_patches import GridPatches, RandomPatches
-    from careamics_dm.sampling.validation_split import Split
+VAL_SHARE = 8
+"""Validation data take one part in so many of the pool, on top: training goes on with its own."""
 
 
 class Loaders:
@@ -46,7 +44,6 @@ class Loaders:
             self._train_plan(images, split),
             share,
             epoch,
-            keep=fits(images.extents(), settings.pool_bytes),
             n_orientations=len(settings.orientations),
             patch_filter=settings.patch_filter,
         )
@@ -57,35 +54,47 @@ class Loaders:
         keep = fits(images.extents(), pool_bytes)
         if self.settings.num_workers or not keep:  # processes share no pool
             pool_bytes //= VAL_SHARE
-        plan = split.patches
-        if split.avoided is not None:
-            # Each read alone: together they may span a huge image.
-            plan = replace(plan, cell=np.arange(len(plan)))
-        return self._loader(images, plan, share, keep=keep, pool_bytes=pool_bytes)
+        return self._loader(images, split.patches, share, keep=keep, pool_bytes=pool_bytes)
 
     def grid(self, images: ImageSet, share: Share) -> PatchLoader:
         """Load patches side by side, or some of them, of validation images."""
         settings, pool_bytes = self.settings, self.settings.pool_bytes // VAL_SHARE
-        plan = grid_plan(images.extents(), settings.patch_size, cell_bytes=pool_bytes // CELLS)
-        plan = without_gaps(images, plan)
+        plan = TileGrid(
+            images.extents(),
+            settings.patch_size,
+            window_bytes=pool_bytes // WINDOWS,
+            allowed=gap_origins(images, settings.patch_size),
+        )
+        if not len(plan):
+            raise DataError(
+                f"no patch of {settings.patch_size}, side by side, lies in what was acquired of "
+                f"{images.stacks[0].source}: its gaps are too close. Use a smaller patch_size."
+            )
         if settings.n_val_patches is not None and settings.n_val_patches < len(plan):
-            plan = some_of(plan, settings.n_val_patches, settings.seed)
+            plan = plan.some(settings.n_val_patches, np.random.default_rng([settings.seed, 4]))
         return self._loader(images, plan, share, pool_bytes=pool_bytes)
 
     def tiles(self, images: ImageSet, selected: list[int] | None, share: Share) -> PatchLoader:
-        """Load the tiles, or the whole, of all or of the ``selected`` images, in order."""
-        settings = self.settings
-        plan = tile_plan(
-            images.extents(),
+        """Load the tiles, or the whole, of all or of the ``selected`` images, in order.
+
+        Ranks take whole images, so that no two touch the same output.
+        """
+        settings, extents = self.settings, images.extents()
+        mine = range(len(extents)) if selected is None else sorted(selected)
+        samples = np.array([extent.samples for extent in extents])
+        chosen = np.repeat(
+            np.isin(np.arange(len(extents)), mine[share.rank :: share.world_size]), samples
+        )
+        plan = TileGrid(
+            extents,
             settings.tile_size,
             settings.overlap,
-            cell_bytes=settings.pool_bytes // CELLS,
+            window_bytes=settings.pool_bytes // WINDOWS,
+            chosen=chosen,
         )
-        if selected is not None:
-            plan = plan.take(np.flatnonzero(np.isin(plan.image, selected)))
         # Whole images may differ in size, so they go one by one.
         n = (settings.batch_size or 1) if settings.tile_size else 1
-        return self._loader(images, plan, share, with_region=True, batch_size=n, keep=False)
+        return self._loader(images, plan, Share(), with_region=True, batch_size=n, keep=False)
 
     def n_train_patches(self, images: ImageSet, split: Split | None) -> int:
         """Count the training patches of an epoch, over all ranks."""
@@ -114,13 +123,15 @@ class Loaders:
             split,
             seed=settings.seed,
             # Whatever the number of workers: the same seed draws the same patches.
-            cell_bytes=settings.pool_bytes // CELLS,
+            window_bytes=None
+            if fits(images.extents(), settings.pool_bytes)
+            else settings.pool_bytes // WINDOWS,
         )
 
     def _loader(
         self,
         images: ImageSet,
-        plan: Plan | RandomPatches | GridPatches,
+        plan: Plan,
         share: Share,
         epoch: int = 0,
         **options: Any,

@@ -1,11 +1,11 @@
 """What the DataModules of all formats share: one loader for each stage."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from careamics_dm.datamodule.documentation import describe_patches, describe_settings, document
@@ -15,23 +15,16 @@ from careamics_dm.datamodule.source_opener import SourceOpener
 from careamics_dm.datamodule.validation import HeldOutData
 from careamics_dm.errors import DataError
 from careamics_dm.images.image_set import ImageSet, describe
-from careamics_dm.sampling.plan import Share
+from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.region import Region
+from careamics_dm.loading.batch_cutter import Batch
+from careamics_dm.loading.loader import PatchLoader
+from careamics_dm.sampling.streams import Share
 from careamics_dm.sampling.validation_split import table_of
+from careamics_dm.sources.listing import Listing
 from careamics_dm.transforms.batch_transform import BatchTransform
-from careamics_dm.transforms.normalization import Affine
+from careamics_dm.transforms.normalization import Affine, Side
 from careamics_dm.transforms.statistics import STATISTICS_BYTES, given_statistics, measure
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-
-    from careamics_dm.images.image_stack import ImageStack
-    from careamics_dm.images.region import Region
-    from careamics_dm.loading.dataset import Batch
-    from careamics_dm.loading.loader import PatchLoader
-    from careamics_dm.sources.listing import Listing
-    from careamics_dm.transforms.normalization import Side
 
 
 class PatchDataModule(L.LightningDataModule):

@@ -1,9 +1,8 @@
 """What each shared setting must be, by name."""
 
-from __future__ import annotations
-
 import multiprocessing
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from careamics_dm.errors import DataError
 from careamics_dm.images import checks as check
@@ -11,9 +10,6 @@ from careamics_dm.sampling.filters.base import PatchFilter
 from careamics_dm.transforms import normalization as methods
 from careamics_dm.transforms.augmentation import Augmentation
 from careamics_dm.transforms.normalization import Normalization
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 HOLD_OUT = ("patches", "samples", "images", "files")
 METHODS: dict[str, type[Normalization]] = {

@@ -1,23 +1,17 @@
 """The arguments that all formats share: plain values, checked before anything is read."""
 
-from __future__ import annotations
-
 import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from careamics_dm.datamodule.setting_checks import CHECKS, METHODS
 from careamics_dm.errors import DataError
+from careamics_dm.loading.patch_extraction import NanPolicy
+from careamics_dm.sampling.filters.base import PatchFilter
 from careamics_dm.sampling.validation_split import HoldOut, SplitRule
-from careamics_dm.transforms.augmentation import Augmentation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from careamics_dm.loading.patch_extraction import NanPolicy
-    from careamics_dm.sampling.filters.base import PatchFilter
-    from careamics_dm.transforms.augmentation import Orientation
-    from careamics_dm.transforms.normalization import Normalization
+from careamics_dm.transforms.augmentation import Augmentation, Orientation
+from careamics_dm.transforms.normalization import Normalization
 
 PARTNERS = {
     "train_target": "train_data",

@@ -1,25 +1,20 @@
 """The sources of each role are found, paired, opened and checked."""
 
-from __future__ import annotations
-
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from careamics_dm.datamodule.settings import Settings
 from careamics_dm.errors import DataError
+from careamics_dm.images.image_set import ImageSet
+from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sampling.image_origins import warn_of_images_without_patch
-from careamics_dm.sources.data_warnings import tell_gaps, tell_odd
+from careamics_dm.sources.data_warnings import warn_of_gaps, warn_of_odd_frames
 from careamics_dm.sources.free_memory import available_bytes
 from careamics_dm.sources.listing import CHANNELS, COLUMNS, Listing, pair
 from careamics_dm.sources.opening import open_images
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from careamics_dm.datamodule.settings import Settings
-    from careamics_dm.images.image_set import ImageSet
-    from careamics_dm.images.image_stack import ImageStack
 
 STAGE_ROLES = {
     "fit": ("train", "val"),
@@ -170,10 +165,10 @@ class SourceOpener:
             images.load()
         if images.target_channels and not images.targets:
             images.pair_within(settings.repeats)
-            tell_odd(images)
+            warn_of_odd_frames(images)
         if whole:
             self._check_tiles(what, images)
-            tell_gaps(what, images)
+            warn_of_gaps(what, images)
         elif too_small:
             rank_zero_warn(
                 f"{what}: {len(too_small)} image(s) smaller than patch_size {settings.patch_size} "

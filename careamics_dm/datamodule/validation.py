@@ -1,18 +1,15 @@
 """What is held out of the training data: chosen once, kept in checkpoints, restored from them."""
 
-from __future__ import annotations
+from collections.abc import Mapping
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
+import numpy as np
+from numpy.typing import NDArray
 
+from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.region import Region
+from careamics_dm.loading.patch_extraction import region_of_patch
 from careamics_dm.sampling.validation_split import Split, SplitRule, make_split
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.image_set import ImageSet
 
 
 class HeldOutData:
@@ -64,7 +61,4 @@ class HeldOutData:
         """Return the place of the first held-out patch; ``None`` where none is held out."""
         if self.split is None or not len(self.split.patches):
             return None
-        plan = self.split.patches
-        start, stop = plan.start[0], plan.start[0] + plan.size[0]
-        place = int(plan.image[0]), int(plan.sample[0])
-        return Region(*place, tuple(start.tolist()), tuple(stop.tolist()))
+        return region_of_patch(self.split.patches.places(np.array([0])), 0)

@@ -1,32 +1,20 @@
 """Pictures that compare restored images, side by side."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
-from careamics_dm.evaluation.figure import (
-    detail,
-    display_range,
-    heights,
-    new_figure,
-    range_within,
-    save,
-    show_with_zoom,
-)
+from careamics_dm.evaluation.figure import RED, display_range, draw, new_figure, range_within, save
 from careamics_dm.evaluation.metrics import psnr
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
-    from careamics_dm.evaluation.figure import Box
-
-    Scene = Mapping[str, NDArray[Any]]
+Box = tuple[int, int, int, int]  # y, x, height, width in pixels
+Scene = Mapping[str, NDArray[Any]]
 
 COLUMNS = 4
 """The most panels in one row."""
@@ -41,7 +29,7 @@ def plot_denoised(
     zoom: Box | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Show an image before and after denoising as `plot_comparison` does.
+    """Draw an image before and after denoising, each with an enlarged part below it.
 
     Parameters
     ----------
@@ -50,54 +38,7 @@ def plot_denoised(
     path : str or Path
         PNG to write; its folder is created if missing.
     clean : ndarray, optional
-        The ground truth, ``Y X``: shown as well, and the titles then give the PSNR in dB.
-    zoom, title
-        See `plot_comparison`.
-
-    Returns
-    -------
-    Figure
-        The figure that was written.
-
-    Raises
-    ------
-    ValueError
-        See `plot_comparison`.
-    """
-    scene = {"noisy": noisy, "denoised": denoised}
-    titles = {}
-    if clean is not None:
-        titles = {name: f"{name} {psnr(clean, image):.1f} dB" for name, image in scene.items()}
-        scene["clean"] = clean
-    return plot_comparison([scene], path, titles=titles, zoom=zoom, title=title)
-
-
-def plot_comparison(
-    scenes: Sequence[Scene],
-    path: str | Path,
-    *,
-    reference: str | None = None,
-    titles: Mapping[str, str] | None = None,
-    zoom: Box | None = None,
-    title: str | None = None,
-) -> Figure:
-    """Show several versions of the same image, each with an enlarged part below it.
-
-    All panels of a scene enlarge the same part and share one display range. Only "noisy" gets a
-    range of its own where its intensities hardly overlap with the others, as in another unit.
-
-    Parameters
-    ----------
-    scenes : sequence of mapping of str to ndarray
-        For each scene its images by name, ``Y X``, same shape, in the order of the panels. Each
-        scene starts on a new row.
-    path : str or Path
-        PNG to write; its folder is created if missing.
-    reference : str, optional
-        Name of the image that determines range and zoom; by default "clean", or else the median
-        of all images except "noisy".
-    titles : mapping of str to str, optional
-        Titles of the panels by name; by default the name.
+        The ground truth, ``Y X``: drawn as well, and the titles then give the PSNR in dB.
     zoom : tuple of int, optional
         ``(y, x, height, width)`` in pixels of the part to enlarge; by default the quarter (in
         height and width) with the most detail.
@@ -112,30 +53,50 @@ def plot_comparison(
     Raises
     ------
     ValueError
-        If there is nothing to show, images of a scene are not planes of one shape, or the zoom
-        lies outside an image.
+        If the images are not planes of one shape, or the zoom lies outside them.
     """
+    scene = {"noisy": noisy, "denoised": denoised}
+    titles = {}
+    if clean is not None:
+        titles = {name: f"{name} {psnr(clean, image):.1f} dB" for name, image in scene.items()}
+        scene["clean"] = clean
+    return plot_comparison([scene], path, titles=titles, zoom=zoom, title=title)
+
+
+def plot_comparison(
+    scenes: Sequence[Scene],
+    path: str | Path,
+    *,
+    reference: str = "clean",
+    titles: Mapping[str, str] | None = None,
+    zoom: Box | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw several versions of an image as `plot_denoised` does, and of others on further rows.
+
+    A scene is the versions of one image by name, ``Y X``; ``titles`` are those of panels, by name.
+    All panels of a scene enlarge the same part and share one display range, which the ``reference``
+    determines, or else the median of all images except "noisy". Only "noisy" gets a range of its
+    own where its intensities hardly overlap with the others, as in another unit.
+    """
+    if not scenes or not all(scenes):
+        raise ValueError("there is no image to compare")
+    columns = min(COLUMNS, max(map(len, scenes)))
+    rows: list[tuple[Scene, list[str], Box, tuple[float, float]]] = []
     for scene in scenes:
         _check(scene, zoom)
-    if not scenes:
-        raise ValueError("there is no image to compare")
-    typical = [_typical(scene, reference) for scene in scenes]
-    boxes = [zoom or detail(image) for image in typical]
-    limits = [_range(scene, image) for scene, image in zip(scenes, typical, strict=True)]
-    columns = min(COLUMNS, max(map(len, scenes)))
-    rows = [
-        (i, list(scene)[start : start + columns])
-        for i, scene in enumerate(scenes)
-        for start in range(0, len(scene), columns)
-    ]
-    tall = [height for i, _ in rows for height in heights(typical[i].shape, boxes[i])]
+        typical, names = _typical(scene, reference), list(scene)
+        box, limits = zoom or _detail(typical), _range(scene, typical)
+        rows += [
+            (scene, names[i : i + columns], box, limits) for i in range(0, len(names), columns)
+        ]
+    tall = [height for scene, names, box, _ in rows for height in _heights(scene[names[0]], box)]
     figure = new_figure(3.2 * columns, 3.2 * sum(tall) + 0.4 * len(rows), title)
     panels = figure.subplots(2 * len(rows), columns, squeeze=False, height_ratios=tall)
-    for row, (i, names) in enumerate(rows):
+    for row, (scene, names, box, limits) in enumerate(rows):
         for pair, name in zip(panels[2 * row : 2 * row + 2].T, names, strict=False):
-            image = scenes[i][name]
-            shown = range_within(image, limits[i]) if name == "noisy" else limits[i]
-            show_with_zoom(pair, image, boxes[i], shown)
+            own = range_within(scene[name], limits) if name == "noisy" else limits
+            _draw_with_zoom(pair, scene[name], box, own)
             pair[0].set_title((titles or {}).get(name, name), fontsize=10, parse_math=False)
         for axes in panels[2 * row : 2 * row + 2, len(names) :].flat:
             axes.set_axis_off()
@@ -143,8 +104,6 @@ def plot_comparison(
 
 
 def _check(scene: Scene, zoom: Box | None) -> None:
-    if not scene:
-        raise ValueError("there is no image to compare")
     shapes = {name: image.shape for name, image in scene.items()}
     shape = next(iter(shapes.values()))
     if set(shapes.values()) != {shape} or len(shape) != 2 or 0 in shape:
@@ -172,9 +131,39 @@ def _range(scene: Scene, typical: NDArray[Any]) -> tuple[float, float]:
     return low - more, high + more
 
 
-def _typical(scene: Scene, reference: str | None) -> NDArray[Any]:
+def _typical(scene: Scene, reference: str) -> NDArray[Any]:
     """Choose the image whose intensities and details stand for the whole scene."""
-    if (reference or "clean") in scene:
-        return scene[reference or "clean"]
+    if reference in scene:
+        return scene[reference]
     restored = [image for name, image in scene.items() if name != "noisy"]
     return np.asarray(np.median(restored or list(scene.values()), axis=0))
+
+
+def _heights(image: NDArray[Any], box: Box) -> list[float]:
+    """Return the heights of the panels of an image and of its zoom, in widths of a panel."""
+    return [min(max(y / x, 0.3), 3) for y, x in (image.shape, box[2:])]
+
+
+def _draw_with_zoom(
+    panels: Iterable[Axes], image: NDArray[Any], box: Box, limits: tuple[float, float]
+) -> None:
+    """Draw an image in the first panel and a part of it in the second, framed in both."""
+    whole, part = panels
+    top, left, height, width = box
+    draw(whole, image, limits)
+    corner = (left - 0.5, top - 0.5)
+    whole.add_patch(Rectangle(corner, width, height, fill=False, ec=RED, lw=1.2))
+    draw(part, image[top : top + height, left : left + width], limits)
+    part.spines[:].set(visible=True, color=RED, linewidth=1.2)
+
+
+def _detail(image: NDArray[Any]) -> Box:
+    """Find the window, a quarter as high and wide, with the largest sum of differences."""
+    pixels = np.nan_to_num(image.astype(np.float64))
+    change = np.abs(np.diff(pixels, axis=0, append=pixels[-1:]))
+    change += np.abs(np.diff(pixels, axis=1, append=pixels[:, -1:]))
+    height, width = (max(1, size // 4) for size in image.shape)
+    total = np.pad(change.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width]
+    top, left = np.unravel_index(np.argmax(sums + total[:-height, :-width]), sums.shape)
+    return int(top), int(left), height, width

@@ -1,17 +1,13 @@
 """How close an image is to the ground truth: PSNR, scale-invariant PSNR and SSIM."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 SIGMA, RADIUS = 1.5, 5
 """The Gaussian window of SSIM (Wang et al., 2004), in pixels: 11 wide."""
@@ -22,10 +18,8 @@ def psnr(truth: NDArray[Any], image: NDArray[Any], data_range: float | None = No
 
     Parameters
     ----------
-    truth : ndarray
-        Noise-free image of any shape and real dtype.
-    image : ndarray
-        Image to score: same shape, same unit of intensity.
+    truth, image : ndarray
+        Ground truth and image to score: any real dtype, same shape and unit of intensity.
     data_range : float, optional
         Peak, in the unit of the images; by default ``truth.max() - truth.min()``.
 
@@ -54,10 +48,8 @@ def scale_invariant_psnr(truth: NDArray[Any], image: NDArray[Any]) -> float:
 
     Parameters
     ----------
-    truth : ndarray
-        Noise-free image of any shape and real dtype.
-    image : ndarray
-        Image to score: same shape, any unit of intensity.
+    truth, image : ndarray
+        Ground truth and image to score: any real dtype and unit of intensity, same shape.
 
     Returns
     -------
@@ -77,7 +69,7 @@ def scale_invariant_psnr(truth: NDArray[Any], image: NDArray[Any]) -> float:
 
 
 def ssim(truth: NDArray[Any], image: NDArray[Any], data_range: float | None = None) -> float:
-    """Compute the mean structural similarity (Wang et al., 2004).
+    """Compute the mean structural similarity (Wang et al., IEEE Trans. Image Processing 13, 2004).
 
     Means, variances and the covariance are weighted by a Gaussian window, sigma 1.5 and 11 pixels
     wide along each axis, with the image reflected at its border. The constants are
@@ -87,10 +79,8 @@ def ssim(truth: NDArray[Any], image: NDArray[Any], data_range: float | None = No
 
     Parameters
     ----------
-    truth : ndarray
-        Noise-free image, ``Y X`` or ``Z Y X``, any real dtype.
-    image : ndarray
-        Image to score: same shape, same unit of intensity.
+    truth, image : ndarray
+        Ground truth and image to score, ``Y X`` or ``Z Y X``: any real dtype, same shape and unit.
     data_range : float, optional
         Range of intensities, in the unit of the images; by default ``truth.max() - truth.min()``.
 
@@ -104,11 +94,6 @@ def ssim(truth: NDArray[Any], image: NDArray[Any], data_range: float | None = No
     ValueError
         If the images are not 2-D or 3-D, the shapes differ, the images are empty or the range is
         not above zero.
-
-    References
-    ----------
-    Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE
-    Transactions on Image Processing 13, 2004.
     """
     x, y = _pair(truth, image)
     if x.ndim not in (2, 3):
@@ -119,69 +104,42 @@ def ssim(truth: NDArray[Any], image: NDArray[Any], data_range: float | None = No
 
 
 class Scores:
-    """PSNR, scale-invariant PSNR and SSIM of an image that arrives in pieces.
+    """PSNR, scale-invariant PSNR and SSIM of an image that arrives in tiles, by channel.
 
     Only sums in float64 are stored, no pixels, so an image may have any size, and other processes
     may score parts of it (`merge`). PSNR and scale-invariant PSNR do not depend on how the image
-    was cut: means, variances and the covariance are merged by the method of Chan et al. (1979),
-    which stays exact at large offsets. SSIM is the mean over tiles, weighted by their pixels. It is
-    that of the image if this comes as one tile, and otherwise an approximation, as each tile is
-    reflected at its border and has its own range.
+    was cut: means, variances and the covariance are merged by the method of Chan, Golub and LeVeque
+    ("Updating formulae and a pairwise algorithm for computing sample variances", 1979), which stays
+    exact at large offsets. Their range of intensities is the largest minus the smallest target.
 
-    Parameters
-    ----------
-    n_channels : int
-        Channels, each with scores of its own.
-    data_range : float, optional
-        Range of intensities, in the units of the data. By default the largest minus the smallest
-        value: for PSNR of all targets, for SSIM of the tile's target; tiles with a constant target
-        then have no SSIM and do not count.
-
-    References
-    ----------
-    Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances", Stanford 1979.
+    SSIM is the mean over tiles, weighted by their pixels. It is that of the image if this comes as
+    one tile, and otherwise an approximation, as each tile is reflected at its border and has a
+    range of its own; tiles with a constant target do not count.
     """
 
-    def __init__(self, n_channels: int, data_range: float | None = None) -> None:
-        self.data_range = data_range
-
-        def each(value: float) -> Tensor:
-            return torch.full((n_channels,), value, dtype=torch.float64)
-
-        self._pixels = each(0)
-        self._low, self._high = each(math.inf), each(-math.inf)
-        self._squared_error = each(0)
-        self._means = torch.stack([each(0)] * 2)  # of targets and of predictions
+    def __init__(self, n_channels: int) -> None:
+        zeros = torch.zeros(n_channels, dtype=torch.float64)
+        self._low, self._high = zeros + math.inf, zeros - math.inf
+        # Of pixels, of squared errors, of SSIM times pixels, and of pixels that have an SSIM.
+        self._sums = zeros.repeat(4, 1)
+        self._means = zeros.repeat(2, 1)  # of targets and of predictions
         # Sums over pixels of (deviation of target)^2, (that of prediction)^2 and their product.
-        self._products = torch.stack([each(0)] * 3)
-        self._ssim_sum, self._ssim_pixels = each(0), each(0)
+        self._products = zeros.repeat(3, 1)
 
     @property
     def n_channels(self) -> int:
-        """Channels, as given."""
-        return len(self._pixels)
+        """Channels, each with scores of its own."""
+        return len(self._low)
 
     @property
     def constant(self) -> list[bool]:
         """Whether the target of each channel has one value everywhere, and thus no score."""
-        flat = (self._high <= self._low) & (self._pixels > 0)
-        return flat.tolist() if self.data_range is None else [False] * self.n_channels
+        return ((self._high <= self._low) & (self._sums[0] > 0)).tolist()
 
     def add(self, target: Tensor, prediction: Tensor) -> None:
-        """Count tiles.
+        """Count tiles ``(N, C, (Z), Y, X)``, any device and real dtype, in the units of the data.
 
-        Parameters
-        ----------
-        target : Tensor
-            ``(N, C, (Z), Y, X)``, any device and real dtype, in the units of the data.
-        prediction : Tensor
-            The same shape and units.
-
-        Raises
-        ------
-        ValueError
-            If the shapes differ, or there are other than ``n_channels`` channels.
+        Raises a ValueError if the shapes differ, or there are other than ``n_channels`` channels.
         """
         if target.shape != prediction.shape:
             raise ValueError(
@@ -195,91 +153,66 @@ class Scores:
             )
         if target.numel() == 0:
             return
+        part = Scores(self.n_channels)
         # First to the host: not every device has float64.
-        x, y = (t.detach().cpu().double() for t in (target, prediction))
-        part = Scores(self.n_channels, self.data_range)
-        part._measure(x.transpose(0, 1).flatten(1), y.transpose(0, 1).flatten(1))
-        part._measure_ssim(x, y)
+        part._measure(*(tiles.detach().cpu().double() for tiles in (target, prediction)))
         self.merge(part)
 
-    def merge(self, other: Scores) -> None:
-        """Add what ``other`` has counted, which does not change.
-
-        Raises
-        ------
-        ValueError
-            If the numbers of channels differ.
-        """
+    def merge(self, other: Self) -> None:
+        """Add what ``other``, with as many channels, has counted; it does not change."""
         if other.n_channels != self.n_channels:
             raise ValueError(
                 f"scores of {other.n_channels} channel(s) can't be merged with those of "
                 f"{self.n_channels}; score the same channels of each."
             )
-        pixels = self._pixels + other._pixels
-        share = other._pixels / pixels.clamp(min=1)
+        share = other._sums[0] / (self._sums[0] + other._sums[0]).clamp(min=1)
         shift = other._means - self._means
         cross = torch.stack([shift[0] ** 2, shift[1] ** 2, shift[0] * shift[1]])
-        self._products = self._products + other._products + cross * self._pixels * share
+        self._products = self._products + other._products + cross * self._sums[0] * share
         self._means = self._means + shift * share
-        self._pixels = pixels
+        self._sums = self._sums + other._sums
         self._low = torch.minimum(self._low, other._low)
         self._high = torch.maximum(self._high, other._high)
-        self._squared_error = self._squared_error + other._squared_error
-        self._ssim_sum = self._ssim_sum + other._ssim_sum
-        self._ssim_pixels = self._ssim_pixels + other._ssim_pixels
 
     def as_dict(self) -> dict[str, list[float]]:
-        """Return the scores so far.
+        """Return the scores so far, "psnr" and "si_psnr" in decibels and "ssim", by channel.
 
-        Returns
-        -------
-        dict of str to list of float
-            ``"psnr"`` and ``"si_psnr"`` (see `scale_invariant_psnr`) in decibels and ``"ssim"``,
-            one number per channel: ``nan`` where nothing was counted or the target is constant,
-            ``inf`` decibels where there is no difference.
+        They are ``nan`` where nothing was counted or the target is constant, and ``inf`` decibels
+        where there is no difference.
         """
         target, prediction, product = self._products
         # A constant prediction explains nothing.
         explained = torch.where(prediction == 0, 0.0, product**2 / prediction)
         residual = (target - explained).clamp(min=0)
         return {
-            "psnr": self._decibels(self._squared_error).tolist(),
+            "psnr": self._decibels(self._sums[1]).tolist(),
             "si_psnr": self._decibels(residual).tolist(),
-            "ssim": (self._ssim_sum / self._ssim_pixels).tolist(),
+            "ssim": (self._sums[2] / self._sums[3]).tolist(),
         }
 
     def _measure(self, x: Tensor, y: Tensor) -> None:
-        """Compute the sums of channels ``(C, pixels)``."""
-        self._pixels += x.shape[1]
+        """Compute the sums of float64 targets and predictions, ``(N, C, (Z), Y, X)``."""
+        peak = x.flatten(2).amax(2) - x.flatten(2).amin(2)
+        similarity = torch.where(peak != 0, _ssim(x, y, peak), 0.0).sum(0)
+        n_pixels, n_scored = math.prod(x.shape[2:]), (peak != 0).sum(0)
+        x, y = (tiles.transpose(0, 1).flatten(1) for tiles in (x, y))
+        self._sums[0], self._sums[1] = x.shape[1], (x - y).square().sum(1)
+        self._sums[2], self._sums[3] = similarity * n_pixels, n_scored * n_pixels
         self._low, self._high = x.aminmax(dim=1)
-        self._squared_error = (x - y).square().sum(1)
         self._means = torch.stack([x.mean(1), y.mean(1)])
         x, y = x - self._means[0, :, None], y - self._means[1, :, None]
         self._products = torch.stack([x.square().sum(1), y.square().sum(1), (x * y).sum(1)])
 
-    def _measure_ssim(self, x: Tensor, y: Tensor) -> None:
-        """Compute the sums of SSIM of tiles ``(N, C, (Z), Y, X)``."""
-        peak = x.flatten(2).amax(2) - x.flatten(2).amin(2)
-        counts = peak != 0
-        if self.data_range is not None:
-            peak = torch.full_like(peak, self.data_range)
-            counts = torch.ones_like(counts)
-        similarity = torch.where(counts, _ssim(x, y, peak), 0.0)
-        pixels = math.prod(x.shape[2:])
-        self._ssim_sum = similarity.sum(0) * pixels
-        self._ssim_pixels = counts.sum(0).double() * pixels
-
     def _decibels(self, squared_error: Tensor) -> Tensor:
         peak = self._high - self._low
-        peak = peak if self.data_range is None else torch.full_like(peak, self.data_range)
-        decibels = 10 * (peak.square() * self._pixels / squared_error).log10()
+        decibels = 10 * (peak.square() * self._sums[0] / squared_error).log10()
         return torch.where(peak > 0, decibels, math.nan)
 
 
 def _pair(truth: NDArray[Any], image: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return both images as float64, so that unsigned integers do not wrap around."""
     if truth.shape != image.shape:
-        raise ValueError(f"truth has shape {truth.shape} but the image has {image.shape}")
+        raise ValueError(f"the ground truth has shape {truth.shape}, but the image {image.shape}")
     if truth.size == 0:
         raise ValueError(f"images of shape {truth.shape} are empty")
     return truth.astype(np.float64), image.astype(np.float64)

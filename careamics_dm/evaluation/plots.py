@@ -1,33 +1,17 @@
-"""Pictures of a training: its losses, and the patches that it sees.
-
-Every function writes a PNG and returns its figure. Figures are made without ``pyplot``: nothing
-global changes, and any thread of a machine without a display can draw.
-"""
-
-from __future__ import annotations
+"""Pictures of a training: its losses, and the patches that it sees."""
 
 import csv
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
-from careamics_dm.evaluation.figure import (
-    ACCENT,
-    display_range,
-    new_figure,
-    range_within,
-    save,
-    show,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
+from careamics_dm.evaluation.figure import RED, display_range, draw, new_figure, range_within, save
 
 LOSSES = {"training": ("train_loss", "#1f77b4"), "validation": ("val_loss", "#e8710a")}
 
@@ -61,12 +45,15 @@ def plot_losses(
     ValueError
         If no row contains a loss.
     """
-    rows = _read(source) if isinstance(source, (str, Path)) else list(source)
+    if isinstance(source, (str, Path)):
+        with Path(source).open(newline="") as file:
+            source = list(csv.DictReader(file))
+    rows = list(source)
     curves = {name: _per_epoch(rows, column) for name, (column, _) in LOSSES.items()}
     curves = {name: curve for name, curve in curves.items() if curve}
     if not curves:
         columns = sorted({column for row in rows for column in row})
-        raise ValueError(f"no train_loss or val_loss per epoch; columns are {columns}")
+        raise ValueError(f"no train_loss or val_loss to plot; the columns are {columns}")
     figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
     for name, curve in curves.items():
@@ -103,7 +90,7 @@ def plot_patches(
     path : str or Path
         PNG to write; its folder is created if missing.
     n : int
-        The most patches to show.
+        The most patches per row.
     masks : ndarray of bool, optional
         Pixels to mark in red in the last row; shape of that row.
 
@@ -115,7 +102,7 @@ def plot_patches(
     Raises
     ------
     ValueError
-        If there is nothing to show, or a shape does not fit.
+        If there are no patches, or a shape does not fit.
     """
     planes = {name: _planes(name, patches, n) for name, patches in rows.items()}
     count = max((len(row) for row in planes.values()), default=0)
@@ -123,7 +110,9 @@ def plot_patches(
         raise ValueError(f"no patches to plot in rows {list(rows)} with n={n}")
     last = list(rows)[-1]
     if masks is not None and masks.shape != rows[last].shape:
-        raise ValueError(f"masks have shape {masks.shape} but row {last!r} {rows[last].shape}")
+        raise ValueError(
+            f"masks have shape {masks.shape}, but the last row, {last!r}, has {rows[last].shape}"
+        )
     figure = new_figure(1.3 * count + 1.0, 1.3 * len(rows) + 0.2)
     panels = figure.subplots(len(rows), count, squeeze=False)
     limits = display_range(next(iter(planes.values())))
@@ -132,26 +121,20 @@ def plot_patches(
         for axes in line[len(row) :]:
             axes.set_axis_off()
         for axes, patch in zip(line, row, strict=False):
-            show(axes, patch, *limits)
+            draw(axes, patch, limits)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
     if masks is not None:
         for axes, mask in zip(panels[-1], _planes("masks", masks, n), strict=False):
             # Dots, because a single pixel of a patch would hardly be visible.
             y, x = np.nonzero(mask)
-            axes.scatter(x, y, s=3, color=ACCENT, linewidths=0)
+            axes.scatter(x, y, s=3, color=RED, linewidths=0)
     return save(figure, path)
 
 
 def _planes(name: str, patches: NDArray[Any], n: int) -> NDArray[Any]:
-    """Return at most ``n`` patches as ``N Y X``."""
     if patches.ndim not in (3, 4):
-        raise ValueError(f"{name!r} has shape {patches.shape}; must be N Y X or N Z Y X")
+        raise ValueError(f"patches {name!r} have shape {patches.shape}; give N Y X or N Z Y X")
     return patches[:n] if patches.ndim == 3 else patches[:n, patches.shape[1] // 2]
-
-
-def _read(path: str | Path) -> list[Mapping[str, object]]:
-    with Path(path).open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _per_epoch(rows: list[Mapping[str, object]], column: str) -> dict[int, float]:

@@ -1,13 +1,13 @@
 """Tables as CSV and as aligned text."""
 
-from __future__ import annotations
-
 import csv
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+_NUMBER = re.compile(r"(-?[\d.]+(e[-+]?\d+)?|-?inf|nan)?( .*)?")
+"""A number, with whatever follows a space, or nothing."""
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -24,7 +24,7 @@ def align(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     padded = []
     for column in zip(*lines, strict=True):
         width = max(map(len, column))
-        numbers = all(_is_number(text) for text in column[1:])
+        numbers = all(_NUMBER.fullmatch(text) for text in column[1:])
         padded.append([text.rjust(width) if numbers else text.ljust(width) for text in column])
     return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
@@ -34,11 +34,3 @@ def format_number(value: Any) -> str:
     if not isinstance(value, float):
         return "" if value is None else str(value)
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.split(" ")[0] or "0")
-    except ValueError:
-        return False
-    return True

@@ -30,10 +30,8 @@ class ArrayDataModule(PatchDataModule):
         if isinstance(data, np.ndarray):
             return Listing([(what, data)])
         if isinstance(data, list | tuple) and any(isinstance(d, np.ndarray) for d in data):
-            if faults := [type(d).__name__ for d in data if not isinstance(d, np.ndarray)]:
-                raise DataError(
-                    f"{what}: arrays and {', '.join(faults)} in one list. Give one kind."
-                )
+            if kinds := [type(d).__name__ for d in data if not isinstance(d, np.ndarray)]:
+                raise DataError(f"{what}: arrays and {', '.join(kinds)} in one list. Use one kind.")
             return Listing([(f"{what}_{i:04d}", array) for i, array in enumerate(data)])
         return list_files(data, (".npy",), what)
 

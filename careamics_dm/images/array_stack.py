@@ -1,6 +1,7 @@
 """An array, in memory, mapped or stored in blocks, as an image stack."""
 
 from collections.abc import Sequence
+from functools import partial
 from multiprocessing.context import get_spawning_popen
 from typing import Any
 
@@ -10,27 +11,17 @@ from numpy.typing import NDArray
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import Layout
 from careamics_dm.images.boxes import Boxes, common
-from careamics_dm.images.image_stack import StoredArray
+from careamics_dm.images.image_stack import Channels, StoredArray
 from careamics_dm.images.region import read_padded
 from careamics_dm.images.shared_memory import file_of, share, shared_pixels
 
 
 class ArrayStack:
-    """A stored array with named axes, as an `ImageStack`.
+    """A stored array with axes, a letter per dimension in the order on disk, as an `ImageStack`.
 
-    Parameters
-    ----------
-    array : ndarray or StoredArray
-        The pixels. An ndarray is neither copied nor changed; worker processes share it (those
-        that are spawned, one copy of it for all).
-    axes : str
-        A letter per dimension, in the order on disk.
-    source : str
-        Name of the image.
-    block_shape : tuple of int, optional
-        Stored unit per dimension *on disk*; the whole sample by default.
-    scale, channel_names : optional
-        See `ImageStack`.
+    An ndarray is neither copied nor changed; worker processes share it (those that are spawned,
+    one copy of it for all). ``block_shape`` is the stored unit per dimension *on disk*, by default
+    the whole sample.
     """
 
     def __init__(
@@ -60,8 +51,8 @@ class ArrayStack:
             self.samples_per_block = self.layout.samples_in(block_shape)
         if self.data_dtype.kind not in "biuf":
             raise DataError(
-                f"{source}: dtype {self.data_dtype} is not a real number. "
-                "Convert it (of complex data, take the magnitude)."
+                f"{source}: dtype {self.data_dtype} is not a real number. Convert it (of complex "
+                "data, take the magnitude)."
             )
         if 0 in self.layout.shape:
             raise DataError(f"{source}: shape {self.layout.shape} holds no pixel.")
@@ -72,26 +63,19 @@ class ArrayStack:
         return type(self.array) is np.ndarray
 
     def extract_patch(
-        self,
-        sample_idx: int,
-        channels: Sequence[int] | None,
-        coords: Sequence[int],
-        patch_size: Sequence[int],
+        self, sample_idx: int, channels: Channels, coords: Sequence[int], patch_size: Sequence[int]
     ) -> NDArray[Any]:
         """Read a patch; see `ImageStack.extract_patch`. Padding is by reflection."""
-
-        def read(start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
-            patch: NDArray[Any] = self.extract_samples(sample_idx, 1, channels, start, size)[0]
-            return patch
-
+        read = partial(self.extract_samples, sample_idx, 1, channels)
         stop = [c + p for c, p in zip(coords, patch_size, strict=True)]
-        return read_padded(read, coords, stop, self.data_shape[2:])
+        patch: NDArray[Any] = read_padded(read, coords, stop, self.data_shape[2:])[0]
+        return patch
 
     def extract_samples(
         self,
         sample_idx: int,
         n_samples: int,
-        channels: Sequence[int] | None,
+        channels: Channels,
         coords: Sequence[int],
         patch_size: Sequence[int],
     ) -> NDArray[Any]:
@@ -107,7 +91,7 @@ class ArrayStack:
             patch = patch[:, [c - read.start for c in channels]]
         return patch
 
-    def valid_region(self, sample_idx: int, channels: Sequence[int] | None = None) -> Boxes | None:
+    def valid_region(self, sample_idx: int, channels: Channels = None) -> Boxes | None:
         """Boxes that were acquired; see `ImageStack`."""
         if self._valid is not None:
             of_channel = self._valid[sample_idx]
@@ -115,8 +99,8 @@ class ArrayStack:
             if all(boxes is chosen[0] for boxes in chosen):
                 return chosen[0]
             return common(chosen, self.data_shape[2:])
-        ask = getattr(self.array, "valid_region", None)
-        found: Boxes | None = ask(sample_idx, channels) if ask else None
+        ask: Any = getattr(self.array, "valid_region", lambda *_: None)
+        found: Boxes | None = ask(sample_idx, channels)
         return found
 
     def load(self) -> "ArrayStack":
@@ -127,13 +111,8 @@ class ArrayStack:
         if type(whole) is not np.ndarray or not whole.flags.owndata:
             # A memory map is copied too: its file may change or be slow.
             whole = np.array(whole, order="C", subok=False)
-        loaded = ArrayStack(
-            whole,
-            self.original_axes,
-            self.source,
-            scale=self.scale,
-            channel_names=self.channel_names,
-        )
+        names, axes = self.channel_names, self.original_axes
+        loaded = ArrayStack(whole, axes, self.source, scale=self.scale, channel_names=names)
         if hasattr(self.array, "valid_region"):
             n, n_channels = self.data_shape[:2]
             same: dict[str, Boxes | None] = {}  # most samples and channels are alike

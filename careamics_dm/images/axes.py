@@ -23,14 +23,11 @@ from numpy.typing import NDArray
 from careamics_dm.errors import DataError
 
 AXES = "STCZYX"
+Box = tuple[slice, ...]  # a slice of step 1 per dimension on disk
 
 
 def check_axes(axes: str, shape: Sequence[int], source: str) -> str:
-    """Return a user's axes string in upper case, checked against the shape it describes.
-
-    An error names the ``source``: unknown or repeated letters, no ``Y`` or ``X``, or another number
-    of letters than of dimensions.
-    """
+    """Return a user's axes in upper case; an error if they are invalid or do not suit ``shape``."""
     axes = axes.upper()
     advice = f'{source}: axes="{axes}", shape {tuple(shape)}: '
     if unknown := sorted(set(axes) - set(AXES)):
@@ -69,12 +66,17 @@ class Layout:
     @property
     def sample_axes(self) -> str:
         """The axes that fold into samples, slowest first."""
-        extra = sorted(set(self.axes) - set("STCZYX"))
+        extra = sorted(set(self.axes) - set(AXES))
         return "".join(axis for axis in ("S", "T", *extra) if axis in self.axes)
 
     def size(self, axis: str) -> int:
         """Length of an axis in pixels, frames or channels; 1 when it is absent."""
         return self.shape[self.axes.index(axis)] if axis in self.axes else 1
+
+    @property
+    def _canonical(self) -> str:
+        """The axes on disk in the order ``S C (Z) Y X``, with all that fold into samples."""
+        return self.sample_axes + "C" * ("C" in self.axes) + self.spatial_axes
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -114,9 +116,7 @@ class Layout:
         if not axes:
             yield tuple(where[axis] for axis in self.axes)
 
-    def box(
-        self, sample: int, channels: slice, start: Sequence[int], stop: Sequence[int]
-    ) -> tuple[slice, ...]:
+    def box(self, sample: int, channels: slice, start: Sequence[int], stop: Sequence[int]) -> Box:
         """Slices, in the order on disk, of a box of one sample; see `boxes`."""
         return next(self.boxes(sample, 1, channels, start, stop))
 
@@ -132,23 +132,17 @@ class Layout:
 
     def to_canonical(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """Reorder an array, or a box of it, to ``S C (Z) Y X``; a view where possible."""
-        order = self.sample_axes + "C" * ("C" in self.axes) + self.spatial_axes
-        array = array.transpose([self.axes.index(axis) for axis in order])
-        n_sample_axes = len(self.sample_axes)
-        samples = prod(array.shape[:n_sample_axes])
-        rest = array.shape[n_sample_axes:]
-        return array.reshape(samples, *(() if "C" in self.axes else (1,)), *rest)
+        array = array.transpose([self.axes.index(axis) for axis in self._canonical])
+        n = len(self.sample_axes)
+        one_channel = [] if "C" in self.axes else [1]
+        return array.reshape(prod(array.shape[:n]), *one_channel, *array.shape[n:])
 
     def from_canonical(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Put a whole ``S C (Z) Y X`` array back into disk order.
-
-        The number of channels may differ from the one on disk when the axes have a ``C``.
-        """
-        order = self.sample_axes + "C" * ("C" in self.axes) + self.spatial_axes
+        """Put a whole ``S C (Z) Y X`` array, of any number of channels, back into disk order."""
         sizes = [self.size(axis) for axis in self.sample_axes]
         channels = [array.shape[1]] * ("C" in self.axes)
         array = array.reshape(*sizes, *channels, *array.shape[2:])
-        return array.transpose([order.index(axis) for axis in self.axes])
+        return array.transpose([self._canonical.index(axis) for axis in self.axes])
 
     def from_box(self, box: NDArray[np.generic]) -> NDArray[np.generic]:
         """Put a box of one sample, ``C (Z) Y X``, into disk order."""
@@ -157,10 +151,7 @@ class Layout:
         return Layout(self.axes, shape).from_canonical(box[None])
 
     def with_channels(self, n_channels: int) -> "Layout":
-        """Return the same layout with another number of channels.
-
-        A ``C`` axis is put first where there was none and more than one channel is asked for.
-        """
+        """Return the layout with other channels; several in an image without ``C`` come first."""
         if "C" in self.axes:
             at = self.axes.index("C")
             return Layout(self.axes, (*self.shape[:at], n_channels, *self.shape[at + 1 :]))
@@ -184,33 +175,20 @@ def contradicted_axes(source: str, axes: str, claim: str, shape: Sequence[int]) 
     """Make the error for axes other than those that a file claims; ``?`` claims nothing."""
     return DataError(
         f'{source}: axes="{axes}" contradicts its metadata, which say {claim} (shape '
-        f'{tuple(shape)}). Correct axes, leave it at "auto", or set trust_axes=true to override '
-        "them."
+        f'{tuple(shape)}). Correct axes, leave it at "auto", or override them: trust_axes=true.'
     )
 
 
 def same_roles(axes: str, other: str) -> bool:
-    """Whether two axes strings give every dimension the same role.
-
-    ``S``, ``T`` and unknown letters are all samples, so ``TYX`` and ``SYX`` agree, ``TYX`` and
-    ``ZYX`` do not.
-    """
-    return ["S" if a not in "CZYX" else a for a in axes] == [
-        "S" if a not in "CZYX" else a for a in other
-    ]
+    """Whether two axes strings mean the same: ``S``, ``T`` and unknown letters are all samples."""
+    ours, theirs = (["S" if a not in "CZYX" else a for a in letters] for letters in (axes, other))
+    return ours == theirs
 
 
 def select_channels(
-    channels: Sequence[int | str] | None,
-    n_channels: int,
-    names: Sequence[str] | None,
-    source: str,
+    channels: Sequence[int | str] | None, n_channels: int, names: Sequence[str] | None, source: str
 ) -> list[int] | None:
-    """Turn a selection by index or name into indices; ``None`` is all.
-
-    An index out of range, an unknown name or an empty selection is an error that lists what there
-    is.
-    """
+    """Turn a selection by index or name into indices; ``None`` is all, an invalid one an error."""
     if channels is None:
         return None
     named = f"names {', '.join(names)}" if names else "no names"
@@ -227,9 +205,7 @@ def is_run(channels: Sequence[int] | None) -> bool:
     return channels is None or list(channels) == list(range(channels[0], channels[-1] + 1))
 
 
-def _channel_index(
-    channel: int | str, n_channels: int, names: Sequence[str] | None, there: str
-) -> int:
+def _channel_index(channel: int | str, n: int, names: Sequence[str] | None, there: str) -> int:
     if isinstance(channel, str):
         found = [i for i, name in enumerate(names or ()) if name == channel]
         if not found:
@@ -239,6 +215,6 @@ def _channel_index(
         return found[0]
     if isinstance(channel, bool) or not isinstance(channel, int | np.integer):
         raise DataError(f"channel {channel!r} is neither index nor name: {there}.")
-    if not 0 <= channel < n_channels:
+    if not 0 <= channel < n:
         raise DataError(f"channel {channel} does not exist: {there}. Choose among them.")
     return int(channel)

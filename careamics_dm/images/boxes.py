@@ -1,23 +1,19 @@
 """Boxes of pixels, and what several of them leave or have in common."""
 
-from collections.abc import Sequence
-from itertools import pairwise
-from math import prod
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, product
+from math import ceil, prod
 from typing import Any
 
+Place = tuple[int, ...]  # of a block in a grid
+Part = tuple[slice, ...]  # of an array
 Boxes = list[tuple[tuple[int, ...], tuple[int, ...]]]  # start and stop of each, (Z) Y X, pixels
 
 
 def gaps(boxes: Boxes, size: Sequence[int]) -> Boxes:
-    """Return disjoint boxes that cover what the boxes leave of ``size``.
-
-    They may overlap; what lies outside ``size`` is ignored.
-    """
+    """Return disjoint boxes that cover what the boxes, which may overlap, leave of ``size``."""
     inside = [
-        (
-            tuple(max(a, 0) for a in start),
-            tuple(min(b, n) for b, n in zip(stop, size, strict=True)),
-        )
+        (tuple(max(a, 0) for a in start), tuple(min(b, n) for b, n in zip(stop, size, strict=True)))
         for start, stop in boxes
     ]
     inside = [box for box in inside if all(a < b for a, b in zip(*box, strict=True))]
@@ -60,3 +56,17 @@ def common(regions: Sequence[Boxes | None], size: Sequence[int]) -> Boxes | None
 def n_pixels(boxes: Boxes) -> int:
     """Count the pixels of disjoint boxes."""
     return sum(prod(b - a for a, b in zip(*box, strict=True)) for box in boxes)
+
+
+def blocks_in(box: Sequence[slice], block: Sequence[int]) -> Iterator[tuple[Place, Part]]:
+    """Yield the blocks of a regular grid that a box meets: the place of each, and what it meets."""
+    met = [range(s.start // b, ceil(s.stop / b)) for s, b in zip(box, block, strict=True)]
+    for place in product(*met):
+        columns = zip(box, block, place, strict=True)
+        part = [slice(max(s.start, i * b), min(s.stop, i * b + b)) for s, b, i in columns]
+        yield place, tuple(part)
+
+
+def seen_from(origin: Sequence[int], box: Sequence[slice]) -> Part:
+    """Return a box in coordinates that start at ``origin``."""
+    return tuple(slice(s.start - o, s.stop - o) for s, o in zip(box, origin, strict=True))

@@ -1,6 +1,7 @@
 """Checks of argument values, each with one message that says what to give."""
 
 from collections.abc import Sequence
+from math import inf
 from numbers import Integral
 from typing import Any, Literal, overload
 
@@ -30,6 +31,15 @@ def number(name: str, value: Any, least: int, *, optional: bool = False) -> int 
     if value < least:
         raise DataError(f"{name}={value} is too small: give at least {least}.")
     return int(value)
+
+
+def positive(value: Any) -> float:
+    """Return a positive, finite number of a file's metadata; 0 for anything else."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return found if 0 < found < inf else 0.0
 
 
 def key(name: str, value: str | None, otherwise: int) -> int:

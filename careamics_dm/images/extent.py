@@ -1,7 +1,5 @@
 """The extent of an image: what its patches are planned from."""
 
-from __future__ import annotations
-
 from math import prod
 from typing import NamedTuple
 

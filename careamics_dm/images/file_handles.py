@@ -3,11 +3,12 @@
 import atexit
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from threading import Lock
 from typing import Generic, TypeVar
 
+K = TypeVar("K")  # what names a handle, hashable
 H = TypeVar("H")
 
 
@@ -17,13 +18,13 @@ class _Entry(Generic[H]):
         self.lock, self.users, self.cost, self.closing = Lock(), 0, 0, False
 
 
-class _State(Generic[H]):
+class _State(Generic[K, H]):
     def __init__(self) -> None:
         self.process, self.lock, self.large = os.getpid(), Lock(), Lock()
-        self.entries: OrderedDict[Hashable, _Entry[H]] = OrderedDict()
+        self.entries: OrderedDict[K, _Entry[H]] = OrderedDict()
 
 
-class HandleCache(Generic[H]):
+class HandleCache(Generic[K, H]):
     """A least-recently-used cache of open handles; a forked process starts empty.
 
     A handle in use by any thread is never closed: closing waits for its last user. ``open`` is
@@ -34,14 +35,14 @@ class HandleCache(Generic[H]):
 
     def __init__(
         self,
-        open: Callable[[Hashable], H],
+        open: Callable[[K], H],
         close: Callable[[H], object],
         most: int = 64,
-        cost: Callable[[H], int] = lambda handle: 1,
+        cost: Callable[[H], int] = lambda _: 1,
     ) -> None:
         self._open, self._close, self.most, self._cost = open, close, most, cost
-        self._state = _State[H]()
-        self._inherited: list[_State[H]] = []
+        self._state = _State[K, H]()
+        self._inherited: list[_State[K, H]] = []
         atexit.register(self.close_all)
 
     def __len__(self) -> int:
@@ -49,9 +50,7 @@ class HandleCache(Generic[H]):
         return len(self._current().entries)
 
     @contextmanager
-    def use(
-        self, key: Hashable, open: Callable[[Hashable], H] | None = None, room: int = 0
-    ) -> Iterator[H]:
+    def use(self, key: K, open: Callable[[K], H] | None = None, room: int = 0) -> Iterator[H]:
         """Hold a handle open, opening it, with ``open`` if given, if it is not.
 
         ``room`` is what it will cost, approximately, if that is more than 1: others are closed
@@ -89,7 +88,7 @@ class HandleCache(Generic[H]):
             self.most = usual
             self._evict()
 
-    def close(self, key: Hashable) -> None:
+    def close(self, key: K) -> None:
         """Close the handle of a key, now or when its last user is done."""
         state = self._current()
         with state.lock:
@@ -120,10 +119,10 @@ class HandleCache(Generic[H]):
                 while entry.handles and not entry.users:
                     self._close(entry.handles.pop())
 
-    def _current(self) -> _State[H]:
+    def _current(self) -> _State[K, H]:
         if self._state.process != os.getpid():
             # Forked. The parent's handles share its file positions, its locks may be held by
-            # threads that are not here. Kept, unused: destructors could harm the parent too.
+            # threads that are not here. Not deleted: destructors could harm the parent too.
             self._inherited.append(self._state)
             self._state = _State()
         return self._state

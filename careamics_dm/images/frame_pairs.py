@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import Layout, is_run
 from careamics_dm.images.boxes import Boxes
-from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.image_stack import Channels, ImageStack
 from careamics_dm.images.region import Region, read_samples
-
-Channels = Sequence[int] | None
 
 
 class AlternateFrames:
@@ -35,8 +33,7 @@ class AlternateFrames:
         self.n_frames, self._inner, self._outer = sizes[at], prod(sizes[at + 1 :]), prod(sizes[:at])
         if self.n_frames < 2:
             raise DataError(
-                f"{stack.source}: repeats={axis}, but there is a single frame along {axis}. Pairs "
-                "need two or more."
+                f"{stack.source}: repeats={axis}: there is a single frame along {axis}."
             )
         self.stack, self.first = stack, first
         self.source, self.data_dtype = stack.source, stack.data_dtype
@@ -58,11 +55,7 @@ class AlternateFrames:
         return found
 
     def extract_patch(
-        self,
-        sample_idx: int,
-        channels: Channels,
-        coords: Sequence[int],
-        patch_size: Sequence[int],
+        self, sample_idx: int, channels: Channels, coords: Sequence[int], patch_size: Sequence[int]
     ) -> NDArray[Any]:
         """Read a patch; see `ImageStack.extract_patch`."""
         return self.stack.extract_patch(self.samples(sample_idx)[0], channels, coords, patch_size)
@@ -80,16 +73,16 @@ class AlternateFrames:
         span = wanted[-1] - wanted[0] + 1
         together = self._inner == 1 and getattr(self.stack, "samples_per_block", 1) > 1
         if together and span == 2 * n_samples - 1:  # else frames between would be read in vain
-            extract = getattr(self.stack, "extract_samples", None)
-            assert extract is not None  # what stores samples together can read them together
+            # What stores samples together can read them together.
+            extract: Any = getattr(self.stack, "extract_samples", None)
             block: NDArray[Any] = extract(wanted[0], span, channels, coords, patch_size)
             return block[::2]
         return np.stack([self.stack.extract_patch(s, channels, coords, patch_size) for s in wanted])
 
     def valid_region(self, sample_idx: int, channels: Channels = None) -> Boxes | None:
         """Boxes that were acquired; see `ImageStack`."""
-        ask = getattr(self.stack, "valid_region", None)
-        found: Boxes | None = ask(self.samples(sample_idx)[0], channels) if ask else None
+        ask: Any = getattr(self.stack, "valid_region", lambda *_: None)
+        found: Boxes | None = ask(self.samples(sample_idx)[0], channels)
         return found
 
     def __getattr__(self, name: str) -> Any:
@@ -106,10 +99,7 @@ def read_pair(
     channels: Channels,
     target_channels: Channels,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Read the same region of an image and its target; once where they are stored together.
-
-    Returns ``S C (Z) Y X`` of each; they may be views of one block.
-    """
+    """Read a region of image and target, ``S C (Z) Y X``; once where they are stored together."""
     whole, step = image, 1
     if isinstance(image, AlternateFrames) and isinstance(target, AlternateFrames):
         frames = image.samples(region.sample, region.n_samples)
@@ -122,10 +112,8 @@ def read_pair(
     if (whole is target or step == 2) and union[-1] - union[0] < len(union):
         block = read_samples(whole, region, union)
         at = {channel: i for i, channel in enumerate(union)}
-        return (
-            _take(block[::step], [at[c] for c in ours]),
-            _take(block[step - 1 :: step], [at[c] for c in theirs]),
-        )
+        first, second = block[::step], block[step - 1 :: step]
+        return _take(first, [at[c] for c in ours]), _take(second, [at[c] for c in theirs])
     if step == 2:
         block = read_samples(whole, region, ours)[::2]
         return block, read_samples(whole, region, theirs)[1::2]

@@ -33,6 +33,8 @@ class ImageSet:
     """Whole samples that loaders of this process share, see `PatchDataset`."""
     valid: dict[tuple[int, int], Boxes | None] = field(default_factory=dict)
     """What `valid_region` found, by image and sample."""
+    _described: tuple[list[int], tuple[Extent, ...]] = ([], ())
+    """What `extents` returned last, and of which stacks."""
     _same: dict[Any, Boxes | None] = field(default_factory=dict)
     """The same, by what stacks said: samples are mostly alike, and share their boxes."""
 
@@ -55,7 +57,11 @@ class ImageSet:
 
     def extents(self) -> tuple[Extent, ...]:
         """Describe the images for planning."""
-        return tuple(map(self._extent, range(len(self.stacks))))
+        # Made again only if there are other stacks: loaded ones, or pairs of frames.
+        key = [id(stack) for stacks, _ in self.sides for stack in stacks]
+        if key != self._described[0]:
+            self._described = key, tuple(map(self._extent, range(len(self.stacks))))
+        return self._described[1]
 
     def _extent(self, i: int) -> Extent:
         sides = [(stacks[i], channels[i]) for stacks, channels in self.sides]
@@ -88,9 +94,10 @@ class ImageSet:
 
     def samples(self, chosen: NDArray[np.bool_] | None) -> list[list[int]]:
         """List the samples of each image; of all, image by image, the chosen ones."""
-        every = np.ones(sum(s.data_shape[0] for s in self.stacks), bool)
+        if chosen is None:
+            return [list(range(stack.data_shape[0])) for stack in self.stacks]
         ends = np.cumsum([stack.data_shape[0] for stack in self.stacks])[:-1]
-        parts = np.split(every if chosen is None else chosen, ends)
+        parts = np.split(chosen, ends)
         return [np.flatnonzero(part).tolist() for part in parts]
 
     def n_not_acquired(self, chosen: NDArray[np.bool_] | None = None) -> dict[int, int]:

@@ -6,6 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+Channels = Sequence[int] | None
+"""Indices along C; ``None`` is all."""
+
 
 @runtime_checkable
 class ImageStack(Protocol):
@@ -55,11 +58,7 @@ class ImageStack(Protocol):
         """Shape in the order on disk."""
 
     def extract_patch(
-        self,
-        sample_idx: int,
-        channels: Sequence[int] | None,
-        coords: Sequence[int],
-        patch_size: Sequence[int],
+        self, sample_idx: int, channels: Channels, coords: Sequence[int], patch_size: Sequence[int]
     ) -> NDArray[Any]:
         """Read a patch.
 
@@ -81,10 +80,7 @@ class ImageStack(Protocol):
 
 
 class StoredArray(Protocol):
-    """What a format has to give: an array that is read by boxes.
-
-    It may have ``close()`` and ``valid_region(sample, channels)``, see `ImageStack`.
-    """
+    """An array read by boxes; may have ``close()`` and ``valid_region(sample, channels)``."""
 
     @property
     def shape(self) -> tuple[int, ...]:

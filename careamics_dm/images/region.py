@@ -1,20 +1,14 @@
 """Regions: boxes of images that are read in one go, padded where they reach outside."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
+from careamics_dm.images.image_stack import Channels, ImageStack
 from careamics_dm.images.stack_rules import check_patch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.image_stack import ImageStack
 
 
 class Region(NamedTuple):
@@ -33,13 +27,13 @@ Kept = dict[tuple[int, int], Blocks]
 """Whole samples kept for all epochs, by image and (first) sample."""
 
 
-def read_region(stack: ImageStack, region: Region, channels: Sequence[int] | None) -> NDArray[Any]:
+def read_region(stack: ImageStack, region: Region, channels: Channels) -> NDArray[Any]:
     """Read a region of one sample: ``C (Z) Y X``; see `read_samples`."""
     pixels: NDArray[Any] = read_samples(stack, region, channels)[0]
     return pixels
 
 
-def read_samples(stack: ImageStack, region: Region, channels: Sequence[int] | None) -> NDArray[Any]:
+def read_samples(stack: ImageStack, region: Region, channels: Channels) -> NDArray[Any]:
     """Read a region: ``S C (Z) Y X``, padded by reflection where it reaches outside the image.
 
     Reflection, not zeros: a camera has an offset, and a border of zeros is a dark frame that a
@@ -68,7 +62,7 @@ def read_samples(stack: ImageStack, region: Region, channels: Sequence[int] | No
 def _extract(
     stack: ImageStack,
     region: Region,
-    channels: Sequence[int] | None,
+    channels: Channels,
     start: Sequence[int],
     size: Sequence[int],
 ) -> NDArray[Any]:
@@ -98,23 +92,14 @@ def read_padded(
     return _pad(read(inner_start, inner_size), start, stop, inner_start, inner_stop)
 
 
-def _clip(
-    start: Sequence[int], stop: Sequence[int], size: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Start and stop of the part of a box inside an image of ``size``.
-
-    Where the box reaches outside, it is as wide as reflection at that border needs.
-    """
+def _clip(start: Sequence[int], stop: Sequence[int], size: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the part of a box inside an image, at a border as wide as reflection there needs."""
     if any(a >= n or b <= 0 for a, b, n in zip(start, stop, size, strict=True)):
         raise IndexError(f"box {tuple(start)} to {tuple(stop)} lies outside {tuple(size)}.")
-    inner = [
-        (
-            max(min(a, 2 * n - 1 - b), 0) if b > n else max(a, 0),
-            min(max(b, 1 - a), n) if a < 0 else min(b, n),
-        )
-        for a, b, n in zip(start, stop, size, strict=True)
-    ]
-    return tuple(a for a, _ in inner), tuple(b for _, b in inner)
+    box = list(zip(start, stop, size, strict=True))
+    first = [max(min(a, 2 * n - 1 - b), 0) if b > n else max(a, 0) for a, b, n in box]
+    last = [min(max(b, 1 - a), n) if a < 0 else min(b, n) for a, b, n in box]
+    return [tuple(first), tuple(last)]
 
 
 def _pad(

@@ -13,7 +13,7 @@ class MappedArray:
     """An uncompressed array in a file, of which boxes are read through a memory map.
 
     Each read maps the file anew (about 50 µs) and copies its box, so that no descriptor stays
-    open however many boxes are kept (a map holds one), and the object pickles to a few bytes.
+    open however many boxes are in use (a map holds one), and the object pickles to a few bytes.
     ``offset`` is in bytes, ``order`` is ``"C"`` or ``"F"``.
     """
 
@@ -22,9 +22,7 @@ class MappedArray:
     ) -> None:
         self.path = Path(path)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
-        self.shape = tuple(shape)
-        self.offset = offset
-        self.order = order
+        self.shape, self.offset, self.order = tuple(shape), offset, order
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """Read a box of the file."""

@@ -27,10 +27,7 @@ NEEDED = (*Members._fields, "extract_patch")
 def read_members(stack: Any, label: str) -> Members:
     """Return the members of a stack, checked; ``label`` names it until its source is."""
     if missing := [member for member in NEEDED if not hasattr(stack, member)]:
-        raise DataError(
-            f"{label}, has no {', '.join(missing)}. Needed are {', '.join(NEEDED)}: see "
-            "help(careamics_dm.ImageStack)."
-        )
+        raise DataError(f"{label}, has no {', '.join(missing)}. See help(careamics_dm.ImageStack).")
     if not isinstance(stack.source, str | Path) or not str(stack.source):
         raise DataError(f"{label}: source={stack.source!r}. Name the image with a text.")
     source = str(stack.source)
@@ -84,10 +81,7 @@ def check_patch(patch: Any, call: str, shape: Sequence[int], dtype: np.dtype[Any
             "extract_patch; if the file has changed, set up anew."
         )
     if patch.dtype.newbyteorder("=") != dtype.newbyteorder("="):
-        raise DataError(
-            f"{call} gave {patch.dtype}, but data_dtype is {dtype}. Correct data_dtype, or "
-            "convert in extract_patch."
-        )
+        raise DataError(f"{call} gave {patch.dtype}, but data_dtype is {dtype}. Correct one.")
 
 
 def _shape(shape: Any, source: str) -> tuple[int, ...]:
@@ -104,9 +98,7 @@ def _dtype(dtype: Any, source: str) -> np.dtype[Any]:
     except TypeError as error:
         raise DataError(f"{source}: data_dtype={dtype!r} is not a NumPy dtype.") from error
     if found.kind not in "biuf":
-        raise DataError(
-            f"{source}: data_dtype {found} is not a real number. Let extract_patch convert it."
-        )
+        raise DataError(f"{source}: data_dtype {found} is not a real number. Convert the patches.")
     return found
 
 
@@ -138,7 +130,4 @@ def _check_optional(stack: Any, members: Members) -> None:
         raise DataError(f"{source}: {shape[1]} channel(s), but channel_names={names}.")
     samples = getattr(stack, "samples_per_block", 1)
     if samples < 1 or (samples > 1 and not hasattr(stack, "extract_samples")):
-        raise DataError(
-            f"{source}: samples_per_block={samples}. Give 1 or more, and extract_samples too where "
-            "samples are read together."
-        )
+        raise DataError(f"{source}: samples_per_block={samples}. Give 1, or extract_samples too.")

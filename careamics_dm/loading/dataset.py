@@ -1,52 +1,50 @@
-"""A share of the plan, read by regions, cut into patches, yielded as batches."""
+"""A share of an epoch, read window by window, cut into patches, yielded as batches."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from math import ceil, prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from careamics_dm.errors import DataError
+from careamics_dm.images.extent import Extent
+from careamics_dm.images.image_set import ImageSet
+from careamics_dm.images.region import Region
+from careamics_dm.loading.batch_cutter import Batch, BatchCutter
 from careamics_dm.loading.foreground import Foreground
 from careamics_dm.loading.origin_marks import Loaded, Marker, Marks
-from careamics_dm.loading.patch_extraction import PairedImages, by_region, region_of_patch
+from careamics_dm.loading.patch_extraction import NanPolicy, PairedImages
 from careamics_dm.loading.prefetch import Reader, threads_for
-from careamics_dm.loading.schedule import rank_slice, schedule, worker_slice
-from careamics_dm.sampling.plan import Share
-from careamics_dm.sampling.random_patches import RandomPatches
+from careamics_dm.loading.schedule import FixedPass, RandomPass, Step, turns
+from careamics_dm.sampling.filters.base import PatchFilter
+from careamics_dm.sampling.keyed_random import key_of
+from careamics_dm.sampling.random_patches import RandomEpoch, RandomPatches
+from careamics_dm.sampling.read_windows import WINDOWS, PatchList
+from careamics_dm.sampling.streams import Epoch, Share, Stream, count_streams
+from careamics_dm.sampling.tiling import GridPatches, TileGrid
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+Plan = RandomPatches | GridPatches | TileGrid | PatchList
 
-    from numpy.typing import NDArray
 
-    from careamics_dm.images.extent import Extent
-    from careamics_dm.images.image_set import ImageSet
-    from careamics_dm.images.region import Blocks, Region
-    from careamics_dm.loading.patch_extraction import NanPolicy
-    from careamics_dm.loading.schedule import Schedule
-    from careamics_dm.sampling.filters.base import PatchFilter
-    from careamics_dm.sampling.plan import Plan
-    from careamics_dm.sampling.random_patches import GridPatches
-
-Batch = dict[str, Any]
-
-TRIES = 100
-"""Other patches to try where no patch of a batch can be used."""
 ORIGINS_PER_BYTE = 6
 """Marks of a filter take so little memory: a bit for each origin, and a quarter for counts."""
+MIXED = 2
+"""Windows of a stream whose patches are shuffled together."""
+STEPS = 8
+"""The first block of a stream is so much smaller than a window, where images are."""
 
 
 class PatchDataset(IterableDataset[Batch]):
-    """Batches of patches, cut from regions that are each read once.
+    """Batches of patches, cut from windows that are each read once.
 
-    Regions are read ahead by threads, in the order in which they are needed, and dropped after
+    Windows are read ahead by threads, in the order in which they are needed, and dropped after
     their last patch. A set that fits ``pool_bytes`` is kept, and read once for all epochs. Every
     pass yields the batches of the epoch that `set_epoch` set last.
 
@@ -54,12 +52,12 @@ class PatchDataset(IterableDataset[Batch]):
     ----------
     images : ImageSet
         The images, with their targets and selected channels.
-    plan : Plan, RandomPatches or GridPatches
+    plan : RandomPatches, GridPatches, TileGrid or PatchList
         Where the patches are.
     batch_size : int or None
         Patches per batch; ``None`` yields single patches, without the leading ``N``.
     pool_bytes : int
-        Bound on decoded bytes held, shared out over loader processes; a single region may exceed
+        Bound on decoded bytes held, shared out over loader processes; a single window may exceed
         it.
     seed : int
         Shuffles.
@@ -83,6 +81,8 @@ class PatchDataset(IterableDataset[Batch]):
         ``image`` ``(N, C, (Z), Y, X)`` in the stored dtype where torch has it, else float32;
         ``target`` likewise; ``region`` int64 ``(N, 2 + 3 D)``: image, sample, tile start, crop
         start and crop stop, in pixels; ``orientation``, a tuple of counts, see `augmentation`.
+        Of a loader process that makes a part of each random batch, also ``rows``: where in the
+        batch its patches belong, and ``n``, how many there are in all.
 
     Raises
     ------
@@ -93,7 +93,7 @@ class PatchDataset(IterableDataset[Batch]):
     def __init__(
         self,
         images: ImageSet,
-        plan: Plan | RandomPatches | GridPatches,
+        plan: Plan,
         *,
         batch_size: int | None = 64,
         pool_bytes: int = 2**29,
@@ -113,47 +113,54 @@ class PatchDataset(IterableDataset[Batch]):
         self.with_region = with_region
         self.share = share or Share()
         self.keep = keep
-        # Epoch, and batch to start from; shared, so that living workers see them change.
+        # Epoch, and patch to start from; shared, so that living workers see them change.
         self.progress = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._pair = PairedImages(images, nan_policy)
         self._marker = None if patch_filter is None else self._make_marker(patch_filter)
         self._marks: dict[tuple[int, int], Marks] = {}
         self._readers: WeakSet[Reader[Loaded]] = WeakSet()
 
-    def set_epoch(self, epoch: int, batch: int = 0) -> None:
-        """Let the next pass yield the batches of this epoch, from this one on."""
-        self.progress.copy_(torch.tensor([epoch, batch]))
+    def set_epoch(self, epoch: int, patch: int = 0) -> None:
+        """Let the next pass yield the batches of this epoch, from this patch of all ranks on."""
+        self.progress.copy_(torch.tensor([epoch, patch]))
 
-    def count(self) -> int:
-        """Count batches (or single patches) of this rank in an epoch."""
-        if self.plan.split == "random":
-            n = len(self.plan) // self.share.world_size
-        else:
-            n = len(rank_slice(self.plan.at(0), self.share))
-        return n if self.batch_size is None else ceil(n / self.batch_size)
+    def count(self, patch: int = 0) -> int:
+        """Count batches (or single patches) of this rank in an epoch, from a patch on."""
+        first, stop = self._numbers(patch)
+        return ceil((stop - first) / (self.batch_size or 1))
+
+    @property
+    def n_parts(self) -> int:
+        """Loader processes that can make a batch together; 1: each makes its own."""
+        return self.n_streams // self.share.world_size if self.plan.is_random else 1
+
+    @property
+    def n_streams(self) -> int:
+        """Streams of an epoch of random patches, over all ranks; see `streams`."""
+        if not isinstance(self.plan, RandomPatches | GridPatches):
+            return 1
+        largest = 0 if fits(self.extents, self.pool_bytes) else self.plan.largest_window
+        return count_streams(self.share, largest, self.pool_bytes)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of one epoch."""
-        epoch, skip = self.progress.tolist()
-        share = self._share_of_worker(skip)
-        rng = np.random.default_rng([self.seed, epoch, share.rank, share.worker, 1])
-        planned = self._schedule(epoch, share, rng)
-        size, n = self.batch_size or 1, len(planned.plan)
-        sizes = np.minimum(size, n - np.arange(0, n, size))
-        shares = [1 / self.n_orientations] * self.n_orientations
-        orientations = rng.multinomial(sizes, shares).tolist()
-        first = len(range(share.worker, skip, share.workers))
-        patches = self._open(planned, first * size, epoch, share)
+        """Yield the batches of one epoch, or this process's share of them."""
+        epoch, patch = self.progress.tolist()
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        first, stop = self._numbers(patch)
+        patches = self._open(epoch, first, stop, worker, workers)
         with closing(patches.reader):
-            for number in range(first, len(sizes)):
-                rows = slice(number * size, number * size + int(sizes[number]))
-                batch = patches.batch(rows)
-                if self.batch_size is None:
-                    yield {key: value[0] for key, value in batch.items()}
-                    continue
-                if self.n_orientations > 1:
-                    batch["orientation"] = tuple(orientations[number])
-                yield batch
+            for portion in patches.schedule.portions():
+                at = patches.locate(portion)
+                for step in portion.steps:
+                    batch = patches.batch(portion, step, at) if step.place.size else {}
+                    for key in step.ended:
+                        patches.reader.end(key)
+                    if self.batch_size is None:
+                        batch = {key: value[0] for key, value in batch.items()}
+                    else:
+                        batch |= self._about(step, workers)
+                    yield batch
 
     def stop(self) -> None:
         """End reading ahead in every pass; a pass that goes on reads what it needs itself."""
@@ -176,6 +183,14 @@ class PatchDataset(IterableDataset[Batch]):
         self.__dict__.update(state)
         self._readers = WeakSet()
 
+    def _about(self, step: Step, workers: int) -> Batch:
+        """Say what else a loader has to know about a batch of random patches."""
+        if not self.plan.is_random:
+            return {}
+        turned = {"orientation": step.orientation} if self.n_orientations > 1 else {}
+        part = {"rows": torch.from_numpy(step.place), "n": step.n} if workers > 1 else {}
+        return turned | part
+
     def _make_marker(self, patch_filter: PatchFilter) -> Marker:
         if self.with_region or not isinstance(self.plan, RandomPatches):
             raise DataError(
@@ -186,60 +201,103 @@ class PatchDataset(IterableDataset[Batch]):
         if n_origins > ORIGINS_PER_BYTE * self.pool_bytes:
             # Mapped from disk, say: marked part by part, as if it were read.
             self.extents = tuple(e._replace(in_memory=False) for e in self.extents)
-            self.plan = replace(self.plan, extents=self.extents)
+            window_bytes = self.pool_bytes // WINDOWS
+            self.plan = replace(self.plan, extents=self.extents, window_bytes=window_bytes)
         return Marker(patch_filter, self.plan, self._pair)
 
-    def _share_of_worker(self, skip: int) -> Share:
-        """Return the share of this loader process, of a pass that begins at batch ``skip``."""
-        info = get_worker_info()
-        workers = info.num_workers if info else 1
-        # A loader asks its workers in turn, beginning with worker 0; after a resume the batch
-        # that comes next is the one of worker `skip % workers`.
-        worker = ((info.id if info else 0) + skip) % workers
-        return replace(self.share, worker=worker, workers=workers)
+    def _numbers(self, patch: int) -> tuple[int, int]:
+        """Return first and stop of this rank's patches from a patch of all ranks on.
 
-    def _keeps(self, share: Share) -> bool:
+        Patch number ``i`` of a rank is number ``i * world_size + rank`` of a random plan. Of a
+        fixed one ranks take equally many that stand together, the first again where they do not
+        divide.
+        """
+        n, ranks = len(self.plan), self.share.world_size
+        if not self.plan.is_random:
+            return patch // ranks, ceil(n / ranks)
+        first = -((self.share.rank - patch) // ranks)
+        return first, first + max(n - patch, 0) // ranks
+
+    def _keeps(self, workers: int) -> bool:
         """Whether all that this process reads is kept for other epochs."""
-        return self.keep and fits(self.extents, self.pool_bytes // share.workers)
+        return self.keep and fits(self.extents, self.pool_bytes // workers)
 
-    def _schedule(self, epoch: int, share: Share, rng: np.random.Generator) -> Schedule:
-        plan = self.plan.at(epoch)
-        mine = plan.take(rank_slice(plan, share))
-        mine = mine.take(worker_slice(mine, len(mine), self.batch_size or 1, share))
-        budget, keeps = self.pool_bytes // share.workers, self._keeps(share)
-        costs = self._marker is not None or not all(e.in_memory for e in self.extents)
-        return schedule(
-            mine,
-            self.extents,
-            budget if keeps else budget // 2,  # while one half serves, the other is read
-            rng if plan.split == "random" else None,
-            whole_samples=keeps,
-            # By the epoch, not by what is there: a resumed run must draw the same.
-            ramp=costs and (not keeps or epoch == 0),
-        )
-
-    def _open(self, planned: Schedule, first_row: int, epoch: int, share: Share) -> _Patches:
-        """Begin to read what a pass needs from this row of the schedule on."""
-        needed, keeps = planned.last_row >= first_row, self._keeps(share)
-        if self._marker is not None and needed.any():
-            needed = planned.window >= planned.window[planned.region[first_row]]
-        at_hand = all(self._is_at_hand(region, keeps) for region in planned.regions)
+    def _open(self, epoch: int, first: int, stop: int, worker: int, workers: int) -> BatchCutter:
+        """Begin to read what a pass needs from a patch of this rank on."""
+        keeps, places = self._keeps(workers), self.plan.epoch(epoch)
+        schedule: RandomPass | FixedPass
+        if isinstance(places, RandomEpoch) or isinstance(self.plan, GridPatches):
+            assert not isinstance(places, PatchList)
+            mine = range(worker, self.n_parts, workers)
+            schedule = self._random_pass(places, epoch, (first, stop), mine)
+        else:
+            numbers = (np.arange(first, stop) + self.share.rank * stop) % max(len(places), 1)
+            schedule = FixedPass(places, numbers, self.batch_size or 1, worker, workers)
+        find = partial(self._find, places, keeps)
+        at_hand = all(e.in_memory for e in self.extents) and self._marker is None
+        at_hand |= keeps and self._has_all()
         reader = Reader(
             self._load_kept if keeps else self._load,
-            planned.regions,
-            planned.region_bytes,
-            self.pool_bytes // share.workers,
-            needed.tolist(),
-            n_threads=0 if at_hand else threads_for(share.workers),
+            find,
+            iter(()) if at_hand else schedule.needs(),
+            self.pool_bytes // workers,
+            n_threads=0 if at_hand else threads_for(workers),
         )
         self._readers.add(reader)
-        foreground = None
         if self._marker is not None:
-            seed = (self.seed, epoch, share.rank, share.worker)
-            foreground = Foreground(self._marker, planned, reader, seed)
-        return _Patches(
-            self._pair, planned, reader, foreground, (self.seed, epoch), self.with_region
+            assert isinstance(schedule, RandomPass)
+            in_memory = all(e.in_memory for e in self.extents)
+            foreground = Foreground(self._marker, reader, (self.seed, epoch), in_memory=in_memory)
+            schedule.draw = foreground.draw
+        seed = self.seed, epoch, self.share.rank
+        return BatchCutter(self._pair, schedule, places, reader, seed, self.with_region)
+
+    def _has_all(self) -> bool:
+        """Whether all that is kept has been read, and marked."""
+        groups = [(-(-e.samples // e.together), e.in_memory) for e in self.extents]
+        n_read = sum(n for n, in_memory in groups if not in_memory)
+        n_marked = 0 if self._marker is None else sum(n for n, _ in groups)
+        return len(self.images.kept) == n_read and len(self._marks) == n_marked
+
+    def _random_pass(
+        self, places: RandomEpoch | TileGrid, epoch: int, numbers: tuple[int, int], mine: range
+    ) -> RandomPass:
+        window_bytes: int | None = max(self.pool_bytes // WINDOWS // STEPS, 1)
+        share, growth = self.share, None
+        if not (self.keep and fits(self.extents, self.pool_bytes)):
+            growth = MIXED * STEPS
+        elif epoch > 0 or (self._marker is None and all(e.in_memory for e in self.extents)):
+            window_bytes = None  # all is there, so all is mixed
+        key, n = key_of(self.seed, epoch, 1), self.n_streams
+        streams = [
+            Stream(places, s, n, key, window_bytes, growth)
+            for s in range(share.rank, n, share.world_size)
+        ]
+        turn_key = key_of(self.seed, epoch, 2)
+
+        def turn(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+            of_all = numbers * share.world_size + share.rank
+            return turns(turn_key, self.n_orientations, of_all)
+
+        assert isinstance(self.plan, RandomPatches | GridPatches)
+        size = self.plan.patch_size
+        return RandomPass(
+            places, streams, mine, numbers, self.batch_size or 1, turn, self.n_orientations, size
         )
+
+    def _find(self, places: Epoch | PatchList, keeps: bool, window: int) -> tuple[Region, int]:
+        """Return what to read of a window, whole samples if they are kept, and its bytes."""
+        region = places.region(window, whole=self._marker is not None)
+        extent = self.extents[region.image]
+        if keeps:
+            first = region.sample // extent.together * extent.together
+            last = region.sample + region.n_samples
+            stop = min(-(-last // extent.together) * extent.together, extent.samples)
+            size = tuple(max(n, end) for n, end in zip(extent.size, region.stop, strict=True))
+            region = Region(region.image, first, (0,) * len(size), size, stop - first)
+        n_pixels = prod(b - a for a, b in zip(region.start, region.stop, strict=True))
+        n_bytes = n_pixels * region.n_samples * extent.pixel_bytes
+        return region, 0 if extent.in_memory else n_bytes
 
     def _load(self, region: Region) -> Loaded:
         """Read a region, and mark what passes the filter; called in threads."""
@@ -257,80 +315,6 @@ class PatchDataset(IterableDataset[Batch]):
         if key not in self._marks:
             self._marks[key] = self._marker.mark(region, blocks)
         return Loaded(blocks, self._marks[key])
-
-    def _is_at_hand(self, region: Region, keeps: bool) -> bool:
-        """Whether loading a region costs nothing."""
-        key = (region.image, region.sample)
-        is_read = self.extents[region.image].in_memory or (keeps and key in self.images.kept)
-        return is_read and (self._marker is None or (keeps and key in self._marks))
-
-
-@dataclass
-class _Patches:
-    """The patches of one pass over a schedule."""
-
-    images: PairedImages
-    schedule: Schedule
-    reader: Reader[Loaded]
-    foreground: Foreground | None
-    seed: tuple[int, int]
-    with_region: bool
-
-    def __post_init__(self) -> None:
-        self.origins, self.last_row = self.schedule.origins, self.schedule.last_row.tolist()
-
-    def batch(self, rows: slice) -> Batch:
-        """Cut the patches of a batch out of their regions."""
-        plan, n = self.schedule.plan, rows.stop - rows.start
-        size: list[int] = plan.size[rows.start].tolist()
-        used: list[int] = []
-        at: list[list[int]] = []
-        cuts: list[NDArray[Any]] = []
-        for region, places in self._places(rows):
-            at += places.tolist()
-            for r, mine in by_region(region):
-                # No block stays in a variable, so that few are held at once.
-                blocks_of, mine = self.reader.block, (mine + len(used)).tolist()
-                cuts = self.images.cut(blocks_of(r).blocks, mine, at, size, cuts, n)
-                if self.foreground is None and self.last_row[r] < rows.stop:
-                    self.reader.drop(r)
-            used += region.tolist()
-
-        def place_of(row: int) -> tuple[int, int, Sequence[int]]:
-            region, (sample, *start) = self.reader.regions[used[row]], at[row]
-            origin = [a + b for a, b in zip(region.start, start, strict=True)]
-            return region.image, region.sample + sample, origin
-
-        others = None if self.with_region else lambda: self._read_others(rows)
-        self.images.apply_nan_policy(cuts, place_of, others)
-        tensors = [torch.from_numpy(cut) for cut in cuts]
-        batch: Batch = dict(zip(("image", "target"), tensors, strict=False))
-        if self.with_region:
-            columns = (plan.image[rows, None], plan.sample[rows, None], plan.start[rows])
-            batch["region"] = torch.from_numpy(np.hstack([*columns, plan.crop[rows]]))
-        return batch
-
-    def _places(self, rows: slice) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Regions, and samples and origins in them, of the patches of a batch, part by part."""
-        if self.foreground is not None:
-            yield from self.foreground.draw(rows)
-            return
-        plan, region = self.schedule.plan, self.schedule.region[rows]
-        places = np.column_stack([plan.sample[rows], plan.start[rows]])
-        yield region, places - self.origins[region]
-
-    def _read_others(self, rows: slice) -> list[Blocks]:
-        """Read patches from all over the plan that have no NaN, instead of a batch."""
-        # Of the place in the epoch alone, so that a resumed run takes the same ones.
-        rng = np.random.default_rng([*self.seed, rows.start, 5])
-        found: list[Blocks] = []
-        for row in rng.permutation(len(self.schedule.plan))[:TRIES].tolist():
-            patch = self.images.read_patch(region_of_patch(self.schedule.plan, row))
-            if patch is not None:
-                found.append(patch)
-            if len(found) == rows.stop - rows.start:
-                break
-        return found
 
 
 def fits(extents: Sequence[Extent], pool_bytes: int) -> bool:

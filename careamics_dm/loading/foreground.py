@@ -1,41 +1,36 @@
 """Patches that pass a filter, drawn from what is decoded at that moment."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.loading.origin_marks import Loaded
-from careamics_dm.loading.patch_extraction import by_region, region_of_patch
+from careamics_dm.images.region import Region
+from careamics_dm.loading.origin_marks import Loaded, Marker
+from careamics_dm.loading.patch_extraction import region_of_patch
+from careamics_dm.loading.prefetch import Reader
+from careamics_dm.loading.schedule import Drawn
 from careamics_dm.sampling.allowed_origins import OriginMask, OriginMasks
 from careamics_dm.sampling.filters.base import PatchFilter, nothing_passes
+from careamics_dm.sampling.streams import Block, Stream
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.region import Region
-    from careamics_dm.loading.origin_marks import Marker
-    from careamics_dm.loading.prefetch import Reader
-    from careamics_dm.loading.schedule import Schedule
-
-    Found = tuple[NDArray[np.int64], NDArray[np.int64]]
+Found = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 PORTION = 1024
-"""Patches to draw together."""
+"""Patches of a block to draw together."""
 JUDGED_BYTES = 2**20
 """Bytes of patches to judge in one go, so that they stay in the cache."""
 TRIES = 1000
-"""Patches to judge, where only patches can be judged, before a window counts as background; and
+"""Patches to judge, where only patches can be judged, before a block counts as background; and
 patches to read from all over the data before none is said to pass."""
 PER_PATCH = 100
 """Candidates to judge, at most, for each patch that is wanted."""
-SEARCHED_BYTES = 2**32
-"""Decoded bytes of a schedule to search for patches that pass."""
+SEARCHED = 64
+"""Blocks of a stream to search for patches that pass."""
 MEASURED = 100
 """Of these, patches to measure for the message."""
 ELSEWHERE = 64
@@ -44,8 +39,8 @@ FAR = 2**32
 """An epoch that no training reaches: from there on plans say which patches to read elsewhere."""
 
 
-class _MarkedWindow:
-    """Regions at hand together, where all that pass are marked."""
+class _MarkedBlock:
+    """A block whose passing origins are all marked."""
 
     def __init__(self, passing: OriginMasks, rejected: OriginMasks | None, keep: float) -> None:
         self._passing, self._rejected, self._keep = passing, rejected, keep
@@ -62,8 +57,8 @@ class _MarkedWindow:
         return region, places
 
 
-class _JudgedWindow:
-    """Regions at hand together, where candidates are cut and judged, ``at_once`` in one go."""
+class _JudgedBlock:
+    """A block whose candidates are cut and judged, ``at_once`` in one go."""
 
     def __init__(
         self,
@@ -103,126 +98,143 @@ class _JudgedWindow:
         return region, places
 
 
-class Foreground:
-    """Draws the patches of one pass over a schedule from what passes a filter.
+_Source = _MarkedBlock | _JudgedBlock
 
-    The patches of a window of regions (see `schedule`) are drawn once these are decoded, all that
-    pass equally likely; where nothing passes, from the next window in which something does. What
-    is drawn follows from seed and place in the schedule alone, so that a resumed run draws the
-    same.
+
+class Foreground:
+    """Draws the patches of the blocks of streams from what passes a filter.
+
+    The patches of a block (see `streams`) are drawn once its windows are decoded, all that pass
+    equally likely; where all images are in memory, from all of them. Where nothing passes, from the
+    next block in which something does. What is drawn follows from the seed and the place in the
+    epoch alone, so a resumed run, and one with other ranks, draws the same.
+
+    Parameters
+    ----------
+    marker : Marker
+        Marks what passes.
+    reader : Reader
+        Gives windows, marked.
+    seed : tuple of int
+        Of the data, and the epoch.
+    in_memory : bool
+        Whether all images are.
     """
 
     def __init__(
-        self, marker: Marker, schedule: Schedule, reader: Reader[Loaded], seed: Sequence[int]
+        self, marker: Marker, reader: Reader[Loaded], seed: tuple[int, int], *, in_memory: bool
     ) -> None:
-        self._marker, self._reader, self._seed = marker, reader, tuple(seed)
+        self._marker, self._reader, self._seed = marker, reader, seed
+        self._in_memory = in_memory
         self._images, self._size = marker.images, list(marker.plan.patch_size)
-        self._region_bytes = np.array(schedule.region_bytes, np.int64)
-        n = int(schedule.window.max(initial=-1)) + 1
-        # Where the regions, and the rows, of each window begin.
-        self._regions = np.searchsorted(schedule.window, np.arange(n + 1))
-        self._rows = np.searchsorted(schedule.window[schedule.region], np.arange(n + 1))
-        self._is_empty = np.zeros(n, bool)
-        self._open = -1  # number of the window that is drawn from
-        self._window: _MarkedWindow | _JudgedWindow | None = None
-        self._elsewhere: _MarkedWindow | None = None
-        self._portion = slice(0, 0)
-        self._drawn: Found = np.empty(0, np.int64), np.empty((0, 1), np.int64)
+        # Of each stream, where it draws from: what that is, its windows, and how.
+        self._open: dict[int, tuple[tuple[int, int], list[int], _Source]] = {}
+        self._empty: set[tuple[int, int]] = set()
+        self._portions: dict[int, tuple[tuple[int, int], Found]] = {}
+        self._elsewhere: _Source | None = None
 
-    def draw(self, rows: slice) -> Iterator[Found]:
-        """Draw the patches of a batch, part by part; use each part before the next.
+    def draw(self, stream: Stream, block: Block, first: int, stop: int) -> Drawn:
+        """Draw the patches of some positions of a block; `DataError` if nothing passes."""
+        parts = []
+        while first < stop:
+            begin = block.first + (first - block.first) // PORTION * PORTION
+            end = min(begin + PORTION, stop)
+            window, places = self._portion(stream, block, begin)
+            parts.append((window[first - begin : end - begin], places[first - begin : end - begin]))
+            first = end
+        window, places = (np.concatenate(column) for column in zip(*parts, strict=True))
+        unique, inverse = np.unique(window, return_inverse=True)
+        regions = [self._reader.region(w) for w in unique.tolist()]
+        places = places + np.array([(r.sample, *r.start) for r in regions], np.int64)[inverse]
+        return Drawn(window, places[:, 0], places[:, 1:])
 
-        Yields regions ``(N,)``, and samples and origins in them ``(N, 1 + D)``. `DataError` if
-        nothing passes.
-        """
-        row = rows.start
-        while row < rows.stop:
-            if not self._portion.start <= row < self._portion.stop:
-                self._draw_portion(row)
-            begin, stop = self._portion.start, min(self._portion.stop, rows.stop)
-            region, places = self._drawn
-            yield region[row - begin : stop - begin], places[row - begin : stop - begin]
-            row = stop
+    def _portion(self, stream: Stream, block: Block, begin: int) -> Found:
+        """Draw the portion of a block that begins at a position, unless it is the last drawn."""
+        key = block.first, begin
+        if stream.number not in self._portions or self._portions[stream.number][0] != key:
+            rng = np.random.default_rng([*self._seed, stream.number, begin, 6])
+            found = self._source(stream, block).draw(min(PORTION, block.stop - begin), rng)
+            self._portions[stream.number] = key, found
+        return self._portions[stream.number][1]
 
-    def _draw_portion(self, row: int) -> None:
-        number = int(np.searchsorted(self._rows, row, side="right")) - 1
-        first, last = self._rows[number : number + 2].tolist()
-        begin = first + (row - first) // PORTION * PORTION
-        self._portion = slice(begin, min(begin + PORTION, last))
-        rng = np.random.default_rng([*self._seed, begin, 6])
-        self._drawn = self._source(number).draw(self._portion.stop - begin, rng)
-
-    def _source(self, number: int) -> _MarkedWindow | _JudgedWindow:
-        """Return the window to draw from: this one, or the next, or the last, where any passes."""
-        n = len(self._is_empty)
-        for order in (range(number, n), range(number - 1, -1, -1)):
-            if window := self._first_that_passes(order):
-                return window
+    def _source(self, stream: Stream, block: Block) -> _Source:
+        """Return what to draw from: the block, or the next one, of any stream, that passes."""
+        for other, candidate in islice(self._candidates(stream, block), SEARCHED):
+            if source := self._open_block(stream.number, other, candidate):
+                return source
         self._elsewhere = self._elsewhere or self._search_elsewhere()
         return self._elsewhere
 
-    def _first_that_passes(self, order: Iterable[int]) -> _MarkedWindow | _JudgedWindow | None:
-        searched = 0
-        for w in order:
-            if w == self._open:
-                return self._window
-            regions = range(*self._regions[w : w + 2].tolist())
-            if not self._is_empty[w]:
-                window = self._look_at(w, regions)
-                if window.any_passes:
-                    if self._window is not None:
-                        self._drop(range(*self._regions[self._open : self._open + 2].tolist()))
-                    self._open, self._window = w, window
-                    return window
-                self._is_empty[w] = True
-                self._drop(regions)
-            searched += int(self._region_bytes[regions].sum())
-            if searched > SEARCHED_BYTES:
-                break
-        return None
+    def _candidates(self, stream: Stream, block: Block) -> Iterator[tuple[Stream, Block]]:
+        yield stream, block
+        if not self._in_memory:
+            yield from ((stream, other) for other in stream.blocks(block.stop))
+            for other in stream.others():
+                yield from ((other, candidate) for candidate in other.blocks(0))
 
-    def _look_at(self, number: int, regions: Sequence[int]) -> _MarkedWindow | _JudgedWindow:
-        marks = [self._reader.block(r).marks for r in regions]
+    def _open_block(self, number: int, stream: Stream, block: Block) -> _Source | None:
+        """Let stream ``number`` draw from a block of any; ``None`` if nothing in it passes."""
+        whole, key = self._in_memory, (stream.number, block.first)
+        if whole:
+            number, key = -1, (-1, 0)
+        if number in self._open and self._open[number][0] == key:
+            return self._open[number][2]
+        if key in self._empty:
+            return None
+        if number in self._open:
+            self._release(self._open.pop(number)[1])
+        every = np.arange(stream.epoch.table.first[-1])
+        windows = (every if whole else stream.windows(block)).tolist()
+        source = self._judge_windows(windows, key)
+        if not source.any_passes:
+            self._empty.add(key)
+            self._release(windows)
+            self._reader.end(key, early=True)  # nothing of it will be drawn
+            return None
+        self._open[number] = key, windows, source
+        return source
+
+    def _judge_windows(self, windows: Sequence[int], key: tuple[int, int]) -> _Source:
+        """Load windows, and find what passes in them."""
+        marks = [self._reader.take(window).marks for window in windows]
         criterion = self._marker.criterion
-        passing = self._masks_of(regions, [found.passing for found in marks if found])
+        passing = self._masks_of(windows, [found.passing for found in marks if found])
         if not criterion.marks_suffice:
             patch_bytes = prod(self._size) * self._images.dtypes[0].itemsize
             at_once = max(JUDGED_BYTES // patch_bytes, 1)
-            rng = np.random.default_rng([*self._seed, number, 7])
-            return _JudgedWindow(passing, self._judge, criterion.keep, at_once, rng)
+            rng = np.random.default_rng([*self._seed, key[0] + 1, key[1], 7])
+            return _JudgedBlock(passing, self._judge, criterion.keep, at_once, rng)
         if not criterion.keep:
-            return _MarkedWindow(passing, None, 0.0)
-        rejected = self._masks_of(regions, [found.rejected for found in marks if found])
-        return _MarkedWindow(passing, rejected, criterion.keep)
+            return _MarkedBlock(passing, None, 0.0)
+        rejected = self._masks_of(windows, [found.rejected for found in marks if found])
+        return _MarkedBlock(passing, rejected, criterion.keep)
 
-    def _masks_of(self, regions: Sequence[int], masks: list[list[OriginMask]]) -> OriginMasks:
-        numbers = [(r, s) for r, of in zip(regions, masks, strict=True) for s in range(len(of))]
+    def _masks_of(self, windows: Sequence[int], masks: list[list[OriginMask]]) -> OriginMasks:
+        numbers = [(w, s) for w, of in zip(windows, masks, strict=True) for s in range(len(of))]
         return OriginMasks([mask for of in masks for mask in of], np.array(numbers, np.int64))
 
-    def _drop(self, regions: Sequence[int]) -> None:
-        for r in regions:
-            self._reader.drop(r)
+    def _release(self, windows: Sequence[int]) -> None:
+        for window in windows:
+            self._reader.release(window)
 
     def _judge(self, found: Found) -> NDArray[np.bool_]:
         """Cut candidates and judge them; NaN counts as 0."""
-        region, places = found
-        at = places.tolist()
-        cuts: list[NDArray[Any]] = []
-        for r, rows in by_region(region):
-            blocks = self._reader.block(r).blocks[:1]
-            cuts = self._images.cut(blocks, rows.tolist(), at, self._size, cuts, len(at))
+        window, places = found
+        blocks = {w: self._reader.get(w).blocks[:1] for w in np.unique(window).tolist()}
+        cuts = self._images.cut(blocks, window.tolist(), places.tolist(), self._size)
         if cuts[0].dtype.kind == "f":
             cuts[0][~np.isfinite(cuts[0])] = 0
         return _passes(self._marker.criterion, cuts[0])
 
-    def _search_elsewhere(self) -> _MarkedWindow:
+    def _search_elsewhere(self) -> _Source:
         """Read patches one by one, from all over the data, until enough of them pass."""
         passing: list[int] = []
         tried: list[NDArray[Any]] = []
-        for region in self._other_regions():
+        for n, region in enumerate(self._other_regions()):
             patch = self._images.read_patch(region)
             if patch is not None and _passes(self._marker.criterion, patch[0])[0]:
-                passing.append(self._reader.add(region, Loaded(patch)))
+                self._reader.add(-1 - n, region, Loaded(patch))
+                passing.append(-1 - n)
                 if len(passing) == ELSEWHERE:
                     break
             elif patch is not None and len(tried) < MEASURED:
@@ -230,18 +242,18 @@ class Foreground:
         if not passing:
             raise DataError(nothing_passes(self._marker.criterion, tried))
         whole = OriginMask(np.ones(self._size, bool), self._size)  # one origin
-        return _MarkedWindow(self._masks_of(passing, [[whole]] * len(passing)), None, 0.0)
+        return _MarkedBlock(self._masks_of(passing, [[whole]] * len(passing)), None, 0.0)
 
     def _other_regions(self) -> Iterator[Region]:
-        """Boxes of patches of plans that no epoch draws."""
-        _, epoch, rank, worker = self._seed
-        n = 0
+        """Boxes of patches of epochs that are never drawn."""
+        plan, n = self._marker.plan, 0
         while n < TRIES:
-            plan = self._marker.plan.at(FAR * (1 + epoch) + 2**20 * rank + 2**10 * worker + n)
+            places = plan.epoch(FAR * (1 + self._seed[1]) + n)
             rng = np.random.default_rng([*self._seed, n, 8])
-            for row in rng.permutation(len(plan))[:MEASURED].tolist():
-                yield region_of_patch(plan, row)
-            n += min(len(plan), MEASURED)
+            marks = rng.integers(len(plan), size=MEASURED)
+            located = places.places(marks)
+            yield from (region_of_patch(located, row) for row in range(MEASURED))
+            n += MEASURED
 
 
 def _passes(criterion: PatchFilter, patches: NDArray[Any]) -> NDArray[np.bool_]:

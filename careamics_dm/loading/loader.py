@@ -1,24 +1,23 @@
 """Passes over a dataset: which epoch, which batch comes next, and who reads."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from careamics_dm.loading.dataset import Batch, PatchDataset
+from careamics_dm.loading.batch_cutter import Batch
+from careamics_dm.loading.dataset import PatchDataset
 
 
 class PatchLoader:
     """Passes over a `PatchDataset`: counts epochs, and resumes inside one.
 
     Every pass draws the patches of the next epoch. Lightning saves `state_dict` with a
-    checkpoint and restores it, so that training goes on with the very next batch. With
-    ``num_workers=0`` threads of this process read.
+    checkpoint and restores it, so that training goes on with the very next patch, also with another
+    number of ranks or workers or another batch size. With ``num_workers=0`` threads of this process
+    read; more make a batch together.
     """
 
     def __init__(
@@ -33,7 +32,12 @@ class PatchLoader:
         # an iterable dataset may be wrong, and asks for more workers than threads need.
         self.patches = dataset
         self.epoch, self.batch = epoch, 0
+        # In this epoch, batches that an earlier run drew, and patches, over all ranks.
+        self._skipped, self._patch = 0, 0
         self._begun = False
+        random = dataset.plan.is_random
+        num_workers = min(num_workers, dataset.n_parts) if random else num_workers
+        self._n_parts = num_workers if random and num_workers > 1 else 1
         self._workers: dict[str, Any] = {
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,
@@ -44,21 +48,23 @@ class PatchLoader:
 
     def __len__(self) -> int:
         """Count the batches of an epoch, on this rank."""
-        return self.patches.count()
+        return self._skipped + self.patches.count(self._patch)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the next epoch, or the rest of a resumed one."""
         if self._begun:
-            self.epoch, self.batch = self.epoch + 1, 0
+            self.epoch, self.batch, self._skipped, self._patch = self.epoch + 1, 0, 0, 0
         self._begun = True
-        self.patches.set_epoch(self.epoch, self.batch)
+        self.patches.set_epoch(self.epoch, self._patch)
         if self._loader is None:
             self._loader = DataLoader(
                 self.patches, batch_size=None, collate_fn=_as_it_is, **self._workers
             )
-        for batch in self._loader:
+        parts = iter(self._loader)
+        for part in parts:
+            others = [next(parts) for _ in range(self._n_parts - 1)]
             self.batch += 1
-            yield batch
+            yield _join([part, *others]) if others else part
 
     def close(self) -> None:
         """Let worker processes and reader threads end."""
@@ -66,14 +72,52 @@ class PatchLoader:
         self.patches.stop()
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and how many of its batches were handed out."""
-        return {"epoch": self.epoch, "batch": self.batch}
+        """Return the epoch, how many of its batches were handed out, and how many patches.
+
+        ``patch`` counts those of all ranks; ``streams`` is in how many streams they were read.
+        """
+        step = (self.patches.batch_size or 1) * self.patches.share.world_size
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "patch": self._patch + (self.batch - self._skipped) * step,
+            "streams": self.patches.n_streams,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the batch that was handed out last."""
+        share = self.patches.share
+        step = (self.patches.batch_size or 1) * share.world_size
         self.epoch, self.batch, self._begun = state["epoch"], state["batch"], False
-        if self.batch >= len(self):
-            self.epoch, self.batch = self.epoch + 1, 0
+        self._skipped, self._patch = self.batch, state.get("patch", self.batch * step)
+        n_streams = self.patches.n_streams
+        if self._patch and state.get("streams", n_streams) != n_streams:
+            rank_zero_warn(
+                f"the checkpoint was written inside an epoch that was read in {state['streams']} "
+                f"streams; {share.world_size} rank(s) read {n_streams}. So in the rest of this "
+                "epoch some patches are drawn again, and others not at all; from the next epoch "
+                "on, all is exact."
+            )
+        if self._patch and not self.patches.count(self._patch):
+            self.epoch, self.batch, self._skipped, self._patch = self.epoch + 1, 0, 0, 0
+
+
+def _join(parts: list[Batch]) -> Batch:
+    """Make a batch of what several processes made of it."""
+    full = [part for part in parts if "image" in part]
+    if "rows" not in full[0]:  # a single patch
+        return full[0]
+    batch: Batch = {}
+    for key in full[0].keys() - {"rows", "n", "orientation"}:
+        first = full[0][key]
+        batch[key] = first.new_empty((full[0]["n"], *first.shape[1:]))
+        if torch.cuda.is_available():
+            batch[key] = batch[key].pin_memory()
+        for part in full:  # in NumPy: torch can't do it for every dtype
+            batch[key].numpy()[part["rows"].numpy()] = part[key].numpy()
+    if "orientation" in full[0]:
+        batch["orientation"] = full[0]["orientation"]
+    return batch
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,24 +1,18 @@
 """Origins of decoded regions whose patches pass a filter, a bit each."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from careamics_dm.images.region import Blocks, Region
+from careamics_dm.loading.patch_extraction import PairedImages
 from careamics_dm.sampling.allowed_origins import OriginMask
+from careamics_dm.sampling.filters.base import PatchFilter
 from careamics_dm.sampling.filters.window_statistics import reduce_windows
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.region import Blocks, Region
-    from careamics_dm.loading.patch_extraction import PairedImages
-    from careamics_dm.sampling.filters.base import PatchFilter
-    from careamics_dm.sampling.random_patches import RandomPatches
+from careamics_dm.sampling.random_patches import RandomPatches
 
 PIECE = {2: (256, 1024), 3: (16, 128, 128)}
 """Origins to judge together, ``(Z) Y X``, or twice as many as patches are large: memory of so few
@@ -80,7 +74,7 @@ class Marker:
         start = [slab.start + region.start[0], *region.start[1:]]
         ends = zip(region.start[1:], shape[1:], strict=True)
         stop = [slab.stop + region.start[0], *(a + n for a, n in ends)]
-        return self.plan.allowed(region.image, region.sample + sample, start, stop)
+        return self.plan.allows(region.image, region.sample + sample, start, stop)
 
     def _judge(
         self, sample: Sequence[NDArray[Any]], slab: slice, usable: NDArray[np.bool_]

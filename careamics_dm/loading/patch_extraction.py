@@ -1,27 +1,18 @@
 """Patches, copied out of decoded regions of images and their targets."""
 
-from __future__ import annotations
-
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.frame_pairs import read_pair
-from careamics_dm.images.image_set import nan_message
-from careamics_dm.images.region import Region, read_samples
+from careamics_dm.images.image_set import ImageSet, nan_message
+from careamics_dm.images.region import Blocks, Region, read_samples
+from careamics_dm.sampling.read_windows import Places
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.image_set import ImageSet
-    from careamics_dm.images.region import Blocks
-    from careamics_dm.sampling.plan import Plan
-
-    Patches = list[NDArray[Any]]
+Patches = list[NDArray[Any]]
 
 NanPolicy = Literal["error", "zero", "skip"]
 
@@ -67,28 +58,22 @@ class PairedImages:
 
     def cut(
         self,
-        blocks: Blocks,
-        rows: Sequence[int],
+        blocks: Mapping[int, Blocks],
+        of: Sequence[int],
         at: Sequence[Sequence[int]],
         size: Sequence[int],
-        cuts: Patches,
-        n: int,
     ) -> Patches:
-        """Copy the patches of a region, ``S C (Z) Y X``, into a batch, ``N C (Z) Y X``.
+        """Copy patches into a batch, ``N C (Z) Y X``.
 
-        ``rows`` of the batch lie in this region, at sample and origin ``at[row]``. Without ``cuts``
-        a batch of ``n`` is made.
+        Patch ``i`` lies in the regions ``blocks[of[i]]``, each ``S C (Z) Y X``, at the sample and
+        origin ``at[i]``.
         """
-        cuts = cuts or [
-            np.empty((n, block.shape[1], *size), dtype)
-            for block, dtype in zip(blocks, self.dtypes, strict=False)
-        ]
-        for block, cut in zip(blocks, cuts, strict=True):
-            if block.dtype == np.float64:
-                with np.errstate(over="ignore"):  # what is beyond float32 is reported as infinite
-                    _copy_boxes(block, rows, at, size, cut)
-            else:
-                _copy_boxes(block, rows, at, size, cut)
+        cuts = []
+        for side, block in enumerate(blocks[of[0]]):
+            cut = np.empty((len(of), block.shape[1], *size), self.dtypes[side])
+            with np.errstate(over="ignore"):  # what is beyond float32 is reported as infinite
+                _copy_boxes({r: pair[side] for r, pair in blocks.items()}, of, at, cut)
+            cuts.append(cut)
         return cuts
 
     def apply_nan_policy(
@@ -149,41 +134,28 @@ def batch_dtype(stored: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
     return dtype if dtype in narrow else np.dtype(np.float32)
 
 
-def region_of_patch(plan: Plan, row: int) -> Region:
-    """Return the box of one patch of a plan."""
-    start = plan.start[row]
-    ends = tuple(start.tolist()), tuple((start + plan.size[row]).tolist())
-    return Region(int(plan.image[row]), int(plan.sample[row]), *ends)
-
-
-def by_region(region: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Group the rows of a batch by their region, ``(N,)``, ascending."""
-    order = np.argsort(region, kind="stable")
-    ordered = region[order]
-    ends = (np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist()
-    for a, b in pairwise([0, *ends, len(order)]):
-        if a < b:
-            yield int(ordered[a]), order[a:b]
+def region_of_patch(places: Places, row: int) -> Region:
+    """Return the box of one patch."""
+    start = places.start[row]
+    ends = tuple(start.tolist()), tuple((start + places.size[row]).tolist())
+    return Region(int(places.image[row]), int(places.sample[row]), *ends)
 
 
 def _copy_boxes(
-    block: NDArray[Any],
-    rows: Sequence[int],
+    blocks: Mapping[int, NDArray[Any]],
+    of: Sequence[int],
     at: Sequence[Sequence[int]],
-    size: Sequence[int],
     out: NDArray[Any],
 ) -> None:
     """Copy; a plain loop is the fastest gather that NumPy has."""
-    if len(size) == 2:
-        h, w = size
-        for i in rows:
-            s, y, x = at[i]
-            out[i] = block[s, :, y : y + h, x : x + w]
+    if out.ndim == 4:
+        h, w = out.shape[2:]
+        for cut, r, (s, y, x) in zip(out, of, at, strict=True):
+            cut[...] = blocks[r][s, :, y : y + h, x : x + w]
     else:
-        d, h, w = size
-        for i in rows:
-            s, z, y, x = at[i]
-            out[i] = block[s, :, z : z + d, y : y + h, x : x + w]
+        d, h, w = out.shape[2:]
+        for cut, r, (s, z, y, x) in zip(out, of, at, strict=True):
+            cut[...] = blocks[r][s, :, z : z + d, y : y + h, x : x + w]
 
 
 def _all_finite(cuts: Patches) -> NDArray[np.bool_]:

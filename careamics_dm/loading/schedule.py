@@ -1,170 +1,264 @@
-"""Who draws what, and in which order: shares of a plan, and patches mixed over regions."""
+"""What one process draws in a pass, batch by batch, and what it has to read for it."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
-from typing import TYPE_CHECKING
+from heapq import merge
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from careamics_dm.images.region import Region
+from careamics_dm.sampling.keyed_random import fractions
+from careamics_dm.sampling.read_windows import PatchList
+from careamics_dm.sampling.streams import Block, Epoch, Stream
+from careamics_dm.sampling.tiling import TileGrid
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+Numbers = NDArray[np.int64]
 
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.extent import Extent
-    from careamics_dm.sampling.plan import Plan, Share
+PORTION = 2048
+"""Patches to locate together."""
 
 
-def rank_slice(plan: Plan, share: Share) -> NDArray[np.int64]:
-    """Rows of a plan that belong to a rank.
+class Drawn(NamedTuple):
+    """Patches in the order of drawing."""
 
-    Random patches: equally many for each rank, next to each other in the plan, so that few
-    cells are read twice; up to ``world_size - 1`` patches of the plan are left out. Fixed
-    patches: equally many, the first ones again where they do not divide. Tiles: whole images,
-    so that no two ranks touch the same output.
+    window: Numbers
+    """``(N,)`` number of the read window."""
+    sample: Numbers
+    """``(N,)`` index along ``S`` of the image."""
+    start: Numbers
+    """``(N, D)`` origin in the image, pixels."""
+
+
+class Step(NamedTuple):
+    """A batch, or this process's part of one."""
+
+    rows: slice
+    """Of a portion."""
+    place: Numbers
+    """Where in the batch these rows belong."""
+    n: int
+    """Patches of the batch, those of other processes included."""
+    orientation: tuple[int, ...]
+    """How many of them get which orientation."""
+    number: int
+    """Of the first patch, on this rank."""
+    ended: list[tuple[int, int]]
+    """Keys of needs that end with it."""
+
+
+@dataclass
+class Portion:
+    """Patches that are located together, and the batches that they make."""
+
+    drawn: Drawn
+    size: Numbers
+    """``(N, D)``, pixels."""
+    steps: list[Step]
+    numbers: Numbers
+    """``(N,)`` of each in a fixed plan."""
+
+
+class Need(NamedTuple):
+    """Windows that are needed from a patch of this rank on, until a step ends the need."""
+
+    number: int
+    key: tuple[int, int]
+    windows: list[int]
+
+
+class Pass(Protocol):
+    """What one process draws in an epoch."""
+
+    def needs(self) -> Iterator[Need]:
+        """Yield the windows to read, in the order of need."""
+        ...
+
+    def portions(self) -> Iterator[Portion]:
+        """Yield the batches."""
+        ...
+
+
+@dataclass
+class FixedPass:
+    """Batches of places in their order: of validation, test and prediction.
+
+    ``numbers`` are those of this rank, from its first batch on. A worker makes every
+    ``workers``-th batch.
     """
-    n, ranks = len(plan), share.world_size
-    if plan.split == "by image":
-        # Of the images that the plan has: it may have been reduced to some.
-        number = np.unique(plan.image, return_inverse=True)[1].reshape(-1)
-        return np.flatnonzero(number % ranks == share.rank)
-    each = n // ranks if plan.split == "random" else ceil(n / ranks)
-    rows: NDArray[np.int64] = (np.arange(each) + share.rank * each) % max(n, 1)
-    return rows
+
+    plan: TileGrid | PatchList
+    numbers: Numbers
+    batch_size: int
+    worker: int
+    workers: int
+
+    def needs(self) -> Iterator[Need]:
+        """See `Pass.needs`."""
+        for rows in self._batches():
+            windows = self.plan.places(self.numbers[rows]).window
+            new = windows[np.flatnonzero(np.diff(windows, prepend=-1))].tolist()
+            yield Need(rows.start, (0, rows.start), new)
+
+    def portions(self) -> Iterator[Portion]:
+        """See `Pass.portions`."""
+        for rows in self._batches():
+            numbers = self.numbers[rows]
+            places = self.plan.places(numbers)
+            n = len(numbers)
+            step = Step(slice(0, n), np.arange(n), n, (), rows.start, [(0, rows.start)])
+            drawn = Drawn(places.window, places.sample, places.start)
+            yield Portion(drawn, places.size, [step], numbers)
+
+    def _batches(self) -> Iterator[slice]:
+        step = self.batch_size * self.workers
+        for first in range(self.worker * self.batch_size, len(self.numbers), step):
+            yield slice(first, min(first + self.batch_size, len(self.numbers)))
 
 
-def worker_slice(plan: Plan, n: int, batch_size: int, share: Share) -> NDArray[np.int64]:
-    """Positions, among a rank's ``n`` patches, of those that a worker makes batches of.
+class RandomPass:
+    """Batches of random patches, from the streams of this process.
 
-    Workers deliver whole batches in turn. Of random patches, each worker takes a run, so that
-    few cells are read twice; of others, every ``workers``-th batch, so that the order does not
-    depend on the number of workers. Only the very last batch may be smaller.
+    Patch number ``i`` of a rank is of its stream ``i % n``.
+
+    Parameters
+    ----------
+    epoch : Epoch
+        Where patches are.
+    streams : sequence of Stream
+        All of this rank.
+    mine : range
+        Which of them this process serves.
+    numbers : tuple of int
+        First patch of this rank to draw, and one after the last.
+    batch_size : int
+        Patches per batch, of the rank.
+    turn : callable
+        The orientation of patches, by their number on this rank.
+    n_orientations : int
+        How many there are.
+    patch_size : tuple of int
+        ``(Z) Y X``, pixels.
+
+    Attributes
+    ----------
+    draw : callable or None
+        Draws positions of a block otherwise than the epoch does.
     """
-    batches, workers = ceil(n / batch_size), share.workers
-    if plan.split != "random":
-        mine = np.arange(share.worker, batches, workers)
-    else:
-        # The worker whose turn the last batch is takes the last run.
-        turn = (share.worker - batches) % workers
-        each = [len(range(w, batches, workers)) for w in np.roll(np.arange(workers), -batches)]
-        first = sum(each[:turn])
-        mine = np.arange(first, first + each[turn])
-    rows = (mine[:, None] * batch_size + np.arange(batch_size)).reshape(-1)
-    return rows[rows < n]
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        streams: Sequence[Stream],
+        mine: range,
+        numbers: tuple[int, int],
+        batch_size: int,
+        turn: Callable[[Numbers], Numbers],
+        n_orientations: int,
+        patch_size: Sequence[int],
+    ) -> None:
+        self._epoch, self._streams, self._mine = epoch, streams, mine
+        (self._first, self._stop), self._batch_size = numbers, batch_size
+        self._turn, self._n_orientations = turn, n_orientations
+        self._size = np.array(patch_size)
+        self.draw: Callable[[Stream, Block, int, int], Drawn] | None = None
+
+    def needs(self) -> Iterator[Need]:
+        """See `Pass.needs`."""
+        yield from merge(*map(self._needs_of, self._mine), key=lambda need: need.number)
+
+    def portions(self) -> Iterator[Portion]:
+        """See `Pass.portions`."""
+        blocks = {s: self._blocks_of(s) for s in self._mine}
+        current = {s: next(blocks[s], None) for s in self._mine}
+        first = self._first
+        while first < self._stop:
+            ends = [block.stop * len(self._streams) + s for s, block in current.items() if block]
+            # What is drawn from decoded blocks: not before these are needed.
+            most = PORTION if self.draw is None else min([PORTION, *(e - first for e in ends)])
+            n_steps = max(most // self._batch_size, 1)
+            stop = min(first + n_steps * self._batch_size, self._stop)
+            parts, ended = [], []
+            for s in self._mine:
+                low, high = self._positions(s, first, stop)
+                while low < high:
+                    block = current[s]
+                    assert block is not None
+                    end = min(high, block.stop)
+                    parts.append((s, block, low, end))
+                    low = end
+                    if end == block.stop:
+                        number = (end - 1) * len(self._streams) + s
+                        ended.append((number, (self._streams[s].number, block.first)))
+                        current[s] = next(blocks[s], None)
+            yield self._portion(first, stop, parts, ended)
+            first = stop
+
+    def _blocks_of(self, s: int) -> Iterator[Block]:
+        return self._streams[s].blocks(self._positions(s, self._first, self._first)[0])
+
+    def _needs_of(self, s: int) -> Iterator[Need]:
+        for block in self._blocks_of(s):
+            number = max(block.first * len(self._streams) + s, self._first)
+            if number >= self._stop:
+                return
+            windows = self._streams[s].windows(block).tolist()
+            yield Need(number, (self._streams[s].number, block.first), windows)
+
+    def _positions(self, s: int, first: int, stop: int) -> tuple[int, int]:
+        """Positions in a stream of the rank's patches from ``first`` to ``stop``."""
+        n = len(self._streams)
+        return -((s - first) // n), -((s - stop) // n)
+
+    def _portion(
+        self,
+        first: int,
+        stop: int,
+        parts: Sequence[tuple[int, Block, int, int]],
+        ended: Sequence[tuple[int, tuple[int, int]]],
+    ) -> Portion:
+        drawn, own = self._locate(parts)
+        number = np.arange(first, stop)
+        step, turn = (number - first) // self._batch_size, self._turn(number)
+        # In a batch, patches that are turned alike stand together.
+        order = np.argsort(step * self._n_orientations + turn, kind="stable")
+        row = np.full(len(number), -1)  # of each number, among mine
+        row[own - first] = np.arange(len(own))
+        rows = row[order]
+        ends = np.minimum(np.arange(step[-1] + 1) * self._batch_size, len(number)).tolist()
+        counts = np.bincount(
+            step * self._n_orientations + turn, minlength=(step[-1] + 1) * self._n_orientations
+        ).reshape(-1, self._n_orientations)
+        gone: list[list[tuple[int, int]]] = [[] for _ in ends]
+        for last, key in ended:
+            gone[(last - first) // self._batch_size].append(key)
+        steps, begin = [], 0
+        for i, a in enumerate(ends):
+            b = min(a + self._batch_size, len(number))
+            place = np.flatnonzero(rows[a:b] >= 0)
+            turned = tuple(counts[i].tolist())
+            steps.append(
+                Step(slice(begin, begin + len(place)), place, b - a, turned, first + a, gone[i])
+            )
+            begin += len(place)
+        mine = rows[rows >= 0]
+        size = np.broadcast_to(self._size, (len(mine), len(self._size)))
+        return Portion(Drawn(*(column[mine] for column in drawn)), size, steps, number)
+
+    def _locate(self, parts: Sequence[tuple[int, Block, int, int]]) -> tuple[Drawn, Numbers]:
+        """Draw positions of blocks; also return their numbers on this rank."""
+        n = len(self._streams)
+        numbers = [np.arange(low, high) * n + s for s, _, low, high in parts]
+        own = np.concatenate([np.zeros(0, np.int64), *numbers])
+        if self.draw is not None and parts:
+            found = [self.draw(self._streams[s], block, low, high) for s, block, low, high in parts]
+            return Drawn(*map(np.concatenate, zip(*found, strict=True))), own
+        marks = [self._streams[s].marks(block, low, high) for s, block, low, high in parts]
+        places = self._epoch.places(np.concatenate([np.zeros(0, np.int64), *marks]))
+        return Drawn(places.window, places.sample, places.start), own
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Patches in drawing order, and the regions to read, numbered by first use."""
-
-    plan: Plan
-    region: NDArray[np.int64]
-    """``(N,)`` index of the region that serves each patch."""
-    regions: list[Region]
-    region_bytes: list[int]
-    """Decoded; 0 for what is in memory already."""
-    window: NDArray[np.int64]
-    """Ascending numbers of the windows over which patches are mixed, by region."""
-
-    @property
-    def origins(self) -> NDArray[np.int64]:
-        """Sample and first pixel of each region, ``(R, 1 + D)``."""
-        return np.array([(r.sample, *r.start) for r in self.regions], np.int64)
-
-    @property
-    def last_row(self) -> NDArray[np.int64]:
-        """``(R,)`` row of the last patch that each region serves."""
-        last = np.zeros(len(self.regions), np.int64)
-        np.maximum.at(last, self.region, np.arange(len(self.region)))
-        return last
-
-
-def schedule(
-    plan: Plan,
-    extents: Sequence[Extent],
-    window_bytes: int,
-    rng: np.random.Generator | None,
-    *,
-    whole_samples: bool = False,
-    ramp: bool = True,
-) -> Schedule:
-    """Decide the regions to read, and mix patches over as many of them as memory allows.
-
-    Patches of a share, grouped by cell, are shuffled over windows of ``window_bytes`` decoded bytes
-    (without ``rng`` their order stays). ``whole_samples`` reads these, not only as far as patches
-    reach, to keep them for other epochs; ``ramp`` lets windows grow from a single region, so that
-    the first batch comes soon.
-    """
-    n = len(plan)
-    groups = plan.sample // np.array([e.together for e in extents], np.int64)[plan.image]
-    together = np.column_stack([plan.image, groups]) if whole_samples else plan.cell[:, None]
-    # Regions are numbered in the plan's order for now.
-    first, region = _number(together)
-    image, sample = plan.image[first], plan.sample[first].copy()
-    np.minimum.at(sample, region, plan.sample)
-    last = sample.copy()
-    np.maximum.at(last, region, plan.sample)
-    start = np.full((len(first), plan.start.shape[1]), np.iinfo(np.int64).max)
-    stop = np.zeros_like(start)
-    np.minimum.at(start, region, plan.start)
-    np.maximum.at(stop, region, plan.start + plan.size)
-    if whole_samples and n:
-        start = np.zeros_like(start)
-        stop = np.maximum(stop, np.array([extent.size for extent in extents])[image])
-        sizes = np.array([(e.together, e.samples) for e in extents], np.int64)[image]
-        sample = sample // sizes[:, 0] * sizes[:, 0]
-        last = np.minimum(sample + sizes[:, 0], sizes[:, 1]) - 1
-    pixel_bytes = np.array([0 if e.in_memory else e.pixel_bytes for e in extents])
-    n_samples = last - sample + 1
-    n_bytes = (stop - start).prod(axis=1) * n_samples * pixel_bytes[image]
-
-    order, window = np.arange(n), np.zeros(len(first), np.int64)
-    if rng is not None:
-        window = _windows(n_bytes, window_bytes, ramp)
-        order = np.lexsort((rng.random(n), window[region]))
-    # Renumber regions by first use, so that they are read in the order they are needed.
-    at, number = _number(region[order, None])
-    by_use = region[order][at]
-    rows = zip(
-        image[by_use].tolist(),
-        sample[by_use].tolist(),
-        start[by_use].tolist(),
-        stop[by_use].tolist(),
-        n_samples[by_use].tolist(),
-        strict=True,
-    )
-    regions = [Region(i, s, tuple(a), tuple(b), n) for i, s, a, b, n in rows]
-    region_bytes = n_bytes[by_use].tolist()
-    return Schedule(plan.take(order), number, regions, region_bytes, window[by_use])
-
-
-def _number(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tell distinct rows apart: where each appears first, and numbers in that order."""
-    columns = rows.T[::-1]
-    order = np.lexsort(columns)
-    new = np.ones(len(rows), bool)
-    new[1:] = (rows[order[1:]] != rows[order[:-1]]).any(axis=1)
-    first = order[new]  # lexsort is stable: the first of equal rows comes first
-    by_use = np.argsort(first)
-    rank = np.empty(len(first), np.int64)
-    rank[by_use] = np.arange(len(first))
-    number = np.empty(len(rows), np.int64)
-    number[order] = rank[np.cumsum(new) - 1]
-    return first[by_use], number
-
-
-def _windows(n_bytes: NDArray[np.int64], window_bytes: int, ramp: bool) -> NDArray[np.int64]:
-    """Window of each region: runs that fit the budget, growing 1, 2, 4, ... regions at first."""
-    window = np.empty(len(n_bytes), np.int64)
-    current, total, count = 0, 0, 0
-    for i, size in enumerate(n_bytes.tolist()):
-        full = total + size > window_bytes or (ramp and count >= 2**current)
-        if count and full:
-            current, total, count = current + 1, 0, 0
-        window[i] = current
-        total, count = total + size, count + 1
-    return window
+def turns(key: np.uint64, n_orientations: int, numbers: Numbers) -> Numbers:
+    """Return a random orientation for each patch of an epoch."""
+    found: Numbers = (fractions(key, numbers) * n_orientations).astype(np.int64)
+    return found

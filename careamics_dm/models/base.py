@@ -1,45 +1,45 @@
 """What all restoration models share: network, steps, scores, prediction and optimiser."""
 
-from __future__ import annotations
-
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from careamics_dm.evaluation.metrics import Scores
-from careamics_dm.models.batch import Batch, unpack
+from careamics_dm.models.batch import Batch, Criterion, Loss, compare, make_criterion, unpack
 from careamics_dm.models.distributed_scores import (
     ImageScores,
+    gather,
     log_gathered,
     mean_over_channels,
-    merge_all,
+    merged,
 )
 from careamics_dm.models.inference import mirror_up, restore, restore_in_all_orientations
-from careamics_dm.models.network_building import build_network, check_channels, check_patch_size
-from careamics_dm.models.schedulers import configure_scheduler
-from careamics_dm.models.supervised import compare, lacks_target
-from careamics_dm.models.trainer_data import check_targets, data_of, in_data_units
+from careamics_dm.models.trainer_data import (
+    build_network,
+    check_channels,
+    check_patch_size,
+    check_targets,
+    configure_scheduler,
+    data_of,
+    in_data_units,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from lightning.pytorch.utilities.types import OptimizerLRScheduler
-    from torch.optim.lr_scheduler import LRScheduler
-
-    from careamics_dm.models.supervised import Criterion
+Needs = Literal["noisy images", "clean targets", "noisy targets"]
 
 
 class RestorationModule(L.LightningModule):
     """A network that restores images; subclasses define how it learns.
 
-    They set ``criterion``, which compares restored images with targets, or override ``loss``.
-    Works with any loader that yields a `Batch`, and with any network that maps
+    They say what to compare restored images with targets by (``usual_loss``), or override the
+    method ``loss``. Works with any loader that yields a `Batch`, and with any network that maps
     ``(N, C, (Z), Y, X)`` to the same spatial shape. Of the data module it uses, where they are
     there, ``n_channels``, ``n_target_channels``, ``patch_size``, ``has_target``, ``denormalize``.
 
@@ -51,10 +51,13 @@ class RestorationModule(L.LightningModule):
     Parameters
     ----------
     network : nn.Module or callable
-        The network, or a function (or class) that builds it once the data are known. It is called
+        The network, or a function (or class) that builds it once there are data. It is called
         with those of ``in_channels``, ``out_channels`` and ``dims`` that it accepts;
         ``spatial_dims`` works in place of ``dims``, as in MONAI. The numbers come from the
         trainer's data module.
+    loss : {"mae", "mse"} or callable, optional
+        Mean absolute or squared error, or a function (or ``nn.Module``) that computes a scalar from
+        prediction and target, both ``(N, C, (Z), Y, X)`` float32. By default that of the class.
     size_divisor : int or None
         Divisor of image sizes; None: that of the network. Each spatial size of the network's input
         must be a multiple of it. A network says its own as ``size_divisor``; 1 where it has none.
@@ -69,6 +72,8 @@ class RestorationModule(L.LightningModule):
     ----------
     learns_from : {"noisy images", "clean targets", "noisy targets"}
         Class attribute: what training needs. If that is targets, data without any are refused.
+    usual_loss : {"mae", "mse"} or None
+        Class attribute: the loss where none is given; None where there is no usual one.
     restores_to : {"image", "target"}
         Class attribute: whose units predictions have. Without targets in the training data, those
         of images in either case.
@@ -84,9 +89,8 @@ class RestorationModule(L.LightningModule):
     """
 
     network: nn.Module
-    learns_from: ClassVar[Literal["noisy images", "clean targets", "noisy targets"]] = (
-        "noisy images"
-    )
+    learns_from: ClassVar[Needs] = "noisy images"
+    usual_loss: ClassVar[Literal["mae", "mse"] | None] = None
     restores_to: ClassVar[Literal["image", "target"]] = "target"
     keeps: ClassVar[Literal["best", "last"]] = "last"
 
@@ -94,6 +98,7 @@ class RestorationModule(L.LightningModule):
         self,
         network: nn.Module | Callable[..., nn.Module],
         *,
+        loss: Loss | None = None,
         size_divisor: int | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
@@ -101,8 +106,7 @@ class RestorationModule(L.LightningModule):
         super().__init__()
         if size_divisor is not None and (not isinstance(size_divisor, int) or size_divisor < 1):
             raise ValueError(
-                f"size_divisor={size_divisor!r} divides no size; use a whole number of at least 1, "
-                "or None to ask the network."
+                f"size_divisor={size_divisor!r} divides no size; use None, or at least 1."
             )
         # No save_hyperparameters: checkpoints contain only tensors and load with weights_only=True.
         self._build: Callable[..., nn.Module] | None = None
@@ -110,7 +114,8 @@ class RestorationModule(L.LightningModule):
             self.network = network
         else:
             self._build = network
-        self.criterion: Criterion | None = None
+        loss = self.usual_loss if loss is None else loss
+        self.criterion: Criterion | None = None if loss is None else make_criterion(loss)
         self._size_divisor = size_divisor
         self._make_optimizer = optimizer or functools.partial(torch.optim.Adam, lr=1e-3)
         self._make_scheduler = scheduler
@@ -166,7 +171,11 @@ class RestorationModule(L.LightningModule):
         """Return the loss of a batch as a scalar: that of restored images, unless overridden."""
         image, target = unpack(batch)
         if target is None:
-            raise lacks_target(type(self).__name__, self.learns_from)
+            raise ValueError(
+                f"{type(self).__name__} learns from {self.learns_from}, but the batch has no "
+                "target; let the loader yield {'image': ..., 'target': ...} or a tuple (image, "
+                "target)."
+            )
         return compare(type(self).__name__, self.criterion, self(image), target)
 
     def target_loss(self, restored: Tensor, target: Tensor) -> Tensor | None:
@@ -232,7 +241,7 @@ class RestorationModule(L.LightningModule):
             "prediction": ``(N, C, (Z), Y, X)`` float32, in the units of the data where the data
             module can denormalise. With ``test_time_augmentation`` it is the mean over restored
             flips and quarter turns in the YX plane (only flips, where ``quarter_turns`` is false).
-            "uncertainty", if set: their standard deviation, same shape and units. It shows where
+            "uncertainty", if set: their standard deviation, same shape and units. It is large where
             the network contradicts itself; it is not a calibrated error and misses what all
             orientations get wrong. "region": that of the batch, if any.
 
@@ -271,7 +280,7 @@ class RestorationModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of all processes together."""
-        for scores in merge_all(self._val_scores).values():
+        for scores in merged(gather(self._val_scores)).values():
             log_gathered(self, "val", mean_over_channels(scores))
 
     def on_test_epoch_end(self) -> None:

@@ -1,20 +1,15 @@
 """Scores of validation and test, counted by each process and then brought together."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Mapping
 from math import nan
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+import lightning as L
 import torch.distributed as dist
+from torch import Tensor
 
 from careamics_dm.evaluation.metrics import Scores
 from careamics_dm.prediction.stitching import crop_in_tile
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    import lightning as L
-    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -54,10 +49,7 @@ class ImageScores:
                 scores.setdefault(key, Scores(target.shape[1])).add(target[crop], image[crop])
 
     def gather(self) -> dict[str, float]:
-        """Bring together the numbers of all processes, each of which must call it.
-
-        Returns the mean "loss", if any, and the mean of each score over images.
-        """
+        """Join the scores of all processes; returns the mean loss, if any, and of each score."""
         sums = [(float(loss) * n, n) for loss, n in self._losses]
         parts = gather((sums, self.after, self.before))
         self.gathered = True
@@ -86,11 +78,6 @@ def merged(parts: Iterable[Mapping[int, Scores]]) -> dict[int, Scores]:
     return dict(sorted(found.items()))
 
 
-def merge_all(mine: Mapping[int, Scores]) -> dict[int, Scores]:
-    """Merge the scores of all processes, each of which must call it."""
-    return merged(gather(mine))
-
-
 def log_gathered(module: L.LightningModule, prefix: str, values: Mapping[str, float]) -> None:
     """Log values that are the same on all processes."""
     for name, value in values.items():
@@ -110,10 +97,7 @@ def mean_over_channels(scores: Scores) -> dict[str, float]:
 
 
 def mean_over_images(scores: Mapping[int, Scores]) -> dict[str, float]:
-    """Average each score over the channels of each image, then over images; empty for none.
-
-    Channels whose target is constant have no score and are left out.
-    """
+    """Average each score over channels, without those of a constant target, then over images."""
     found: dict[str, list[float]] = {}
     for image in scores.values():
         scored = [c for c, constant in enumerate(image.constant) if not constant]

@@ -1,23 +1,15 @@
 """Restoring images of any size, in one orientation or in all."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from careamics_dm.transforms.augmentation import Augmentation, turn, turn_back
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 def restore(network: Callable[[Tensor], Tensor], image: Tensor, size_divisor: int) -> Tensor:
-    """Restore images ``(N, C, (Z), Y, X)`` of any size as float32 of the same size.
-
-    They are mirrored at the far end of each axis up to a multiple of ``size_divisor``, then cut.
-    """
+    """Restore images of any size as float32: mirror up to a multiple of ``size_divisor``, cut."""
     restored = network(mirror_up(image, size_divisor))
     # Half precision would round again whatever is computed from it.
     inner = tuple(slice(size) for size in image.shape[2:])
@@ -27,10 +19,7 @@ def restore(network: Callable[[Tensor], Tensor], image: Tensor, size_divisor: in
 def restore_in_all_orientations(
     restore_one: Callable[[Tensor], Tensor], image: Tensor, *, quarter_turns: bool
 ) -> tuple[Tensor, Tensor]:
-    """Restore images in all orientations in their YX plane, and turn the results back.
-
-    Returns mean and standard deviation per pixel over eight flips and turns, or over four flips.
-    """
+    """Restore images flipped and turned in YX; returns mean and standard deviation per pixel."""
     # Any square patch size gives the list; the images need not be square.
     orientations = Augmentation("YX", quarter_turns).orientations((1, 1))
     mean = squares = torch.zeros(())

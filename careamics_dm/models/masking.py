@@ -1,7 +1,5 @@
 """Blind-spot masking of whole batches on their device: Noise2Void, N2V2 and structN2V."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
@@ -9,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from careamics_dm.models.neighbourhoods import Neighbourhoods
@@ -21,13 +19,7 @@ _VALUES_AT_ONCE = {True: 2**18, False: 2**24}
 
 StructMask: TypeAlias = Literal["horizontal", "vertical", "axial", "cross", "square"]
 """What structN2V hides around a blind spot."""
-_STRUCT_AXES: dict[StructMask, str] = {
-    "horizontal": "X",
-    "vertical": "Y",
-    "axial": "Z",
-    "cross": "YX",
-    "square": "YX",
-}
+_STRUCT_AXES = {"horizontal": "X", "vertical": "Y", "axial": "Z", "cross": "YX", "square": "YX"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +92,12 @@ class Masking:
             )
         for name, size in (("roi_size", self.roi_size), ("struct_span", self.struct_span)):
             if size < 3 or size % 2 == 0:
-                raise ValueError(
-                    f"{name}={size} has no pixels on both sides of a centre; use an odd number "
-                    "of at least 3."
-                )
+                raise ValueError(f"{name}={size} has no centre; use an odd number of at least 3.")
         if self.strategy not in ("uniform", "median"):
-            raise ValueError(
-                f"strategy={self.strategy!r} does not exist; use 'uniform' or 'median'."
-            )
+            raise ValueError(f"strategy={self.strategy!r}: use 'uniform' or 'median'.")
         if self.struct_mask is not None and self.struct_mask not in _STRUCT_AXES:
-            raise ValueError(
-                f"struct_mask={self.struct_mask!r} does not exist; use "
-                f"{', '.join(map(repr, _STRUCT_AXES))} or None."
-            )
+            choices = ", ".join(map(repr, _STRUCT_AXES))
+            raise ValueError(f"struct_mask={self.struct_mask!r} does not exist; use {choices}.")
         if self.struct_mask == "square" and self.struct_span >= self.roi_size:
             raise ValueError(
                 f"struct_mask='square' with struct_span={self.struct_span} hides all that "
@@ -120,16 +105,14 @@ class Masking:
                 "roi_size or a smaller struct_span."
             )
 
-    def __call__(
-        self, x: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """Mask a batch.
 
         Parameters
         ----------
         x : Tensor
             ``(N, C, (Z), Y, X)``, any floating dtype, any device. Not changed.
-        generator : torch.Generator or None
+        generator : Generator or None
             Random generator on the device of ``x``; None: the global one of that device.
 
         Returns
@@ -149,7 +132,10 @@ class Masking:
         with torch.no_grad():
             x_PS = x.flatten(0, 1)  # P patches of one channel each; S stands for (Z) Y X here
             spots_DPG, inside_PG = self._draw_spots(x_PS, generator)
-            around = self._neighbourhoods(spots_DPG, x_PS)
+            hidden = self._offsets(spots_DPG)
+            if self.strategy == "uniform" and not self.remove_center and not self.struct_mask:
+                hidden = hidden[:, :0]
+            around = Neighbourhoods.around(spots_DPG, x_PS.shape[1:], self.roi_size, hidden)
             if self.strategy == "median":
                 values_PG = self._medians(x_PS, spots_DPG, around.choices)
             else:
@@ -211,34 +197,21 @@ class Masking:
             or (self.struct_mask == "cross" and min(hidden) > 1)
         )
 
-    def _draw_spots(self, x_PS: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _draw_spots(self, x_PS: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """Place a spot in each of G boxes: int64 (D, P, G), and whether it lies inside: (P, G)."""
         sizes = x_PS.shape[1:]
         box = self.box_size(len(sizes))
-        corners = torch.meshgrid(
-            *(torch.arange(0, n, c, device=x_PS.device) for n, c in zip(sizes, box, strict=True)),
-            indexing="ij",
-        )
-        chance = torch.rand(
-            (len(sizes), x_PS.shape[0], corners[0].numel()),
-            generator=generator,
-            device=x_PS.device,
-        )
-        spots = [
-            corner.flatten() + (u * c).long()
-            for corner, u, c in zip(corners, chance, box, strict=True)
-        ]
+        edges = [torch.arange(0, n, c, device=x_PS.device) for n, c in zip(sizes, box, strict=True)]
+        corners = torch.meshgrid(*edges, indexing="ij")
+        shape = (len(sizes), len(x_PS), corners[0].numel())
+        chance = torch.rand(shape, generator=generator, device=x_PS.device)
+        places = zip(corners, chance, box, strict=True)
+        spots = [corner.flatten() + (u * c).long() for corner, u, c in places]
         inside = torch.stack([spot < n for spot, n in zip(spots, sizes, strict=True)]).all(0)
         # Spots outside stay in the list, so that no shape depends on chance and the host need not
         # wait for a GPU; they are moved inside, where they do no harm, and never written.
         spots = [spot.clamp_(max=n - 1) for spot, n in zip(spots, sizes, strict=True)]
         return torch.stack(spots), inside
-
-    def _neighbourhoods(self, spots_DPG: Tensor, x_PS: Tensor) -> Neighbourhoods:
-        offsets = self._offsets(spots_DPG)
-        if self.strategy == "uniform" and not self.remove_center and not self.struct_mask:
-            offsets = offsets[:, :0]
-        return Neighbourhoods.around(spots_DPG, x_PS.shape[1:], self.roi_size, offsets)
 
     def _offsets(self, spots_DPG: Tensor) -> Tensor:
         """Give the pixels that are hidden relative to a spot: int64 (D, H)."""
@@ -270,11 +243,7 @@ class Masking:
         return torch.cat(pairs).mean(1).view(choices_PG.shape)
 
     def _hide_struct(
-        self,
-        x_PS: Tensor,
-        spots_DPG: Tensor,
-        inside_PG: Tensor,
-        generator: torch.Generator | None,
+        self, x_PS: Tensor, spots_DPG: Tensor, inside_PG: Tensor, generator: Generator | None
     ) -> Tensor:
         """Fill what is hidden around each spot with values between the patch's extremes."""
         offsets_DH = self._offsets(spots_DPG)

@@ -1,21 +1,16 @@
 """Noise2Void: denoising learned from the noisy images alone."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.models.batch import Batch, unpack
 from careamics_dm.models.masking import Masking
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from torch import Tensor, nn
-    from torch.optim.lr_scheduler import LRScheduler
 
 _SEED = 42
 
@@ -51,11 +46,8 @@ class N2VModule(RestorationModule):
 
     References
     ----------
-    Krull et al., "Noise2Void: learning denoising from single noisy images", CVPR 2019.
-    Höck et al., "N2V2: fixing Noise2Void checkerboard artifacts with modified sampling strategies
-    and a tweaked network architecture", ECCV Workshops 2022. Broaddus et al., "Removing structured
-    noise with self-supervised blind-spot networks", ISBI 2020. Lehtinen et al., "Noise2Noise:
-    learning image restoration without clean data", ICML 2018.
+    Krull et al., CVPR 2019. Höck et al., ECCV Workshops 2022. Broaddus et al., ISBI 2020; for the
+    titles see `Masking`. Lehtinen et al., ICML 2018; see `N2NModule`.
     """
 
     learns_from = "noisy images"
@@ -116,22 +108,9 @@ class N2VModule(RestorationModule):
         return self.masking(image, self._fixed)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean squared error at the blind spots.
+        """Return the mean squared error at the blind spots; 0 if a small batch has none.
 
-        Parameters
-        ----------
-        batch : Batch
-            Normalised images, ``(N, C, (Z), Y, X)``; a target is ignored.
-
-        Returns
-        -------
-        Tensor
-            Scalar; 0 if a small batch happens to have no blind spot.
-
-        Raises
-        ------
-        ValueError
-            If the network changes the shape.
+        A target is ignored. Raises a ValueError if the network changes the shape.
         """
         image = unpack(batch)[0]
         masked, mask = self.mask(batch)
@@ -139,8 +118,7 @@ class N2VModule(RestorationModule):
         if restored.shape != image.shape:
             raise ValueError(
                 f"Noise2Void compares output and input, but the network made "
-                f"{tuple(restored.shape)} of {tuple(image.shape)}; give it as many channels out "
-                "as in."
+                f"{tuple(restored.shape)} of {tuple(image.shape)}; give it as many channels."
             )
         # Weighted by the mask, not indexed: indexing would make the host wait for the device.
         error = torch.where(mask, restored.float() - image, 0.0)

@@ -1,21 +1,14 @@
 """The pixels around blind spots from which replacements are taken."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 class Neighbourhoods(NamedTuple):
-    """Boxes around G spots in each of P patches, without pixels that are hidden; all int64.
-
-    Pixels of a box are numbered along X, then Y, then Z.
-    """
+    """Boxes around G spots in each of P patches; pixels numbered along X, Y, then Z; all int64."""
 
     start: Tensor
     """(D, P, G): first pixel of the box, clipped at the border."""
@@ -29,20 +22,14 @@ class Neighbourhoods(NamedTuple):
     @classmethod
     def around(
         cls, spots_DPG: Tensor, sizes: Sequence[int], roi_size: int, offsets: Tensor
-    ) -> Neighbourhoods:
-        """Place boxes of ``roi_size`` pixels, odd, around spots in patches of these ``sizes``.
-
-        ``offsets``, int64 (D, H), are the hidden pixels relative to the spot.
-        """
+    ) -> "Neighbourhoods":
+        """Place boxes around spots; ``offsets`` (D, H) are the hidden pixels relative to a spot."""
         radius = roi_size // 2
         start = (spots_DPG - radius).clamp_(min=0)
-        stop = torch.stack(
-            [(spot + radius + 1).clamp_(max=n) for spot, n in zip(spots_DPG, sizes, strict=True)]
-        )
+        ends = zip(spots_DPG + radius + 1, sizes, strict=True)
+        stop = torch.stack([end.clamp_(max=n) for end, n in ends])
         extent = stop - start
         pixels = extent.prod(0)
-        if offsets.shape[1] == 0:
-            return cls(start, extent, pixels.new_empty(*pixels.shape, 0), pixels)
         if offsets.shape[1] == 1:  # the spot alone, which is always inside
             number = _number(spots_DPG - start, extent)
             return cls(start, extent, number.unsqueeze(-1), pixels - 1)
@@ -54,11 +41,7 @@ class Neighbourhoods(NamedTuple):
         return cls(start, extent, hidden, pixels - inside.sum(-1))
 
     def pick(self, rank_PG: Tensor) -> Tensor:
-        """Return the position of the pixel with this rank among those not hidden: int64 (D, P, G).
-
-        Distinct ranks, from 0 to ``choices - 1``, give distinct pixels; so a uniform rank gives a
-        uniform pixel.
-        """
+        """Return the place, int64 (D, P, G), of the pixel with this rank among those not hidden."""
         number = rank_PG + self._hidden_before(rank_PG)
         places = torch.empty_like(self.start)
         for d in reversed(range(len(places))):

@@ -1,50 +1,76 @@
-"""The loss of models that learn from pairs of images, such as CARE and Noise2Noise."""
+"""CARE and Noise2Noise: restoration learned from pairs of images."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Literal, TypeAlias
-
-from torch import Tensor
-from torch.nn import functional as F
-
-Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-Loss: TypeAlias = Literal["mae", "mse"] | Criterion
-_LOSSES: dict[str, Criterion] = {"mae": F.l1_loss, "mse": F.mse_loss}
+from careamics_dm.models.base import RestorationModule
 
 
-def make_criterion(loss: Loss) -> Criterion:
-    """Return the function that a loss names, or itself; raise a ValueError for unknown names."""
-    if not isinstance(loss, str):
-        return loss
-    if loss not in _LOSSES:
-        raise ValueError(
-            f"loss={loss!r} does not exist; use 'mae', 'mse' or a function of prediction and "
-            "target."
-        )
-    return _LOSSES[loss]
+class CAREModule(RestorationModule):
+    """Content-aware image restoration (Weigert et al., 2018): supervised, from pairs.
 
+    The network sees an image and learns to predict its target, such as a clean recording of the
+    same sample. Targets may have other channels than the images. The paper's loss is the mean
+    absolute error.
 
-def lacks_target(model: str, learns_from: str) -> ValueError:
-    """Say that a batch has no target."""
-    return ValueError(
-        f"{model} learns from {learns_from}, but the batch has no target; let the loader yield "
-        "{'image': ..., 'target': ...} or a tuple (image, target)."
-    )
+    The weights with the lowest ``val_loss`` are saved: it is measured against clean images, and
+    once it rises the network memorises the training images.
 
+    Parameters
+    ----------
+    network : nn.Module or callable
+        The network or its builder; see `RestorationModule`.
+    loss : {"mae", "mse"} or callable, optional
+        Mean absolute or squared error, or a function of your own; see `RestorationModule`. By
+        default the mean absolute error.
+    size_divisor, optimizer, scheduler
+        See `RestorationModule`.
 
-def compare(model: str, criterion: Criterion | None, restored: Tensor, target: Tensor) -> Tensor:
-    """Return the loss of restored images, ``(N, C, (Z), Y, X)``, as a scalar.
+    Raises
+    ------
+    ValueError
+        If there is no loss of that name.
 
-    A ValueError names the model if there is no criterion, or if the shapes differ.
+    References
+    ----------
+    Weigert et al., "Content-aware image restoration: pushing the limits of fluorescence
+    microscopy", Nature Methods 15, 2018.
     """
-    if criterion is None:
-        raise ValueError(f"{model} has no loss: set criterion, or override the method loss.")
-    if restored.shape != target.shape:
-        raise ValueError(
-            f"{model} compares output and target, but the network made {tuple(restored.shape)} and "
-            f"the target is {tuple(target.shape)}; build it with out_channels={target.shape[1]}, "
-            "or select other target channels."
-        )
-    # Half precision would round the sum over many pixels.
-    return criterion(restored.float(), target)
+
+    learns_from = "clean targets"
+    keeps = "best"
+    usual_loss = "mae"
+
+
+class N2NModule(RestorationModule):
+    """Noise2Noise (Lehtinen et al., 2018): supervised like CARE, but with noisy targets.
+
+    Image and target are two recordings of the same sample whose noise is independent. The network
+    cannot predict the noise of the target, so the least squared error is reached by the target's
+    mean: the signal, if the noise has zero mean. The absolute error of CARE is minimised by the
+    median, which differs from the signal where noise is skewed.
+
+    The last weights are saved. ``val_loss`` is measured against noise: it is at least the noise's
+    variance, beside which differences in image quality are small, so its minimum is where the
+    noise of a few validation patches happened to suit.
+
+    Parameters
+    ----------
+    network : nn.Module or callable
+        The network or its builder; see `RestorationModule`.
+    loss : {"mae", "mse"} or callable, optional
+        Mean absolute or squared error, or a function of your own; see `RestorationModule`. By
+        default the mean squared error.
+    size_divisor, optimizer, scheduler
+        See `RestorationModule`.
+
+    Raises
+    ------
+    ValueError
+        If there is no loss of that name.
+
+    References
+    ----------
+    Lehtinen et al., "Noise2Noise: learning image restoration without clean data", ICML 2018.
+    """
+
+    learns_from = "noisy targets"
+    keeps = "last"
+    usual_loss = "mse"

@@ -1,15 +1,19 @@
-"""What a model asks the data module of its trainer; only public members, each only if present."""
+"""What a model asks of its trainer and the data module: only public members, each if present."""
 
-from __future__ import annotations
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
+import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-if TYPE_CHECKING:
-    import lightning as L
-    from torch import Tensor
+from careamics_dm.models.unet import misfit
 
+Build = Callable[..., nn.Module]
 _ROLES: dict[Any, tuple[str, ...]] = {
     TrainerFn.FITTING: ("train", "val"),
     TrainerFn.VALIDATING: ("val",),
@@ -34,14 +38,53 @@ def in_data_units(module: L.LightningModule, x: Tensor, side: str = "target") ->
     return units
 
 
-def validates(module: L.LightningModule) -> bool:
-    """Tell whether training has validation data."""
-    if not module.trainer.enable_validation:
-        return False
-    # A data module always has the method; without validation data it returns no loader.
-    data = data_of(module)
-    loaders = True if data is None else data.val_dataloader()
-    return loaders is not None and loaders != []
+def build_network(build: Build, data: Any, out_channels: int | None) -> nn.Module:
+    """Build a network with those of in_channels, out_channels and dims that it accepts.
+
+    ``spatial_dims`` works instead of ``dims`` (MONAI); what a ``functools.partial`` has set stays.
+    Raises a ValueError if a number that ``build`` accepts is unknown.
+    """
+    parameters = inspect.signature(build).parameters
+    given = build.keywords if isinstance(build, functools.partial) else {}
+    any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    patch_size = getattr(data, "patch_size", None)
+    numbers = {
+        "in_channels": getattr(data, "n_channels", None),
+        "out_channels": out_channels,
+        "spatial_dims" if "spatial_dims" in parameters else "dims": patch_size and len(patch_size),
+    }
+    wanted = numbers.keys() if any_keyword else numbers.keys() & parameters.keys()
+    accepted = {name: n for name, n in numbers.items() if name in wanted and name not in given}
+    if None in accepted.values():
+        found = f"{type(data).__name__} lacks one of them"
+        raise ValueError(
+            "The network is to be built from n_channels and patch_size of the trainer's "
+            f"data module, but {'there is no data module' if data is None else found}; pass a "
+            "built network, such as UNet(1, dims=2)."
+        )
+    return build(**accepted)
+
+
+def check_channels(network: nn.Module, n_channels: int | None, out_channels: int | None) -> None:
+    """Raise a ValueError where the channels that a network states are not those of the data."""
+    takes, makes = (getattr(network, name, None) for name in ("in_channels", "out_channels"))
+    advice = "select other channels or build the network for these."
+    if None not in (takes, n_channels) and takes != n_channels:
+        raise ValueError(
+            f"The network takes in_channels={takes}, but the data have n_channels={n_channels}; "
+            f"{advice}"
+        )
+    if None not in (makes, out_channels) and makes != out_channels:
+        raise ValueError(
+            f"The network makes out_channels={makes}, but {out_channels} are to be restored from "
+            f"these data; {advice}"
+        )
+
+
+def check_patch_size(patch_size: tuple[int, ...], size_divisor: int) -> None:
+    """Raise a ValueError where training patches, ``(Z) Y X``, do not suit the network."""
+    if problem := misfit(patch_size, size_divisor):
+        raise ValueError(f"patch_size={tuple(patch_size)} does not suit the network: {problem}")
 
 
 def check_targets(module: L.LightningModule, learns_from: str) -> None:
@@ -51,7 +94,7 @@ def check_targets(module: L.LightningModule, learns_from: str) -> None:
         return
     roles = _ROLES.get(module.trainer.state.fn, ())
     lacking = [role for role in roles if not data.has_target(role)]
-    if "train" in roles and "val" in lacking and not validates(module):
+    if "train" in roles and "val" in lacking and not _validates(module):
         lacking.remove("val")
     if lacking:
         raise lack_of_targets(type(module).__name__, learns_from, lacking[0])
@@ -65,3 +108,39 @@ def lack_of_targets(module: str, learns_from: str, role: str) -> ValueError:
         "or target_channels for channels of the same images, or repeats for repeated frames of "
         f"one file{other}."
     )
+
+
+def configure_scheduler(
+    make: Callable[[Optimizer], LRScheduler], optimizer: Optimizer, module: L.LightningModule
+) -> dict[str, Any]:
+    """Make a scheduler and say how Lightning steps it: ``lr_scheduler`` of its configuration.
+
+    A ``functools.partial`` with ``T_max=None`` gets the number of epochs, or raises a ValueError
+    where there is none. ``ReduceLROnPlateau`` follows ``val_loss`` if there is one.
+    """
+    trainer = module.trainer
+    if isinstance(make, functools.partial) and make.keywords.get("T_max", 0) is None:
+        if trainer.max_epochs is None or trainer.max_epochs < 1:
+            raise ValueError(
+                "the learning-rate scheduler has no T_max, which is then the run's length, but "
+                f"max_epochs={trainer.max_epochs}; set trainer.max_epochs or the scheduler's T_max."
+            )
+        make = functools.partial(make, T_max=trainer.max_epochs)
+    scheduler = make(optimizer)
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        return {"scheduler": scheduler}
+    if not _validates(module):
+        return {"scheduler": scheduler, "monitor": "train_loss"}
+    # Between validations there is no new val_loss.
+    every = trainer.check_val_every_n_epoch or 1
+    return {"scheduler": scheduler, "monitor": "val_loss", "frequency": every}
+
+
+def _validates(module: L.LightningModule) -> bool:
+    """Whether training has validation data."""
+    if not module.trainer.enable_validation:
+        return False
+    # A data module always has the method; without validation data it returns no loader.
+    data = data_of(module)
+    loaders = True if data is None else data.val_dataloader()
+    return loaders is not None and loaders != []

@@ -1,15 +1,10 @@
 """The U-Net of CARE and Noise2Void, in two and three dimensions."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _CONV: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM: dict[int, type[nn.BatchNorm2d | nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -88,7 +83,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
-        _check_numbers(in_channels, out_channels, dims, depth, first_filters)
+        channels = {"in_channels": in_channels, "out_channels": out_channels}
+        _check_numbers(dims, channels | {"depth": depth, "first_filters": first_filters})
         if in_channels != out_channels and (independent_channels or residual):
             option = "independent_channels" if independent_channels else "residual"
             raise ValueError(
@@ -96,10 +92,7 @@ class UNet(nn.Module):
                 f"and out_channels={out_channels}; set {option}=False."
             )
         if n2v2 and residual:
-            raise ValueError(
-                "n2v2=True leaves out the connection from input to output that residual=True "
-                "asks for; set residual=False."
-            )
+            raise ValueError("n2v2=True has no link from input to output: set residual=False.")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.dims = dims
@@ -115,9 +108,7 @@ class UNet(nn.Module):
             for before, width in zip([in_channels, *widths], widths, strict=False)
         )
         self.bottom = self._block(widths[-1], 2 * widths[-1], widths[-1], batch_norm)
-        self.up = nn.ModuleList(
-            self._block(2 * width, width, width // 2, batch_norm) for width in widths[:0:-1]
-        )
+        self.up = nn.ModuleList(self._block(2 * n, n, n // 2, batch_norm) for n in widths[:0:-1])
         top = widths[0]  # not halved, and without a skip connection in N2V2
         self.up.append(self._block(top if n2v2 else 2 * top, top, top, batch_norm))
         self.head = _CONV[dims](top, out_channels, 1, groups=self.groups)
@@ -187,25 +178,14 @@ class UNet(nn.Module):
             )
         found = misfit(x.shape[2:], self.size_divisor)
         if found:
-            raise ValueError(
-                f"A batch of shape {tuple(x.shape)} does not suit the network: {found}"
-            )
+            raise ValueError(f"A batch of shape {tuple(x.shape)} does not fit the network: {found}")
 
 
 class BlurPool(nn.Module):
-    """Max pooling that halves without aliasing (Zhang, 2019).
+    """Max pooling that halves without aliasing (Zhang, ICML 2019), in 2 or 3 dimensions.
 
     The maximum over 2^D neighbours is taken at each pixel, smoothed with the binomial filter
     [1, 2, 1] along each axis (reflected at the border), and every second pixel is used.
-
-    Parameters
-    ----------
-    dims : {2, 3}
-        Spatial dimensions.
-
-    References
-    ----------
-    Zhang, "Making convolutional networks shift-invariant again", ICML 2019.
     """
 
     kernel: Tensor
@@ -238,24 +218,14 @@ def misfit(sizes: Sequence[int], size_divisor: int) -> str | None:
             continue
         below = size // size_divisor * size_divisor
         fitting = f"{below} or {below + size_divisor}" if below else f"{size_divisor}"
-        return (
-            f"axis {axis} has {size} pixels, but the network needs a multiple of {size_divisor}. "
-            f"Use {fitting}."
-        )
+        need = f"the network needs a multiple of {size_divisor}. Use {fitting}."
+        return f"axis {axis} has {size} pixels, but {need}"
     return None
 
 
-def _check_numbers(
-    in_channels: int, out_channels: int, dims: int, depth: int, first_filters: int
-) -> None:
+def _check_numbers(dims: int, counts: dict[str, int]) -> None:
     if dims not in (2, 3):
         raise ValueError(f"dims={dims} asks for a U-Net that does not exist; use 2 or 3.")
-    counts = {
-        "in_channels": in_channels,
-        "out_channels": out_channels,
-        "depth": depth,
-        "first_filters": first_filters,
-    }
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{name}={count!r} makes no U-Net; use a whole number of at least 1.")

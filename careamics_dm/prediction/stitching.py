@@ -1,36 +1,20 @@
 """Stitch predicted tiles into images, in any order of arrival."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import Layout
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    import torch
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.image_stack import ImageStack
-
-
-class Canvas(Protocol):
-    """An array with the axes of the file, in memory or memory-mapped, that tiles are put into."""
-
-    def __setitem__(self, box: Any, pixels: NDArray[Any], /) -> None:
-        """Write pixels into a box."""
+from careamics_dm.images.image_stack import ImageStack
 
 
 class Placement:
-    """Put the tiles of one image on a canvas, and count the pixels that are missing.
-
-    ``layout`` has the axes and shape of the image, with the channels of the prediction.
-    """
+    """Put the tiles of one image into an array with this ``layout``; count missing pixels."""
 
     def __init__(self, stack: ImageStack, n_channels: int) -> None:
         on_disk = Layout(stack.original_axes, tuple(stack.original_data_shape))
@@ -43,7 +27,7 @@ class Placement:
         """Whether every pixel has arrived."""
         return self.missing == 0
 
-    def put(self, canvas: Canvas, tile: NDArray[Any], region: Sequence[int]) -> None:
+    def put(self, canvas: NDArray[Any], tile: NDArray[Any], region: Sequence[int]) -> None:
         """Put the cropped part of a tile ``C (Z) Y X`` where its ``region`` says."""
         _, first, stop = _corners(region)
         everything = slice(0, self.layout.size("C"))

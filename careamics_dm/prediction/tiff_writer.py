@@ -1,28 +1,23 @@
-"""Predictions as TIFF files, written tile by tile as they arrive."""
+"""Predictions as TIFF files: named after the inputs, written tile by tile as they arrive."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import lightning as L
 import numpy as np
 import tifffile
 from lightning.pytorch.callbacks import Callback
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.prediction.output_paths import check_writable, output_paths
+from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.prediction.stitching import Placement
+from careamics_dm.sources.source_path import TIFF, absolute, bare, file_of
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import lightning as L
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.image_stack import ImageStack
-
+DType = np.dtype[Any]
 NOT_IN_OME = (np.int64, np.uint64, np.float16)
 PER_CENTIMETER = {"nm": 1e7, "µm": 1e4, "mm": 10.0, "cm": 1.0}
 """Units that a plain TIFF can express."""
@@ -80,15 +75,11 @@ class TiffWriter(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Name the results and check that they can be written; called by Lightning."""
-        del pl_module
         if stage != "predict":
             return
         datamodule: Any = getattr(trainer, "datamodule", None)
         if not hasattr(datamodule, "predict_stacks"):
-            raise DataError(
-                "TiffWriter needs a careamics_dm DataModule: call "
-                "trainer.predict(model, datamodule=...)."
-            )
+            raise DataError("TiffWriter needs a careamics_dm DataModule in trainer.predict.")
         self.paths = output_paths(datamodule.predict_stacks, self.folder)
         found = {i for i, path in enumerate(self.paths) if path.exists()}
         if found and self.existing == "error":
@@ -114,7 +105,6 @@ class TiffWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Put the tiles of a batch into their files; called by Lightning."""
-        del pl_module, batch, batch_idx, dataloader_idx
         if not isinstance(outputs, Mapping) or not {self.output, "region"} <= set(outputs):
             raise DataError(
                 "TiffWriter needs tiles and their places: let predict_step return a dict of "
@@ -138,7 +128,6 @@ class TiffWriter(Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remove unfinished files; called by Lightning."""
-        del pl_module
         if stage != "predict":
             return
         datamodule: Any = getattr(trainer, "datamodule", None)
@@ -152,16 +141,13 @@ class TiffWriter(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Remove unfinished files; called by Lightning."""
-        del exception
         self.teardown(trainer, pl_module, "predict")
 
 
 class _TiffCanvas:
     """A result that is being written: a memory-mapped ``.part`` file."""
 
-    def __init__(
-        self, path: Path, stack: ImageStack, n_channels: int, dtype: np.dtype[Any]
-    ) -> None:
+    def __init__(self, path: Path, stack: ImageStack, n_channels: int, dtype: DType) -> None:
         self.path, self.dtype = path, dtype
         stored = np.dtype(np.uint8) if dtype.kind == "b" else dtype  # bits cannot be mapped
         self.part = path.with_name(path.name + ".part")
@@ -215,7 +201,7 @@ def to_dtype(pixels: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def tiff_options(
-    axes: str, shape: Sequence[int], dtype: np.dtype[Any], stack: ImageStack, path: Path
+    axes: str, shape: Sequence[int], dtype: DType, stack: ImageStack, path: Path
 ) -> dict[str, Any]:
     """Return how ``tifffile.imwrite`` describes axes and pixel size; read with ``axes: auto``.
 
@@ -256,3 +242,51 @@ def tiff_options(
         if "Z" in scale:
             metadata["spacing"] = scale["Z"][0]
     return options | {"bigtiff": n_bytes > 2**32 - 2**25}
+
+
+def output_paths(stacks: Sequence[ImageStack], folder: Path) -> list[Path]:
+    """Name results after their images, ``.tif``, and keep sub-folders below a common one.
+
+    Images inside a container (``a.zarr/0``, ``b.czi/scene_1``) go to a folder named after it
+    (``a/0.tif``, ``b/scene_1.tif``). A result that would replace another or an input is an error.
+    """
+    split = [_folder_and_name(stack.source) for stack in stacks]
+    root = Path(os.path.commonpath([outer for outer, _ in split]))
+    paths = [folder / outer.relative_to(root) / name for outer, name in split]
+    if clashes := sorted({str(path) for path in paths if paths.count(path) > 1}):
+        raise DataError(
+            f"writer: several images would be written to {', '.join(clashes[:5])}. Name each image "
+            "once; predict channels of the same image, and images with the same name, one after "
+            "another into different folders."
+        )
+    inputs = {Path(stack.source).resolve() for stack in stacks}
+    if lost := [path for path in paths if path.resolve() in inputs and path.exists()]:
+        raise DataError(f"writer: results would replace inputs ({lost[0]}). Use another folder.")
+    return paths
+
+
+def check_writable(folder: Path) -> None:
+    """Create a folder and try to write to it, before hours of work depend on it."""
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise DataError(
+            f"the output folder {folder} can't be written to ({error.strerror}). Choose another."
+        ) from error
+
+
+def _folder_and_name(name: str) -> tuple[Path, Path]:
+    """Return the folder of a source, and the result's path below it, without containers."""
+    source, file = absolute(name), file_of(name)
+    if file != source:
+        inner = source.relative_to(file.parent).parts
+        # Inside a container, what follows a dot is part of the name.
+        return file.parent, Path(*map(bare, inner[:-1]), f"{inner[-1]}.tif")
+    if source.suffix.lower() in TIFF:
+        return source.parent, Path(source.name)
+    plain = bare(source.name)
+    stem = source.stem if plain == source.name else plain
+    return source.parent, Path(f"{stem}.tif")

@@ -1,4 +1,4 @@
-"""The embedded sample images, simulated: noisy recordings and what they show."""
+"""The sample images that come with the package: simulated recordings and their ground truth."""
 
 from careamics_dm.samples.simulation import clean, load, noisy, write
 

@@ -5,18 +5,17 @@ In the folder that contains it, ``careamics-train -m data=tiff,zarr,czi,custom,a
 experiment=formats`` then trains on each.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import tifffile
+import zarr
+from numpy.typing import NDArray
+from pylibCZIrw import czi
 
 from careamics_dm.samples.simulation import load
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 AXES = "SCYX"
 """Axes of each copy, which are those of every 2-D CZI."""
@@ -25,25 +24,21 @@ AXES = "SCYX"
 def write(folder: str | Path) -> list[Path]:
     """Write the noisy nuclei, axes ``SCYX``, as ``FORMAT/image.*`` for each format."""
     sample = load("nuclei")
-    pixels = sample.noisy[None, None]
     metres = {axis: size * 1e-6 for axis, size in sample.pixel_size.items()}
     paths = []
     for name, (suffix, write_one) in _WRITERS.items():
         path = Path(folder) / name / f"image{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_one(path, pixels, metres)
+        write_one(path, sample.noisy[None, None], metres)
         paths.append(path)
     return paths
 
 
 def _npy(path: Path, pixels: NDArray[Any], metres: dict[str, float]) -> None:
-    del metres  # .npy files cannot store a pixel size
-    np.save(path, pixels)
+    np.save(path, pixels)  # .npy files can't store a pixel size
 
 
 def _tiff(path: Path, pixels: NDArray[Any], metres: dict[str, float]) -> None:
-    import tifffile
-
     tifffile.imwrite(
         path,
         pixels,
@@ -55,18 +50,13 @@ def _tiff(path: Path, pixels: NDArray[Any], metres: dict[str, float]) -> None:
 
 
 def _zarr(path: Path, pixels: NDArray[Any], metres: dict[str, float]) -> None:
-    import zarr
-
-    del metres  # a plain array without OME metadata, as in most Zarr stores
-    group = zarr.open_group(path, mode="w")
+    group = zarr.open_group(path, mode="w")  # without OME metadata, as most Zarr stores
     chunks = (1, 1, 128, 128)
     array = group.create_array("nuclei", shape=pixels.shape, chunks=chunks, dtype=pixels.dtype)
     array[:] = pixels
 
 
 def _czi(path: Path, pixels: NDArray[Any], metres: dict[str, float]) -> None:
-    from pylibCZIrw import czi
-
     path.unlink(missing_ok=True)
     with czi.create_czi(str(path)) as file:
         file.write(pixels[0, 0], plane={"C": 0, "Z": 0, "T": 0})

@@ -1,22 +1,16 @@
 """The light of a simulated scene: nuclei and a network of filaments; see `samples`."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Image = NDArray[np.float32]
-    Vector = NDArray[np.float64]
+Image = NDArray[np.float32]
+Vector = NDArray[np.float64]
 
 
 def scene(
     rng: np.random.Generator, shape: tuple[int, ...], pixel: Vector, psf: tuple[float, ...]
 ) -> Image:
-    """Draw nuclei, filaments, haze and background of ``(Z) Y X`` pixels, without noise.
+    """Simulate nuclei, filaments, haze and background of ``(Z) Y X`` pixels, without noise.
 
     ``pixel`` and ``psf`` are micrometres along each axis: pixel size, and standard deviation of the
     point spread function. The result is not below zero, in arbitrary units.
@@ -86,10 +80,10 @@ def _filaments(
     rng: np.random.Generator, shape: tuple[int, ...], pixel: Vector, centres: list[Vector]
 ) -> Image:
     """Draw winding curves that start beside each nucleus, pixel by pixel."""
-    per_cell, steps, step = 24, 420, 0.08  # step in µm: half a pixel
-    count = per_cell * len(centres)
-    start = np.repeat(np.array(centres), per_cell, axis=0)
-    start[:, -2:] += np.repeat(rng.normal(0, 3.5, (len(centres), 2)), per_cell, axis=0)
+    per_nucleus, steps, step = 24, 420, 0.08  # step in µm: half a pixel
+    count = per_nucleus * len(centres)
+    start = np.repeat(np.array(centres), per_nucleus, axis=0)
+    start[:, -2:] += np.repeat(rng.normal(0, 3.5, (len(centres), 2)), per_nucleus, axis=0)
     start += rng.normal(0, 1.0, start.shape)
     way = step * np.arange(steps)
     angle = rng.uniform(0, 2 * np.pi, (count, 1)) + rng.normal(0, 0.02, (count, 1)) * way

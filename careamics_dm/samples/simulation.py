@@ -1,9 +1,9 @@
 """Simulated fluorescence micrographs with their noise-free ground truth.
 
-Three small images for examples, tests and first runs without a download; see `Name`. Each is drawn
-in micrometres, blurred with a Gaussian point spread function (a good approximation of the true
-one; Zhang, Zerubia and Olivo-Marin, Applied Optics 46, 2007) and recorded by a camera with Poisson
-photon noise, Gaussian read noise and an offset (the model of Foi et al., IEEE Trans. Image
+Three small images for examples, tests and first runs without a download; see `Name`. Each is
+simulated in micrometres, blurred with a Gaussian point spread function (a good approximation of the
+true one; Zhang, Zerubia and Olivo-Marin, Applied Optics 46, 2007) and recorded by a camera with
+Poisson photon noise, Gaussian read noise and an offset (the model of Foi et al., IEEE Trans. Image
 Processing 17, 2008). The noise of each pixel is independent of that of its neighbours, as
 Noise2Void assumes.
 
@@ -15,20 +15,16 @@ variance as in the other samples, is a moving average over `SMEAR` pixels: direc
 correlate by 2/3, the next by 1/3, all others not at all. The light itself is not smeared.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from careamics_dm.samples.scene import scene
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Numbers = NDArray[np.float32] | NDArray[np.float64]
+Numbers = NDArray[np.float32] | NDArray[np.float64]
 
 OFFSET = 100.0  # camera counts without light
 GAIN = 2.2  # camera counts per photo-electron
@@ -48,27 +44,17 @@ Name: TypeAlias = Literal["nuclei", "filaments", "rows"]
 
 @dataclass(frozen=True)
 class Sample:
-    """A noisy image and its ground truth.
-
-    Attributes
-    ----------
-    noisy : ndarray of uint16
-        What the camera recorded, in camera counts.
-    clean : ndarray of float32
-        Expected camera counts, offset included: same shape and unit as ``noisy``.
-    axes : str
-        ``"YX"`` or ``"ZYX"``.
-    name : str
-        Name of the sample.
-    pixel_size : dict of str to float
-        Micrometres per pixel along each letter of ``axes``.
-    """
+    """A noisy image and its ground truth, with what is needed to save them."""
 
     noisy: NDArray[np.uint16]
+    """What the camera recorded, in camera counts."""
     clean: NDArray[np.float32]
+    """Expected camera counts, offset included: same shape and unit as ``noisy``."""
     axes: str
+    """``"YX"`` or ``"ZYX"``."""
     name: str
     pixel_size: dict[str, float]
+    """Micrometres per pixel along each letter of ``axes``."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +80,12 @@ _SAMPLES: dict[str, _Optics] = {
 def load(
     name: Name, seed: int = 0, recording: int = 0, *, size: tuple[int, ...] | None = None
 ) -> Sample:
-    """Simulate a sample.
+    """Simulate a sample: the noisy image with its ground truth.
 
     Parameters
     ----------
-    name : {"nuclei", "filaments", "rows"}
-        Which one; see `Name`.
-    seed : int
-        The same seed gives the same scene.
-    recording : int
-        0, 1, 2 and so on: recordings of the same scene that differ in their noise, which is
-        independent.
+    name, seed, recording
+        See `noisy`.
     size : tuple of int, optional
         Pixels along Z (at least 4), Y and X (at least 16), one number per axis of the sample; by
         default 512 x 512, and 32 x 256 x 256 for "filaments".
@@ -112,7 +93,7 @@ def load(
     Returns
     -------
     Sample
-        The noisy image with its ground truth.
+        Both images, their axes and pixel size.
 
     Raises
     ------
@@ -135,12 +116,51 @@ def load(
 
 
 def noisy(name: Name, seed: int = 0, recording: int = 0) -> NDArray[np.uint16]:
-    """Return only the noisy array of a sample (see `load`), as for a Hydra ``_target_``."""
+    """Simulate the noisy image of a sample, as the camera recorded it.
+
+    Parameters
+    ----------
+    name : {"nuclei", "filaments", "rows"}
+        Which sample: "nuclei" and "rows" are ``YX``, 512 x 512 pixels, "filaments" is ``ZYX``,
+        32 x 256 x 256. Noise is correlated along X in "rows", and independent in the others.
+    seed : int
+        The same seed gives the same scene.
+    recording : int
+        0, 1, 2 and so on: recordings of the same scene that differ in their noise only.
+
+    Returns
+    -------
+    ndarray of uint16
+        Camera counts.
+
+    Raises
+    ------
+    ValueError
+        If there is no sample with that name, or ``recording`` is negative.
+    """
     return load(name, seed, recording).noisy
 
 
 def clean(name: Name, seed: int = 0) -> NDArray[np.float32]:
-    """Return only the noise-free array of a sample (see `load`), as for a Hydra ``_target_``."""
+    """Simulate the ground truth of a sample: what a recording without noise would be.
+
+    Parameters
+    ----------
+    name : {"nuclei", "filaments", "rows"}
+        Which sample; see `noisy`.
+    seed : int
+        The same seed gives the same scene.
+
+    Returns
+    -------
+    ndarray of float32
+        Expected camera counts, in the shape of the noisy image.
+
+    Raises
+    ------
+    ValueError
+        If there is no sample with that name.
+    """
     return load(name, seed).clean
 
 
@@ -148,14 +168,14 @@ def _check_size(name: str, optics: _Optics, size: tuple[int, ...] | None) -> tup
     size = optics.size if size is None else size
     least = (4, 16, 16)[-len(optics.pixel) :]
     if len(size) != len(least) or any(n < low for n, low in zip(size, least, strict=False)):
-        raise ValueError(f"size {size} of {name} must be {len(least)} numbers, at least {least}")
+        raise ValueError(f"size={size}: give {len(least)} numbers for {name}, at least {least}")
     return size
 
 
 def _expose(
     rng: np.random.Generator, optics: _Optics, size: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """Draw and blur a scene; return the expected photo-electrons of each pixel."""
+    """Simulate and blur a scene; return the expected photo-electrons of each pixel."""
     pixel = np.array(list(optics.pixel.values()))
     # The FFT wraps around: a margin of three standard deviations is blurred and cut off.
     margin = np.ceil(3 * np.array(optics.psf) / pixel).astype(int)

@@ -1,20 +1,18 @@
 """Origins of patches that masks, gaps or filters allow, as boxes or a bit each."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from careamics_dm.images.boxes import gaps
+from careamics_dm.images.boxes import Boxes, gaps
+from careamics_dm.sampling.chunk_grid import Axis, WindowGrid
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.boxes import Boxes
+Numbers = NDArray[np.int64]
+Values = NDArray[np.float64]
 
 GROUP = 32
 """Bytes of a group of origins: 8 bytes of counts for each make a quarter more memory."""
@@ -43,6 +41,7 @@ class ValidOrigins:
         corners = np.array(allowed, np.int64).reshape(len(allowed), 2, len(self.shape))
         self._start, self._stop = corners[:, 0], corners[:, 1]
         self._until = np.cumsum((self._stop - self._start).prod(axis=1))
+        self._apart = gaps(allowed, self.shape)  # what is forbidden, but disjoint
 
     @property
     def n_origins(self) -> int:
@@ -75,13 +74,37 @@ class ValidOrigins:
         fill(allowed, np.stack([self._start, self._stop], axis=1) - np.array(start), True)
         return allowed
 
-    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw ``(n, D)`` allowed origins, all equally likely."""
-        if n == 0:
-            return np.zeros((0, len(self.shape)), np.int64)
-        box = np.searchsorted(self._until, rng.integers(self.n_allowed, size=n), side="right")
-        drawn: NDArray[np.int64] = rng.integers(self._start[box], self._stop[box])
-        return drawn
+    def at(self, number: Numbers) -> Numbers:
+        """Return allowed origins, ``(N, D)``, by their numbers, from 0 to below `n_allowed`."""
+        box = np.searchsorted(self._until, number, side="right")
+        left = self._until[box] - 1 - number
+        found = np.empty((len(number), len(self.shape)), np.int64)
+        for d in range(len(self.shape) - 1, -1, -1):
+            start, stop = self._start[box, d], self._stop[box, d]
+            left, found[:, d] = left // (stop - start), start + left % (stop - start)
+        return found
+
+    def totals(self, axes: Sequence[Axis]) -> Values:
+        """Add up the weights of allowed origins, by the shift along each axis."""
+        total = _outer([axis.totals() for axis in axes])
+        for box in self._apart:
+            ends = zip(axes, *box, strict=True)
+            total = total - _outer([axis.totals(start, stop) for axis, start, stop in ends])
+        return total
+
+    def lost(self, grid: WindowGrid, sample: int) -> tuple[Numbers, Values]:
+        """Return the windows, by rank, that reach forbidden origins, and the weight of these."""
+        ranks, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
+        for box in self._apart:
+            near, weight = [], []
+            for axis, shift, start, stop in zip(grid.axes, grid.shifts, *box, strict=True):
+                ends = [(at // axis.unit + shift) // axis.m for at in (start, stop - 1)]
+                near.append(np.arange(ends[0], ends[1] + 1))
+                weight.append(axis.weights(shift, near[-1], start, stop))
+            windows = [w.reshape(-1) for w in np.meshgrid(*near, indexing="ij")]
+            ranks.append(grid.rank_of(windows, sample))
+            weights.append(_outer(weight).reshape(-1))
+        return np.concatenate(ranks), np.concatenate(weights)
 
 
 def origins_near(
@@ -120,7 +143,7 @@ class OriginMask:
         self.count()
 
     @classmethod
-    def none(cls, shape: Sequence[int], patch_size: Sequence[int]) -> OriginMask:
+    def none(cls, shape: Sequence[int], patch_size: Sequence[int]) -> "OriginMask":
         """Forbid all of ``shape`` origins, to `allow` some and then `count` them."""
         mask = cls.__new__(cls)
         mask.patch_size = tuple(patch_size)
@@ -141,6 +164,7 @@ class OriginMask:
     def count(self) -> None:
         """Count what is allowed, so that origins can be drawn."""
         self._until = _count_until(self.bits)
+        self._by_kind: tuple[Sequence[Axis], NDArray[np.int64]] | None = None
 
     @property
     def n_origins(self) -> int:
@@ -178,13 +202,80 @@ class OriginMask:
         allowed: NDArray[np.bool_] = bits.reshape(-1, *self.shape[1:])[(slice(None), *rest)] != 0
         return allowed
 
-    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw ``(n, D)`` allowed origins, all equally likely."""
-        if n == 0:
-            return np.zeros((0, len(self.shape)), np.int64)
-        rank = rng.integers(self.n_allowed, size=n)
-        place = _find_allowed(self.bits, self._until, rank)
+    def at(self, number: Numbers) -> Numbers:
+        """Return allowed origins, ``(N, D)``, by their numbers, from 0 to below `n_allowed`."""
+        place = _find_allowed(self.bits, self._until, number)
         return np.stack(np.unravel_index(place, self.shape), axis=1)
+
+    def totals(self, axes: Sequence[Axis]) -> Values:
+        """Add up the weights of allowed origins, by the shift along each axis."""
+        return _contract(
+            self._count_by_kind(axes),
+            [np.stack([weights for weights, _ in _by_kind(axis)]) for axis in axes],
+        )
+
+    def lost(self, grid: WindowGrid, sample: int) -> tuple[Numbers, Values]:
+        """Return all windows, by rank, and the weight of the forbidden origins of each."""
+        matrices, full = [], []
+        for axis, shift in zip(grid.axes, grid.shifts, strict=True):
+            weights, window = _by_kind(axis)[shift]
+            matrix = np.zeros((axis.n_windows(shift), len(weights)))
+            matrix[window, np.arange(len(weights))] = weights
+            matrices.append(matrix)
+            full.append(axis.weights(shift, np.arange(len(matrix))))
+        lost = _outer(full) - _contract(self._count_by_kind(grid.axes), matrices)
+        windows = [w.reshape(-1) for w in np.indices(lost.shape)]
+        return grid.rank_of(windows, sample), np.maximum(lost.reshape(-1), 0)
+
+    def _count_by_kind(self, axes: Sequence[Axis]) -> NDArray[np.int64]:
+        """Count allowed origins by block, and kind of origin (see `Axis`), along each axis."""
+        if self._by_kind is None or self._by_kind[0] != axes:
+            first, *edges = [_edges(axis) for axis in axes]
+            slabs = []
+            for start, stop in pairwise([*first.tolist(), self.shape[0]]):
+                slab = self.within([start, *[0] * len(edges)], [stop, *self.shape[1:]])
+                counts = slab.sum(axis=0, dtype=np.int64)
+                for d, edge in enumerate(edges):
+                    counts = np.add.reduceat(counts, edge, axis=d)
+                slabs.append(counts)
+            self._by_kind = axes, np.stack(slabs)
+        return self._by_kind[1]
+
+
+def _outer(vectors: Sequence[Values]) -> Values:
+    """Multiply a vector per axis to an array."""
+    found = np.ones(())
+    for vector in vectors:
+        found = np.multiply.outer(found, vector)
+    return found
+
+
+def _contract(counts: NDArray[np.int64], matrices: Sequence[Values]) -> Values:
+    """Multiply each axis of an array by a matrix, ``(new, old)``."""
+    found = counts.astype(float)
+    for matrix in matrices:  # the axis that is done goes last
+        found = np.tensordot(found, matrix, (0, 1))
+    return found
+
+
+def _edges(axis: Axis) -> Numbers:
+    """First origins of each block and kind along an axis; see `Axis`."""
+    block = np.arange(0, axis.n_origins, axis.unit)
+    edges = np.concatenate([block + offset for offset, _, _ in axis.kinds])
+    return np.sort(edges[edges < axis.n_origins])
+
+
+def _by_kind(axis: Axis) -> list[tuple[Values, Numbers]]:
+    """For each shift, the weight that origins of each block and kind have, and their window."""
+    edges = _edges(axis)
+    block, found = edges // axis.unit, []
+    shifts = np.full(len(edges), axis.kinds[0][2])
+    for offset, _, n in axis.kinds[1:]:
+        shifts[edges % axis.unit == offset] = n
+    for shift in range(axis.m):
+        window, place = np.divmod(block + shift, axis.m)
+        found.append((np.where(place < shifts, 1 / shifts, 0.0), window))
+    return found
 
 
 class OriginMasks:

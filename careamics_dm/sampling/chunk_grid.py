@@ -1,130 +1,298 @@
-"""Cells: parts of an image that are read in one go, and origins drawn inside them."""
+"""The chunk grid of an image: the windows that are read in one go, and what each may serve.
 
-from __future__ import annotations
+A window is a box of whole stored blocks, so that no block is decoded for two windows. The price is
+that a patch has to lie inside one window. So the grid of windows is shifted by a whole number of
+blocks, another one in every epoch, and origins are weighted (see `Axis`): over the epochs all are
+equally likely.
+"""
 
+from collections.abc import Sequence
+from functools import lru_cache
 from math import ceil, prod
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from careamics_dm.images.extent import Extent
 
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.extent import Extent
-
-CELL_BYTES = 2**25
-"""Bytes read in one go, decoded, where nothing else is said (32 MiB)."""
-CELLS = 16
-"""Parts of the pool that are read in one go: so many mix."""
-VAL_SHARE = 8
-"""Validation data take one part in so many of the pool, on top: training goes on with its own."""
+Values = NDArray[np.float64]
+Numbers = NDArray[np.int64]
 
 
-def cell_shape(extent: Extent, patch_size: Sequence[int], cell_bytes: int) -> tuple[int, ...]:
-    """Size of what is read in one go, ``(Z) Y X`` pixels: the whole sample, if it fits.
+def window_shape(
+    extent: Extent, patch_size: Sequence[int], window_bytes: int | None
+) -> tuple[int, ...]:
+    """Size of a window, ``(Z) Y X`` pixels: the whole sample, if it fits (``None``: it does).
 
     Else whole blocks, several per axis, within a budget of decoded bytes, which is exceeded only
     when a few blocks per axis already do.
     """
-    if extent.sample_bytes * extent.together <= cell_bytes:
+    if window_bytes is None or extent.sample_bytes * extent.together <= window_bytes:
         return extent.size
     unit = [_unit(b, p) for b, p in zip(extent.block, patch_size, strict=True)]
     # A patch crosses so many borders at most; one more block, and it fits at some shift.
-    cell = [u * (2 + (p - 2) // u if p > 1 else 1) for u, p in zip(unit, patch_size, strict=True)]
-    cell = [min(c, n) for c, n in zip(cell, extent.size, strict=True)]
+    window = [u * (2 + (p - 2) // u if p > 1 else 1) for u, p in zip(unit, patch_size, strict=True)]
+    window = [min(w, n) for w, n in zip(window, extent.size, strict=True)]
     while True:
-        open_axes = [d for d in range(len(cell)) if cell[d] < extent.size[d]]
+        open_axes = [d for d in range(len(window)) if window[d] < extent.size[d]]
         if not open_axes:
-            return tuple(cell)
-        # Widen where a cell is narrowest in patches: that is where most patches are cut.
-        axis = min(open_axes, key=lambda d: cell[d] / patch_size[d])
-        wider = cell.copy()
-        more = max(cell[axis] // unit[axis] // 8, 1)  # in few steps, however small the blocks
-        wider[axis] = min(cell[axis] + more * unit[axis], extent.size[axis])
-        if prod(wider) * extent.pixel_bytes * extent.together > cell_bytes:
-            return tuple(cell)
-        cell = wider
+            return tuple(window)
+        # Widen where a window is narrowest in patches: that is where most patches are cut.
+        axis = min(open_axes, key=lambda d: window[d] / patch_size[d])
+        wider = window.copy()
+        more = max(window[axis] // unit[axis] // 8, 1)  # in few steps, however small the blocks
+        wider[axis] = min(window[axis] + more * unit[axis], extent.size[axis])
+        if prod(wider) * extent.pixel_bytes * extent.together > window_bytes:
+            return tuple(window)
+        window = wider
 
 
 def _unit(block: int, patch: int) -> int:
-    """Block borders a cell may end at: every border, but at most about four per patch."""
+    """Block borders a window may end at: every border, but at most about four per patch."""
     return block * ceil(patch / (4 * block))
 
 
 class Axis:
-    """Origins and cells along one axis of one geometry, for one epoch.
+    """Windows along one axis, at every shift.
 
-    Cells are ``m`` blocks wide, on a grid that is shifted by a whole number ``k`` of blocks. A
-    patch is drawn only where it lies inside one cell. An origin whose patch crosses ``c`` block
-    borders is inside a cell at ``m - c`` of the ``m`` shifts, so it weighs ``1 / (m - c)``; and
-    ``k`` is drawn in proportion to the total weight that it leaves. Together, every origin is
-    equally likely over the epochs.
+    Windows are ``m`` blocks wide, on a grid that is shifted by ``0`` to ``m - 1`` blocks. An origin
+    whose patch crosses ``c`` block borders is inside a window at ``m - c`` of the ``m`` shifts. So
+    if it weighs ``1 / (m - c)`` there, and a shift is as likely as the total weight that it leaves,
+    then every origin is equally likely: the total cancels, and ``m - c`` times ``1 / (m - c)`` is
+    1. Along each axis there are two kinds of origins only, which cross ``c`` and ``c + 1`` borders.
+    """
+
+    def __init__(self, size: int, patch: int, block: int, window: int) -> None:
+        self.size, self.n_origins = size, max(size - patch, 0) + 1
+        self.is_whole = window >= size
+        self.unit, self.m = size + patch, 1
+        if not self.is_whole:
+            self.unit = _unit(block, patch)
+            self.m = window // self.unit
+        least = (patch - 1) // self.unit
+        # In each block, origins that cross the least borders come first.
+        first = self.unit - (patch - 1) % self.unit
+        self.kinds = [(0, first, self.m - least), (first, self.unit - first, self.m - least - 1)]
+        self.kinds = [kind for kind in self.kinds if kind[1] and kind[2]]
+
+    def n_windows(self, shift: int) -> int:
+        """Count windows, also those that are too narrow for a patch."""
+        return ((self.size - 1) // self.unit + shift) // self.m + 1
+
+    def box(self, shift: int, window: Numbers) -> tuple[Numbers, Numbers]:
+        """First pixel of each window, and one after its last."""
+        first = (window * self.m - shift) * self.unit
+        stop = np.minimum(first + self.m * self.unit, self.size)
+        return np.maximum(first, 0), stop if not self.is_whole else np.full_like(stop, self.size)
+
+    def counts(
+        self,
+        shift: int | Numbers,
+        window: Numbers,
+        start: int | Numbers = 0,
+        stop: int | Numbers | None = None,
+    ) -> list[Numbers]:
+        """Count, of each kind, origins from ``start`` to ``stop`` that windows may serve."""
+        stop = self.n_origins if stop is None else stop
+        first = (window * self.m - shift) * self.unit
+        found = []
+        for offset, n, shifts in self.kinds:
+            low, high = np.maximum(first, start), np.minimum(first + shifts * self.unit, stop)
+            before = [
+                at // self.unit * n + np.clip(at % self.unit - offset, 0, n) for at in (low, high)
+            ]
+            found.append(np.maximum(before[1] - before[0], 0) * (high > low))
+        return found
+
+    def weights(
+        self,
+        shift: int | Numbers,
+        window: Numbers,
+        start: int | Numbers = 0,
+        stop: int | Numbers | None = None,
+    ) -> Values:
+        """Add up the weights of origins from ``start`` to ``stop`` that windows may serve."""
+        counts = self.counts(shift, window, start, stop)
+        parts = (n / shifts for n, (_, _, shifts) in zip(counts, self.kinds, strict=True))
+        return np.asarray(sum(parts), float)
+
+    def totals(self, start: int = 0, stop: int | None = None) -> Values:
+        """Add up the weights of origins from ``start`` to ``stop``, ``(m,)`` by shift."""
+        shift, window = np.arange(self.m)[:, None], np.arange(self.n_windows(self.m - 1))
+        return np.asarray(self.weights(shift, window, start, stop).sum(axis=1))
+
+    def draw(self, shift: int, window: Numbers, fraction: Values) -> Numbers:
+        """Return an origin in each window: which one, a fraction from 0 to below 1 says."""
+        counts = self.counts(shift, window)
+        first = np.maximum((window * self.m - shift) * self.unit, 0)
+        left = fraction * self.weights(shift, window)
+        origin = first
+        for i, (n, (offset, per_block, shifts)) in enumerate(zip(counts, self.kinds, strict=True)):
+            number = np.minimum((np.maximum(left, 0) * shifts).astype(np.int64), n - 1)
+            at = first + number // per_block * self.unit + offset + number % per_block
+            origin = at if i == 0 else np.where((left >= 0) & (n > 0), at, origin)
+            left = left - n / shifts
+        return origin
+
+
+@lru_cache(maxsize=4096)
+def axis_of(size: int, patch: int, block: int, window: int) -> Axis:
+    """Return an axis, which images of one size share."""
+    return Axis(size, patch, block, window)
+
+
+class SeparableOrder:
+    """Boxes of a grid one after another, each as long as the product of its axes' lengths.
+
+    Where a box begins in the row of all, and which box is at a place, need no table of boxes.
+    """
+
+    def __init__(self, lengths: Sequence[NDArray[np.generic]]) -> None:
+        self.lengths = [np.asarray(of) for of in lengths]
+        self._until = [np.concatenate([[0], np.cumsum(of)]) for of in self.lengths]
+        ends = [until[-1] for until in self._until]
+        self._inner = [prod(ends[d + 1 :]) for d in range(len(ends))]
+        self.total = prod(ends)
+        self.shape = tuple(len(of) for of in self.lengths)
+
+    def before(self, index: Sequence[NDArray[np.int64]]) -> NDArray[np.generic]:
+        """Where boxes, by their place along each axis, begin."""
+        scale: Any = 1
+        begin: Any = 0
+        for length, until, inner, i in zip(
+            self.lengths, self._until, self._inner, index, strict=True
+        ):
+            begin, scale = begin + scale * (until[i] * inner), scale * length[i]
+        return np.asarray(begin)
+
+    def at(self, place: NDArray[np.generic]) -> tuple[list[Numbers], NDArray[np.generic]]:
+        """Return the boxes at places, along each axis, and how far inside they are."""
+        index: list[Numbers] = []
+        scale: Any = 1
+        left: Any = place
+        for length, until, inner in zip(self.lengths, self._until, self._inner, strict=True):
+            is_whole = np.issubdtype(left.dtype, np.integer)
+            here = left // (scale * inner) if is_whole else left / (scale * inner)
+            i = np.clip(np.searchsorted(until, here, side="right") - 1, 0, len(length) - 1)
+            left = left - scale * (until[i] * inner)
+            index, scale = [*index, i], scale * length[i]
+        return index, left
+
+
+class AllowedOrigins(Protocol):
+    """Where patches of a sample may begin."""
+
+    def within(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether each origin of a box is allowed, ``(Z) Y X``."""
+        ...
+
+
+class Losses(NamedTuple):
+    """What masks, gaps and held-out patches take from the weights of windows, by rank."""
+
+    rank: Numbers
+    begin: Values
+    """Where what is left of each window begins, and ends."""
+    end: Values
+    until: Values
+    """What is lost before each, and in all."""
+
+
+class WindowGrid:
+    """The windows of samples of one geometry in one epoch: shifted, and in random order.
+
+    Places in the row of all windows, and of the samples that share each, are measured in weights
+    of origins (see `Axis`). A window of one sample has a ``rank`` in that row.
     """
 
     def __init__(
-        self, size: int, patch: int, block: int, cell: int, rng: np.random.Generator
-    ) -> None:
-        self.n_origins = max(size - patch, 0) + 1
-        self.n_cells, self.unit, self.m, self.k = 1, 1, size + patch, 0
-        # Runs of equally likely origins: where they start, their lengths, their weights summed.
-        self.run_start, self.run_length = np.array([0]), np.array([self.n_origins])
-        self.cumulative = np.ones(1)
-        if cell >= size:
-            return
-        self.unit = _unit(block, patch)
-        self.m = cell // self.unit
-        origin = np.arange(self.n_origins)
-        first = origin // self.unit
-        crossed = (origin + patch - 1) // self.unit - first
-        total = np.zeros(self.m)
-        for c in np.unique(crossed):  # two values at most
-            # How many origins have their first block at each place in an unshifted cell. A shift
-            # of k keeps m - c places in a row, from -k on.
-            count = np.bincount(first[crossed == c] % self.m, minlength=self.m)
-            until = np.concatenate([[0], np.cumsum(np.tile(count, 2))])
-            begin = -np.arange(self.m) % self.m
-            total += (until[begin + self.m - c] - until[begin]) / (self.m - c)
-        self.shift_probabilities = total / total.sum()
-        self.k = int(rng.choice(self.m, p=self.shift_probabilities))
-        self.n_cells = (size - 1) // self.unit // self.m + 2
-        inside = (first + self.k) % self.m < self.m - crossed
-        weight = inside / (self.m - crossed)
-        self.run_start = np.flatnonzero(np.diff(weight, prepend=-1))
-        self.run_length = np.diff(self.run_start, append=self.n_origins)
-        self.cumulative = np.cumsum(weight[self.run_start] * self.run_length)
-
-    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw ``n`` origins."""
-        u = rng.random(n) * self.cumulative[-1]
-        run = np.searchsorted(self.cumulative, u, side="right")
-        origin: NDArray[np.int64] = self.run_start[run] + rng.integers(self.run_length[run])
-        return origin
-
-    def cell_of(self, start: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Cell that an origin lies in."""
-        return (start // self.unit + self.k) // self.m
-
-
-class Geometries:
-    """Images that agree in size and blocks share one set of axes."""
-
-    def __init__(
         self,
-        extents: Sequence[Extent],
-        patch_size: Sequence[int],
-        cell_bytes: int,
+        axes: Sequence[Axis],
+        shifts: Sequence[int],
+        n_samples: int,
         rng: np.random.Generator,
     ) -> None:
-        index: dict[Extent, int] = {}
-        self.axes: list[list[Axis]] = []
-        self.of_image = np.zeros(len(extents), np.int64)
-        for i, extent in enumerate(extents):
-            key = extent._replace(samples=1)
-            if key not in index:
-                index[key] = len(self.axes)
-                cell = cell_shape(extent, patch_size, cell_bytes)
-                columns = zip(extent.size, patch_size, extent.block, cell, strict=True)
-                self.axes.append([Axis(*column, rng) for column in columns])
-            self.of_image[i] = index[key]
+        self.axes, self.shifts, self.n_samples = axes, shifts, n_samples
+        self.windows: list[Numbers] = []
+        weights: list[Values] = []
+        self._place: list[Numbers] = []
+        for axis, shift in zip(axes, shifts, strict=True):
+            every = np.arange(axis.n_windows(shift))
+            weight = axis.weights(shift, every)
+            order = rng.permutation(np.flatnonzero(weight))
+            place = np.full(len(every), -1)
+            place[order] = np.arange(len(order))
+            self.windows.append(order)
+            self._place.append(place)
+            weights.append(weight[order])
+        self._order = SeparableOrder([*weights, np.ones(n_samples)])
+        self.total = float(self._order.total)
+        self.n_windows = prod(len(of) for of in self.windows)
+
+    def rank_of(self, windows: Sequence[Numbers], sample: int) -> Numbers:
+        """Rank of windows, by their numbers along each axis; below 0 if they serve no origin."""
+        place = [of[w] for of, w in zip(self._place, windows, strict=True)]
+        inside = np.all(np.array(place) >= 0, axis=0)
+        rank = np.ravel_multi_index([*(np.maximum(p, 0) for p in place), sample], self._order.shape)
+        return np.where(inside, rank, -1)
+
+    def at(self, place: Values, losses: Losses | None = None) -> Numbers:
+        """Return the ranks of the windows at places from 0 to the total weight."""
+        if losses is None:
+            index, _ = self._order.at(place)
+            return np.ravel_multi_index(index, self._order.shape)
+        i = np.searchsorted(losses.begin, place, side="right") - 1
+        inside = (i >= 0) & (place < losses.end[i])
+        index, _ = self._order.at(np.where(inside, 0, place + losses.until[i + 1]))
+        return np.where(inside, losses.rank[i], np.ravel_multi_index(index, self._order.shape))
+
+    def before(self, rank: int, losses: Losses | None = None) -> float:
+        """Where the window of a rank begins."""
+        index = np.unravel_index(np.array([rank]), self._order.shape)
+        begin = float(self._order.before(list(index))[0])
+        if losses is not None:
+            begin -= float(losses.until[np.searchsorted(losses.rank, rank)])
+        return begin
+
+    def lose(self, rank: Numbers, weight: Values) -> Losses:
+        """Take weights away from windows, each named once or repeatedly."""
+        order = np.argsort(rank, kind="stable")
+        order = order[rank[order] >= 0]
+        first = np.flatnonzero(np.diff(rank[order], prepend=-1))
+        lost = np.add.reduceat(weight[order], first) if len(first) else np.zeros(0)
+        ranks = rank[order][first]
+        index = list(np.unravel_index(ranks, self._order.shape))
+        lengths = (of[i] for of, i in zip(self._order.lengths, index, strict=True))
+        full = np.prod(np.stack([np.asarray(of, float) for of in lengths]), axis=0)
+        until = np.concatenate([[0.0], np.cumsum(lost)])
+        begin = np.asarray(self._order.before(index), float) - until[:-1]
+        left = np.where(full - lost > 1e-9 * full, full - lost, 0)  # rounding leaves no origin
+        return Losses(ranks, begin, begin + left, until)
+
+    def numbers(self, rank: Numbers) -> tuple[list[Numbers], Numbers]:
+        """Return window numbers along each axis, and the sample among those that share them."""
+        *place, sample = np.unravel_index(rank, self._order.shape)
+        return [of[p] for of, p in zip(self.windows, place, strict=True)], sample
+
+    def draw(self, rank: Numbers, fraction: Sequence[Values]) -> Numbers:
+        """Return an origin ``(N, D)`` in each window, by a fraction for each axis."""
+        windows, _ = self.numbers(rank)
+        columns = zip(self.axes, self.shifts, windows, fraction, strict=True)
+        return np.stack([axis.draw(shift, w, f) for axis, shift, w, f in columns], axis=1)
+
+    def draw_listed(self, rank: int, allowed: AllowedOrigins, fraction: Values) -> Numbers:
+        """Return an allowed origin of a window for each fraction: of few, which all are listed."""
+        windows, _ = self.numbers(np.array([rank]))
+        first: list[int] = []
+        weight: Values = np.ones(())
+        for axis, shift, window in zip(self.axes, self.shifts, windows, strict=True):
+            low, high = (int(end[0]) for end in axis.box(shift, window))
+            every = np.arange(low, min(high, axis.n_origins))
+            each = axis.weights(shift, window, every, every + 1)
+            first, weight = [*first, low], np.multiply.outer(weight, each)
+        inside = allowed.within(first, np.add(first, weight.shape).tolist())
+        until = np.cumsum(np.where(inside, weight, 0))
+        number = np.searchsorted(until, fraction * until[-1], side="right")
+        found: Numbers = np.stack(np.unravel_index(number, weight.shape), axis=1) + np.array(first)
+        return found

@@ -1,22 +1,16 @@
 """Units of data that validate or train as a whole, and how they are dealt into folds."""
 
-from __future__ import annotations
-
 import os
+from collections.abc import Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
+from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sources.source_path import absolute, file_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.image_stack import ImageStack
 
 Whole = Literal["samples", "images", "files"]
 

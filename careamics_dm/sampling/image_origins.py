@@ -1,39 +1,34 @@
 """Where the masks and gaps of images allow patches."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.boxes import gaps
+from careamics_dm.images.image_set import ImageSet
 from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.image_set import ImageSet
-    from careamics_dm.sampling.plan import Plan
+from careamics_dm.sampling.read_windows import PatchList
 
 
 def origin_masks(
     images: ImageSet,
     patch_size: Sequence[int],
-    held_out: Plan | None = None,
+    held_out: PatchList | None = None,
     chosen: NDArray[np.bool_] | None = None,
 ) -> dict[tuple[int, int], OriginMask | ValidOrigins]:
     """Find where masks and gaps allow patches that overlap no held-out one, by image and sample.
 
-    Samples without mask and gap, where all is allowed, are left out; and those that are not
-    ``chosen``, where each sample, image by image, is or is not.
+    Samples where all is allowed are left out; and those that are not ``chosen``, where each
+    sample, image by image, is or is not.
     """
     found: dict[tuple[int, int], OriginMask | ValidOrigins] = {}
     shared: dict[Any, ValidOrigins] = {}
+    held = _by_sample(held_out)
     every = [(i, sample) for i, samples in enumerate(images.samples(chosen)) for sample in samples]
     for i, sample in every:
         valid, size = images.valid_region(i, sample), images.stacks[i].data_shape[2:]
@@ -43,15 +38,16 @@ def origin_masks(
             allowed.exclude([] if valid is None else gaps(valid, size))
         elif valid is not None:
             allowed = _between_gaps(images, i, sample, patch_size, shared)
+        elif (i, sample) in held:
+            allowed = ValidOrigins([((0,) * len(size), tuple(size))], size, patch_size)
         else:
             continue
-        here = held_out is not None and (held_out.image == i) & (held_out.sample == sample)
-        if held_out is not None and np.any(here):
-            starts = held_out.start[here]
+        if (i, sample) in held:
+            starts = held[i, sample]
             allowed = copy(allowed)
             allowed.exclude(zip(starts.tolist(), (starts + patch_size).tolist(), strict=True))
         found[i, sample] = allowed
-    if len(found) == len(every) and not any(mask.n_allowed for mask in found.values()):
+    if not held and len(found) == len(every) and not any(mask.n_allowed for mask in found.values()):
         raise DataError(
             f"train_mask: no patch of {tuple(patch_size)} has its centre inside the mask. "
             "Non-zero is where patches may be drawn: check that the mask is not inverted."
@@ -62,21 +58,26 @@ def origin_masks(
     return found
 
 
-def without_gaps(images: ImageSet, plan: Plan) -> Plan:
-    """Keep the patches of a plan that lie in what was acquired."""
-    keep, shared = np.ones(len(plan), bool), dict[Any, ValidOrigins]()
-    for i, sample in np.unique(np.stack([plan.image, plan.sample], axis=1), axis=0).tolist():
-        if images.valid_region(i, sample) is not None:
-            mine = np.flatnonzero((plan.image == i) & (plan.sample == sample))
-            allowed = _between_gaps(images, i, sample, plan.size[mine[0]].tolist(), shared)
-            keep[mine] = allowed.allows(plan.start[mine])
-    if len(plan) and not keep.any():
-        raise DataError(
-            f"no patch of {tuple(plan.size[0].tolist())}, side by side, lies in what was "
-            f"acquired of {images.stacks[0].source}: its gaps are too close. Use a smaller "
-            "patch_size."
-        )
-    return plan.take(np.flatnonzero(keep))
+def gap_origins(images: ImageSet, patch_size: Sequence[int]) -> dict[tuple[int, int], ValidOrigins]:
+    """Find where gaps allow patches, by image and sample, of those with gaps."""
+    shared: dict[Any, ValidOrigins] = {}
+    return {
+        (i, s): _between_gaps(images, i, s, patch_size, shared)
+        for i, stack in enumerate(images.stacks)
+        for s in range(stack.data_shape[0])
+        if images.valid_region(i, s) is not None
+    }
+
+
+def _by_sample(held_out: PatchList | None) -> dict[tuple[int, int], NDArray[np.int64]]:
+    """Return the origins of held-out patches, by image and sample."""
+    if held_out is None or not len(held_out):
+        return {}
+    keys = np.stack([held_out.image, held_out.sample], axis=1)
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    found, first = np.unique(keys[order], axis=0, return_index=True)
+    parts = np.split(held_out.start[order], first[1:])
+    return dict(zip(map(tuple, found.tolist()), parts, strict=True))
 
 
 def warn_of_images_without_patch(images: ImageSet, patch_size: Sequence[int]) -> None:

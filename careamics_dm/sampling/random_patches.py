@@ -1,193 +1,348 @@
-"""Random patches, uniform over the data, from shapes alone.
+"""Random patches: place number ``k`` of an epoch is a function of seed, epoch and ``k``.
 
-A plan is a pure function of shapes, patch size, seed and epoch; no pixel is read to make it, and
-there is no Python object per patch.
+No table of patches is made, and no pixel is read. This is how it works:
+
+1. Every sample has a weight, its area (times the share of its origins that masks, gaps and
+   held-out patches allow), and within it every window of its shifted chunk grid has one: the sum of
+   the weights of the origins that it may serve (see `chunk_grid`). Laid end to end in a random
+   order, the weights make a ruler. On it stand ``n_patches`` marks at equal distances, the first
+   at a random place (systematic sampling). Mark ``t`` is found by bisection: first the sample,
+   then, as the weights of windows are products over axes, a window along each axis.
+2. Inside the window the origin is drawn by a hash of ``t``, in proportion to weights. Where it is
+   not allowed, it is drawn again.
+3. The marks are cut into streams, and these into blocks of windows that fit the memory; within a
+   block marks come in random order (see `streams`). So place ``k`` is mark ``t(k)``.
+
+Every allowed origin of an image is equally likely. Given the shifts of its grid, an origin ``o`` is
+drawn with a probability in proportion to its weight ``w(o, shifts)`` over the total ``W(shifts)``
+of its geometry: the distance of the marks and their random start see to that, and as a window
+weighs what its allowed origins do, drawing again inside it does not change this. Shifts are drawn
+with a probability in proportion to ``W(shifts)``. So the total cancels, and what is left is the sum
+of ``w(o, shifts)`` over all shifts: along each axis ``m - c`` shifts at which the origin, whose
+patch crosses ``c`` block borders, is inside a window, times the weight ``1 / (m - c)``. That is 1.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, replace
-from math import prod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, prod
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.sampling.allowed_origins import fill
-from careamics_dm.sampling.chunk_grid import Geometries
-from careamics_dm.sampling.held_out import HeldOut
-from careamics_dm.sampling.plan import Plan
+from careamics_dm.images.extent import Extent
+from careamics_dm.images.region import Region
+from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
+from careamics_dm.sampling.chunk_grid import Losses, WindowGrid
+from careamics_dm.sampling.geometries import Geometry, draw_shifts, find_geometries
+from careamics_dm.sampling.keyed_random import fractions, key_of
+from careamics_dm.sampling.read_windows import Places, Runs, WindowTable, reach, sample_runs
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+Numbers = NDArray[np.int64]
 
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.extent import Extent
-    from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
+TRIES = 64
+"""Origins to draw in a window, until one is allowed, before all of its origins are listed."""
+FEW = 16
+"""Patches that a window serves on average, from which on all of it is read; of fewer, the box that
+they need."""
 
 
 @dataclass(frozen=True)
 class RandomPatches:
-    """New random patches in every epoch; the parameters are those of `random_plan`."""
+    """New random patches in every epoch.
 
-    extents: tuple[Extent, ...]
+    Parameters
+    ----------
+    extents : sequence of Extent
+        The images.
+    patch_size : tuple of int
+        ``(Z) Y X``, pixels.
+    n_patches : int
+        Patches of an epoch, over all ranks.
+    seed : int
+        Of everything.
+    window_bytes : int or None
+        Decoded bytes to read in one go; ``None``: whole samples.
+    allowed : mapping
+        By image and sample, where patches may lie, if not everywhere.
+    trained : ndarray of bool, optional
+        Whether each sample, image by image, may be drawn from; by default all may.
+
+    Raises
+    ------
+    DataError
+        Nothing is left to draw from.
+    """
+
+    extents: Sequence[Extent]
     patch_size: tuple[int, ...]
     n_patches: int
     seed: int
-    cell_bytes: int
-    held_out: Plan | None = None
-    masks: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None
+    window_bytes: int | None = None
+    allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None
     trained: NDArray[np.bool_] | None = None
-    split: ClassVar[Literal["random"]] = "random"
+    is_random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Find fault early."""
+        if not self.area.any():
+            raise DataError(
+                "masks and validation patches leave no place for a training patch. Use fewer or "
+                "smaller validation patches, or a larger mask."
+            )
 
     def __len__(self) -> int:
         """Count patches of an epoch."""
         return self.n_patches
 
-    def at(self, epoch: int) -> Plan:
-        """Return the plan of an epoch, a pure function of seed and epoch."""
-        return random_plan(
-            self.extents,
-            self.patch_size,
-            self.n_patches,
-            np.random.default_rng([self.seed, epoch]),
-            cell_bytes=self.cell_bytes,
-            held_out=self.held_out,
-            masks=self.masks,
-            trained=self.trained,
-        )
+    def epoch(self, number: int) -> "RandomEpoch":
+        """Return the places of an epoch."""
+        return RandomEpoch(self, number)
 
-    def allowed(
+    def allows(
         self, image: int, sample: int, start: Sequence[int], stop: Sequence[int]
     ) -> NDArray[np.bool_]:
         """Whether each origin of a box may be drawn, ``(Z) Y X``; any epoch may draw these."""
-        row = sum(extent.samples for extent in self.extents[:image]) + sample
-        is_trained = self.trained is None or bool(self.trained[row])
-        allowed = np.full([b - a for a, b in zip(start, stop, strict=True)], is_trained)
-        mask = (self.masks or {}).get((image, sample))
-        if mask is not None:  # it respects held-out patches already
-            return allowed & mask.within(start, stop)
-        if self.held_out is not None:
-            mine = (self.held_out.image == image) & (self.held_out.sample == sample)
-            held, size = self.held_out.start[mine] - np.array(start), np.array(self.patch_size)
-            fill(allowed, np.stack([held - size + 1, held + size], axis=1), False)
-        return allowed
+        allowed = (self.allowed or {}).get((image, sample))
+        if allowed is not None:
+            return allowed.within(start, stop)
+        first = self.first_sample[image] + sample
+        is_trained = self.trained is None or bool(self.trained[first])
+        return np.full([b - a for a, b in zip(start, stop, strict=True)], is_trained)
+
+    @cached_property
+    def largest_window(self) -> int:
+        """Decoded bytes of the largest read window."""
+        whole = np.array([e.sample_bytes for e in self.extents])[self.runs.image] * self.runs.n
+        for geometry in self.geometries:
+            whole[geometry.runs] = geometry.window_bytes
+        return int(whole.max(initial=0))
+
+    @cached_property
+    def first_sample(self) -> Numbers:
+        """Number, through all images, of the first sample of each."""
+        return np.cumsum([0] + [extent.samples for extent in self.extents])
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Samples to draw from, as they are read."""
+        return sample_runs(self.extents, self.trained)
+
+    @cached_property
+    def restricted(self) -> dict[int, list[tuple[int, OriginMask | ValidOrigins]]]:
+        """By run, the samples in it that are not allowed everywhere."""
+        found = defaultdict(list)
+        row = self.first_sample[self.runs.image] + self.runs.first
+        for (image, sample), allowed in (self.allowed or {}).items():
+            number = self.first_sample[image] + sample
+            if self.trained is None or self.trained[number]:
+                run = int(np.searchsorted(row, number, side="right")) - 1
+                found[run].append((int(number - row[run]), allowed))
+        return dict(found)
+
+    @cached_property
+    def sizes(self) -> Numbers:
+        """Size of each image, ``(I, D)``, at least that of a patch."""
+        sizes = np.array([extent.size for extent in self.extents], np.int64)
+        return np.maximum(sizes, self.patch_size)
+
+    @cached_property
+    def area(self) -> NDArray[np.float64]:
+        """Pixels of each run, in proportion to what is allowed of it."""
+        each = self.sizes.astype(float).prod(axis=1)[self.runs.image]
+        area: NDArray[np.float64] = each * self.runs.n
+        for run, samples in self.restricted.items():
+            left = sum(allowed.n_allowed / allowed.n_origins for _, allowed in samples)
+            area[run] = each[run] * (self.runs.n[run] - len(samples) + left)
+        return area
+
+    @cached_property
+    def geometries(self) -> list[Geometry]:
+        """Runs that are read window by window; see `find_geometries`."""
+        how = self.patch_size, self.window_bytes, self.restricted
+        return find_geometries(self.extents, self.runs, *how)
 
 
-@dataclass(frozen=True)
-class GridPatches:
-    """The patches of a grid, in another order in every epoch."""
+class RandomEpoch:
+    """The places of the random patches of one epoch; see `random_patches`.
 
-    plan: Plan
-    seed: int
-    split: ClassVar[Literal["random"]] = "random"
+    Attributes
+    ----------
+    table : WindowTable
+        Windows, in the order of the marks.
+    """
+
+    def __init__(self, plan: RandomPatches, epoch: int) -> None:
+        self._plan, self._n = plan, plan.n_patches
+        self._key = key_of(plan.seed, epoch, 0)
+        rng = np.random.default_rng([plan.seed, epoch])
+        runs, weight = plan.runs, plan.area.copy()
+        n_windows = np.ones(len(weight), np.int64)
+        window_bytes = np.array([e.sample_bytes for e in plan.extents])[runs.image] * runs.n
+        self._grids: list[WindowGrid] = []
+        self._grid_of = np.full(len(weight), -1)
+        self._losses: dict[int, Losses] = {}
+        for geometry in plan.geometries:
+            self._add(geometry, weight, rng)
+            mine = geometry.runs
+            n_windows[mine] = self._grids[-1].n_windows
+            window_bytes[mine] = geometry.window_bytes
+        # Where windows have less than a patch each, only these are read.
+        patch_bytes = np.array([e.pixel_bytes for e in plan.extents])[runs.image]
+        patch_bytes = patch_bytes * prod(plan.patch_size)
+        each = self._n * weight / weight.sum() / n_windows
+        few = (each * patch_bytes).astype(np.int64) + 1
+        window_bytes = np.where(each < 1, np.minimum(window_bytes, few), window_bytes)
+        in_memory = np.array([e.in_memory for e in plan.extents])[runs.image]
+        self._has_few = (each < FEW) & ~in_memory
+        order = rng.permutation(np.flatnonzero(weight))
+        self._order, self._weight = order, weight
+        self._until = np.concatenate([[0.0], np.cumsum(weight[order])])
+        self._step = float(self._until[-1]) / max(self._n, 1)
+        self._offset = float(rng.random())
+        self.table = WindowTable(n_windows[order], window_bytes[order])
 
     def __len__(self) -> int:
-        """Count patches of an epoch."""
-        return len(self.plan)
+        """Count places."""
+        return self._n
 
-    def at(self, epoch: int) -> Plan:
-        """Return the plan of an epoch: the cells in an order of seed and epoch."""
-        rng = np.random.default_rng([self.seed, epoch])
-        cell = rng.permutation(int(self.plan.cell.max()) + 1)[self.plan.cell]
-        shuffled = replace(self.plan, cell=cell, split="random")
-        return shuffled.take(np.argsort(cell, kind="stable"))
+    def windows(self, marks: Numbers) -> Numbers:
+        """Return the window of each mark; ascending, as marks are."""
+        run, rank = self._find(marks)
+        return self._number(run, rank)
 
+    def places(self, marks: Numbers) -> Places:
+        """Return where the patches of marks lie."""
+        run, rank = self._find(marks)
+        of = self._order[run]
+        runs, patch = self._plan.runs, np.array(self._plan.patch_size)
+        image, sample = runs.image[of], runs.first[of] + rank  # the rank of one window: its sample
+        shape = self._plan.sizes[image] - patch + 1
+        hashed = self._hashed(marks, 0)
+        start = (hashed.T * shape).astype(np.int64)
+        kinds = self._grid_of[of]
+        for g in np.unique(kinds[kinds >= 0]).tolist():
+            mine = np.flatnonzero(kinds == g)
+            grid = self._grids[g]
+            start[mine] = grid.draw(rank[mine], [*hashed[:, mine]])
+            sample[mine] = runs.first[of[mine]] + grid.numbers(rank[mine])[1]
+        if self._plan.restricted:
+            self._restrict(marks, of, rank, sample, start)
+        size = np.broadcast_to(patch, start.shape)
+        return Places(image, sample, start, size, self._number(run, rank))
 
-def random_plan(
-    extents: Sequence[Extent],
-    patch_size: Sequence[int],
-    n_patches: int,
-    rng: np.random.Generator,
-    *,
-    cell_bytes: int,
-    held_out: Plan | None = None,
-    masks: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
-    trained: NDArray[np.bool_] | None = None,
-) -> Plan:
-    """Draw patches uniformly, cells in random order.
+    def first(self, window: int) -> int:
+        """Return the first mark in a window, or after it; rounding may make it a neighbour."""
+        run = int(np.searchsorted(self.table.first, window, side="right")) - 1
+        if run == len(self._order):
+            return self._n
+        begin, of = float(self._until[run]), int(self._order[run])
+        if inside := window - int(self.table.first[run]):
+            grid, losses = self._grids[self._grid_of[of]], self._losses.get(of)
+            total = grid.total - (0.0 if losses is None else float(losses.until[-1]))
+            begin += grid.before(inside * grid.n_samples, losses) / total * self._weight[of]
+        return min(max(ceil(begin / self._step - self._offset), 0), self._n)
 
-    An image gets patches in proportion to its area; within it every origin is equally likely,
-    over the epochs, also where a patch crosses the border of a stored block. Patches that
-    overlap a held-out one are drawn again, in the same grid of cells: near many held-out ones
-    the origins that are left are only approximately equally likely. ``masks`` respect
-    ``held_out`` already; ``trained`` says, image by image, which samples may be drawn from.
-    `DataError` if masks and held-out patches leave no place.
-    """
-    masks = masks or {}
-    patch = np.asarray(patch_size, np.int64)
-    image = np.repeat(np.arange(len(extents)), [e.samples for e in extents])
-    first = np.cumsum([0] + [e.samples for e in extents])  # row of each image's first sample
-    sample = np.arange(len(image)) - first[image]
-    held = HeldOut(held_out, extents, patch_size)
-    area = [float(prod(np.maximum(e.size, patch))) for e in extents]
-    weight = np.array(area)[image]
-    for i, s in held.starts:
-        weight[first[i] + s] *= held.free_fraction(i, s)
-    for (i, s), mask in masks.items():
-        weight[first[i] + s] = area[i] * mask.n_allowed / mask.n_origins
-    if trained is not None:
-        weight[~trained] = 0
-    if not weight.any():
-        raise DataError(
-            "masks and validation patches leave no place for a training patch. Use fewer or "
-            "smaller validation patches, or a larger mask."
-        )
-    # Systematic: every sample gets its expected count, rounded up or down at random.
-    share = np.cumsum(weight)
-    share /= share[-1]  # exactly 1 also at samples of no weight that come last
-    ladder = np.floor(share * n_patches + rng.random()).clip(0, n_patches).astype(np.int64)
-    counts = np.diff(ladder, prepend=0)
-    row = np.repeat(np.arange(len(image)), counts)
-    of_row = [slice(a, b) for a, b in zip((ladder - counts).tolist(), ladder.tolist(), strict=True)]
+    def region(self, window: int, *, whole: bool = False) -> Region:
+        """Return what to read of a window: all, or as far as the patches reach, if they are few."""
+        run = int(np.searchsorted(self.table.first, window, side="right")) - 1
+        of = self._order[run]
+        if self._has_few[of] and not whole:
+            near = max(self.first(window) - 2, 0), min(self.first(window + 1) + 2, self._n)
+            marks = np.arange(*near)
+            return reach(self.places(marks[self.windows(marks) == window]))
+        image, sample, n = (int(column[of]) for column in self._plan.runs)
+        if self._grid_of[of] < 0:
+            size = tuple(self._plan.sizes[image].tolist())
+            return Region(image, sample, (0,) * len(size), size, n)
+        grid = self._grids[self._grid_of[of]]
+        rank = np.array([(window - self.table.first[run]) * grid.n_samples])
+        numbers, _ = grid.numbers(rank)
+        boxes = zip(grid.axes, grid.shifts, numbers, self._plan.patch_size, strict=True)
+        ends = [(*axis.box(shift, number), patch) for axis, shift, number, patch in boxes]
+        start = tuple(int(a[0]) for a, _, _ in ends)
+        return Region(image, sample, start, tuple(max(int(b[0]), p) for _, b, p in ends), n)
 
-    start = np.zeros((len(row), len(patch)), np.int64)
-    within = np.zeros(len(row), np.int64)  # number of a cell within its sample
-    geometry = Geometries(extents, patch_size, cell_bytes, rng)
-    parts = _split(geometry.of_image[image[row]], len(geometry.axes))
-    for axes, mine in zip(geometry.axes, parts, strict=True):
-        for d, axis in enumerate(axes):
-            start[mine, d] = axis.draw(len(row[mine]), rng)
-    for i, s in held.starts:
-        if (i, s) not in masks:
-            axes = geometry.axes[geometry.of_image[i]]
-            held.redraw(start[of_row[first[i] + s]], i, s, axes, rng)
-    for (i, s), mask in masks.items():
-        rows = of_row[first[i] + s]
-        start[rows] = mask.draw(rows.stop - rows.start, rng)
-    for axes, mine in zip(geometry.axes, parts, strict=True):
-        # Masked patches too: a cell is read as far as its patches reach.
-        for d, axis in enumerate(axes):
-            within[mine] = within[mine] * axis.n_cells + axis.cell_of(start[mine, d])
+    def _add(
+        self, geometry: Geometry, weight: NDArray[np.float64], rng: np.random.Generator
+    ) -> None:
+        """Draw the shifts of a geometry, and weigh its runs; see `random_patches`."""
+        restricted = self._plan.restricted
+        mine = [run for run in geometry.runs.tolist() if run in restricted]
+        masks = [allowed for run in mine for _, allowed in restricted[run]]
+        grid = WindowGrid(geometry.axes, draw_shifts(geometry, masks, rng), geometry.n, rng)
+        share, of_runs = weight[geometry.runs].sum(), np.full(len(geometry.runs), grid.total)
+        place = {run: i for i, run in enumerate(geometry.runs.tolist())}
+        for run in mine:
+            lost = [allowed.lost(grid, sample) for sample, allowed in restricted[run]]
+            ranks, weights = (np.concatenate(column) for column in zip(*lost, strict=True))
+            losses = self._losses[run] = grid.lose(ranks, weights)
+            left = grid.total - float(losses.until[-1])
+            of_runs[place[run]] = left if left > 1e-9 * grid.total else 0
+        if of_runs.any():
+            weight[geometry.runs] = share * of_runs / of_runs.sum()
+        self._grid_of[geometry.runs] = len(self._grids)
+        self._grids.append(grid)
 
-    # Samples that are stored together share their cells.
-    begins = sample % np.array([e.together for e in extents])[image] == 0
-    group = np.cumsum(begins) - 1
-    order, cell = _shuffle_groups(group[row] * (within.max(initial=0) + 1) + within, rng)
-    start, row = start.take(order, axis=0), row[order]
-    size = np.broadcast_to(patch, start.shape)
-    return Plan(
-        image[row], sample[row], start, size, cell, np.hstack([start, start + size]), "random"
-    )
+    def _find(self, marks: Numbers) -> tuple[Numbers, Numbers]:
+        """Return the run of each mark, in the order of the epoch, and a rank in it."""
+        at = (marks + self._offset) * self._step
+        run = np.clip(np.searchsorted(self._until, at, side="right") - 1, 0, len(self._order) - 1)
+        of = self._order[run]
+        inside = np.clip((at - self._until[run]) / self._weight[of], 0, 1 - 1e-12)
+        rank = (inside * self._plan.runs.n[of]).astype(np.int64)
+        kinds = self._grid_of[of]
+        if (kinds < 0).all():
+            return run, rank
+        # Runs that lose something are located one by one, all others by geometry.
+        lossy = [r for r in np.unique(of).tolist() if r in self._losses]
+        is_lossy = np.isin(of, lossy)
+        for g in np.unique(kinds[(kinds >= 0) & ~is_lossy]).tolist():
+            mine = np.flatnonzero((kinds == g) & ~is_lossy)
+            rank[mine] = self._grids[g].at(inside[mine] * self._grids[g].total)
+        for r in lossy:
+            mine, grid, losses = np.flatnonzero(of == r), self._grids[self._grid_of[r]], None
+            losses = self._losses[r]
+            rank[mine] = grid.at(inside[mine] * (grid.total - losses.until[-1]), losses)
+        return run, rank
 
+    def _number(self, run: Numbers, rank: Numbers) -> Numbers:
+        """Return the numbers of windows, counted through all runs."""
+        n_samples = self._plan.runs.n[self._order[run]]
+        numbers: Numbers = self.table.first[run] + rank // n_samples
+        return numbers
 
-def _shuffle_groups(
-    key: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Order that puts equal keys together, the groups at random; and each group's number."""
-    order = np.argsort(key, kind="stable")
-    first = np.flatnonzero(np.diff(key[order], prepend=-1))
-    length = np.diff(first, append=len(key))
-    turn = rng.permutation(len(first))
-    first, length = first[turn], length[turn]
-    moved = np.repeat(first - (np.cumsum(length) - length), length)
-    return order[moved + np.arange(len(key))], np.repeat(np.arange(len(first)), length)
+    def _hashed(self, marks: Numbers, attempt: int) -> NDArray[np.float64]:
+        """Return a random fraction for each axis and mark, ``(D, N)``."""
+        n_dims = len(self._plan.patch_size)
+        numbers = marks * n_dims + np.arange(n_dims)[:, None]
+        return fractions(self._key + np.uint64(attempt), numbers)
 
-
-def _split(kind: NDArray[np.int64], n: int) -> list[NDArray[np.int64] | slice]:
-    """Positions of 0, of 1, ... of ``n - 1``."""
-    if n == 1:
-        return [slice(None)]  # no copies of millions of rows where all images are alike
-    order = np.argsort(kind, kind="stable")
-    return [*np.split(order, np.searchsorted(kind[order], np.arange(1, n)))]
+    def _restrict(
+        self, marks: Numbers, of: Numbers, rank: Numbers, sample: Numbers, start: Numbers
+    ) -> None:
+        """Draw again, in place, origins that are not allowed."""
+        for r in np.unique(of).tolist():
+            for s, allowed in self._plan.restricted.get(r, ()):
+                mine = np.flatnonzero((of == r) & (sample == self._plan.runs.first[r] + s))
+                if self._grid_of[r] < 0:
+                    number = self._hashed(marks[mine], 0)[0] * allowed.n_allowed
+                    start[mine] = allowed.at(number.astype(np.int64))
+                    continue
+                grid = self._grids[self._grid_of[r]]
+                for attempt in range(1, TRIES):
+                    mine = mine[~allowed.allows(start[mine])]
+                    if not len(mine):
+                        break
+                    hashed = self._hashed(marks[mine], attempt)
+                    start[mine] = grid.draw(rank[mine], [*hashed])
+                else:
+                    mine = mine[~allowed.allows(start[mine])]
+                    fraction = fractions(self._key + np.uint64(TRIES), marks[mine])
+                    for window in np.unique(rank[mine]).tolist():
+                        here = rank[mine] == window
+                        found = grid.draw_listed(window, allowed, fraction[here])
+                        start[mine[here]] = found

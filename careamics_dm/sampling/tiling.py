@@ -1,97 +1,259 @@
-"""Grids of patches, and tiles whose kept parts cover every pixel exactly once."""
+"""Grids of patches, and tiles whose kept parts cover every pixel exactly once.
 
-from __future__ import annotations
+Number ``k`` is found by arithmetic: first the run of samples, then along each axis the read window
+and the tile in it. Only what is left out, or chosen, is listed.
+"""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from math import ceil, prod
-from typing import TYPE_CHECKING
+from typing import ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from careamics_dm.sampling.chunk_grid import CELL_BYTES, cell_shape
-from careamics_dm.sampling.plan import Plan, concatenate
+from careamics_dm.images.extent import Extent
+from careamics_dm.images.region import Region
+from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
+from careamics_dm.sampling.chunk_grid import SeparableOrder, window_shape
+from careamics_dm.sampling.read_windows import (
+    Places,
+    Runs,
+    WindowTable,
+    reach,
+    sample_runs,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+Numbers = NDArray[np.int64]
 
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.extent import Extent
-
-
-def grid_plan(
-    extents: Sequence[Extent],
-    patch_size: Sequence[int],
-    *,
-    cell_bytes: int = CELL_BYTES,
-) -> Plan:
-    """Patches side by side that cover the data, by image, sample and cell.
-
-    The last patch of an axis is moved inside the image.
-    """
-    return _lay_out(extents, patch_size, [0] * len(patch_size), cell_bytes)
+PORTION = 2**16
+"""Tiles to check together for masks and gaps."""
 
 
-def tile_plan(
-    extents: Sequence[Extent],
-    tile_size: Sequence[int] | None,
-    overlap: Sequence[int],
-    *,
-    cell_bytes: int = CELL_BYTES,
-) -> Plan:
-    """Tiles that overlap, whose ``crop`` parts cover every pixel exactly once.
+class TileGrid:
+    """Tiles that overlap, whose kept parts cover every pixel exactly once; or patches side by side.
 
     The last tile of an axis is moved inside the image; a tile larger than the image reaches outside
-    it at the far side. Without ``tile_size`` images are tiles. Neighbours share ``overlap`` pixels
-    and keep half of them each.
+    it at the far side. Neighbours share ``overlap`` pixels and keep half of them each.
+
+    Parameters
+    ----------
+    extents : sequence of Extent
+        The images.
+    tile_size : sequence of int or None
+        ``(Z) Y X``, pixels; ``None``: images are tiles.
+    overlap : sequence of int, optional
+        Pixels along each axis; none by default.
+    window_bytes : int or None
+        Decoded bytes to read in one go; ``None``: whole samples.
+    chosen : ndarray of bool, optional
+        Which samples, image by image, to cover.
+    allowed : mapping, optional
+        By image and sample, where patches may lie; others are left out.
+
+    Attributes
+    ----------
+    table : WindowTable
+        Read windows, in order.
+    tile_size : tuple of int
+        Empty if images are tiles.
     """
-    return replace(_lay_out(extents, tile_size, overlap, cell_bytes), split="by image")
 
+    is_random: ClassVar[bool] = False
 
-def _lay_out(
-    extents: Sequence[Extent],
-    tile_size: Sequence[int] | None,
-    overlap: Sequence[int],
-    cell_bytes: int,
-) -> Plan:
-    """Lay tiles over every sample; see `grid_plan` and `tile_plan`."""
-    parts = []
-    for i, extent in enumerate(extents):
-        tile = tuple(tile_size or extent.size)
-        size, n_axes = extent.size, len(tile)
-        columns = [_tile_axis(n, t, o) for n, t, o in zip(size, tile, overlap, strict=True)]
-        at = np.indices([len(starts) for starts, _, _ in columns]).reshape(n_axes, -1)
-        start, first, stop = (
-            np.stack([columns[d][part][at[d]] for d in range(n_axes)], axis=1) for part in range(3)
+    def __init__(
+        self,
+        extents: Sequence[Extent],
+        tile_size: Sequence[int] | None,
+        overlap: Sequence[int] | None = None,
+        *,
+        window_bytes: int | None = None,
+        chosen: NDArray[np.bool_] | None = None,
+        allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
+    ) -> None:
+        self._listed: Numbers | None = None
+        self._excluded = np.zeros(0, np.int64)
+        kinds: dict[tuple[Extent, int], int] = {}
+        runs = sample_runs(extents, chosen)
+        keys = zip(runs.image.tolist(), runs.n.tolist(), strict=True)
+        self._kind = np.array(
+            [
+                kinds.setdefault((extents[i]._replace(samples=extents[i].together), n), len(kinds))
+                for i, n in keys
+            ],
+            np.int64,
         )
-        read = cell_shape(extent, tile, cell_bytes)
-        columns_of_cells = [starts // r for (starts, _, _), r in zip(columns, read, strict=True)]
-        cell = np.zeros(len(start), np.int64)
-        for d, number in enumerate(columns_of_cells):
-            cell = cell * (number[-1] + 1) + number[at[d]]
-        order = np.argsort(cell, kind="stable")
-        tiles = Plan(
-            np.full(len(start), i),
-            np.zeros(len(start), np.int64),
-            start,
-            np.broadcast_to(np.asarray(tile), start.shape),
-            cell,
-            np.hstack([first, stop]),
-        ).take(order)
-        n, n_cells = len(tiles), int(tiles.cell.max()) + 1
-        again = tiles.take(np.tile(np.arange(n), extent.samples))
-        sample = np.repeat(np.arange(extent.samples), n)
-        # Samples that are stored together share their cells.
-        shared = replace(
-            again, sample=sample, cell=again.cell + sample // extent.together * n_cells
+        self._layouts = [
+            _Layout(extent, n, tile_size or extent.size, overlap or [0] * 3, window_bytes)
+            for extent, n in kinds
+        ]
+        self.tile_size = tuple(tile_size or ())
+        self._order(runs, self._kind)
+        if allowed:
+            self._exclude(allowed)
+
+    def __len__(self) -> int:
+        """Count tiles."""
+        if self._listed is not None:
+            return len(self._listed)
+        return int(self._until[-1]) - len(self._excluded)
+
+    def epoch(self, number: int) -> Self:
+        """Return itself: these are the same in every epoch."""
+        del number
+        return self
+
+    def shuffled(self, rng: np.random.Generator) -> Self:
+        """Return the same tiles, with the samples in random order."""
+        other, turn = copy(self), rng.permutation(len(self._runs.n))
+        other._order(Runs(*(column[turn] for column in self._runs)), self._kind[turn])
+        run = np.searchsorted(self._until, self._excluded, side="right") - 1
+        moved = other._until[:-1][np.argsort(turn)[run]] - self._until[run]
+        other._excluded = np.sort(self._excluded + moved)
+        return other
+
+    def some(self, n: int, rng: np.random.Generator) -> Self:
+        """Return ``n`` of the tiles, chosen at random, in their order."""
+        other = copy(self)
+        other._listed = self._ranks(np.sort(rng.choice(len(self), n, replace=False)))
+        return other
+
+    def windows(self, numbers: Numbers) -> Numbers:
+        """Return the read window of each tile."""
+        return self.places(numbers).window
+
+    def places(self, numbers: Numbers) -> Places:
+        """Return where tiles lie."""
+        return self._places(self._ranks(numbers))[0]
+
+    def crops(self, numbers: Numbers) -> Numbers:
+        """Return what of each tile to keep: ``(N, 2 D)`` start and stop, in image pixels."""
+        return self._places(self._ranks(numbers))[1]
+
+    def first(self, window: int) -> int:
+        """Return the first tile in a window, or after it."""
+        run = int(self.table.run_of(np.array([window]))[0])
+        if run == len(self._kind):
+            return len(self)
+        layout = self._layouts[self._kind[run]]
+        rank = self._until[run] + layout.before(window - self.table.first[run])
+        if self._listed is not None:
+            return int(np.searchsorted(self._listed, rank))
+        return int(rank - np.searchsorted(self._excluded, rank))
+
+    def region(self, window: int, *, whole: bool = False) -> Region:
+        """Return what to read of a window: as far as its tiles reach."""
+        del whole
+        run = int(self.table.run_of(np.array([window]))[0])
+        layout, (image, first, n) = (
+            self._layouts[self._kind[run]],
+            (int(c[run]) for c in self._runs),
         )
-        parts.append(shared.take(np.argsort(shared.cell, kind="stable")))
-    return concatenate(parts)
+        if layout.is_in_memory:
+            return Region(image, first, (0,) * len(layout.reach), layout.reach, n)
+        return reach(self.places(np.arange(self.first(window), self.first(window + 1))))
+
+    def _order(self, runs: Runs, kind: Numbers) -> None:
+        """Put the runs in an order, and count."""
+        self._runs, self._kind = runs, kind
+        counts = [
+            (layout.n_tiles, layout.n_windows, layout.window_bytes) for layout in self._layouts
+        ]
+        n_tiles, n_windows, window_bytes = np.array(counts, np.int64).reshape(-1, 3)[kind].T
+        self._until = np.concatenate([[0], np.cumsum(n_tiles)])
+        self.table = WindowTable(n_windows, window_bytes)
+        self.largest_window = int(window_bytes.max(initial=0))
+
+    def _exclude(self, allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins]) -> None:
+        """Leave out tiles whose origins are not allowed."""
+        lost = [self._excluded]
+        for run, (image, first, n) in enumerate(zip(*self._runs, strict=True)):
+            here = {s: allowed[image, s] for s in range(first, first + n) if (image, s) in allowed}
+            for begin in range(int(self._until[run]), int(self._until[run + 1]), PORTION):
+                if not here:
+                    break
+                ranks = np.arange(begin, min(begin + PORTION, int(self._until[run + 1])))
+                places = self._places(ranks)[0]
+                for sample, origins in here.items():
+                    mine = np.flatnonzero(places.sample == sample)
+                    lost.append(ranks[mine[~origins.allows(places.start[mine])]])
+        self._excluded = np.sort(np.concatenate(lost))
+
+    def _ranks(self, numbers: Numbers) -> Numbers:
+        """Return the places among all tiles, those that are left out included."""
+        if self._listed is not None:
+            return self._listed[numbers]
+        before = self._excluded - np.arange(len(self._excluded))
+        ranks: Numbers = numbers + np.searchsorted(before, numbers, side="right")
+        return ranks
+
+    def _places(self, ranks: Numbers) -> tuple[Places, Numbers]:
+        run = np.searchsorted(self._until, ranks, side="right") - 1
+        kind, inside = self._kind[run], ranks - self._until[run]
+        n_dims = len(self._layouts[0].tile) if self._layouts else 2
+        corners, tile = np.empty((len(ranks), 3 * n_dims), np.int64), np.empty((len(ranks), n_dims))
+        sample, window = self._runs.first[run], self.table.first[run]
+        for k in np.unique(kind).tolist():
+            mine, layout = np.flatnonzero(kind == k), self._layouts[k]
+            corners[mine], more, number = layout.at(inside[mine])
+            sample[mine] += more
+            window[mine] += number
+            tile[mine] = layout.tile
+        start, crop = corners[:, :n_dims], corners[:, n_dims:]
+        return Places(self._runs.image[run], sample, start, tile.astype(np.int64), window), crop
 
 
-def _tile_axis(
-    size: int, tile: int, overlap: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+class _Layout:
+    """The tiles of samples of one geometry that are read together."""
+
+    def __init__(
+        self,
+        extent: Extent,
+        n_samples: int,
+        tile: Sequence[int],
+        overlap: Sequence[int],
+        window_bytes: int | None,
+    ) -> None:
+        self.tile, self.n_samples = tuple(tile), n_samples
+        read = window_shape(extent, tile, window_bytes)
+        self._columns = [
+            _tile_axis(n, t, o) for n, t, o in zip(extent.size, tile, overlap, strict=False)
+        ]
+        windows = [starts // r for (starts, _, _), r in zip(self._columns, read, strict=True)]
+        self._first = [np.flatnonzero(np.diff(of, prepend=-1)) for of in windows]
+        counts = [
+            np.diff(first, append=len(of)) for first, of in zip(self._first, windows, strict=True)
+        ]
+        self._order = SeparableOrder(counts)
+        self.n_tiles = int(self._order.total) * n_samples
+        self.n_windows = prod(self._order.shape)
+        self.is_in_memory = extent.in_memory
+        self.reach = tuple(max(n, t) for n, t in zip(extent.size, tile, strict=True))
+        box = [min(r + t, n) for r, t, n in zip(read, tile, extent.size, strict=True)]
+        self.window_bytes = prod(box) * extent.pixel_bytes * n_samples * (not extent.in_memory)
+
+    def before(self, window: int) -> int:
+        """Count the tiles of windows before one."""
+        index = [np.array(i) for i in np.unravel_index(window, self._order.shape)]
+        return int(self._order.before(index)) * self.n_samples
+
+    def at(self, number: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+        """Return tile start, crop start and crop stop, ``(N, 3 D)``; sample; and window."""
+        index, _ = self._order.at(number // self.n_samples)
+        left = number - np.asarray(self._order.before(index)) * self.n_samples
+        sizes = [of[i] for of, i in zip(self._order.lengths, index, strict=True)]
+        sample, left = np.divmod(left, np.prod(np.stack(sizes), axis=0))
+        axes: list[NDArray[np.int64]] = []
+        for d in range(len(sizes) - 1, -1, -1):
+            left, place = np.divmod(left, sizes[d])
+            tile = self._first[d][index[d]] + place
+            axes.insert(0, np.stack([column[tile] for column in self._columns[d]]))
+        corners = np.stack(axes).transpose(2, 1, 0).reshape(len(number), -1)
+        return corners, sample, np.ravel_multi_index(index, self._order.shape)
+
+
+def _tile_axis(size: int, tile: int, overlap: int) -> tuple[Numbers, Numbers, Numbers]:
     """Place tiles along an axis: their starts, and start and stop of what each keeps."""
     if size <= tile:
         return np.array([0]), np.array([0]), np.array([size])
@@ -99,6 +261,33 @@ def _tile_axis(
     start = np.minimum(np.arange(n) * (tile - overlap), size - tile)
     border = (start[1:] + start[:-1] + tile) // 2
     return start, np.concatenate([[0], border]), np.concatenate([border, [size]])
+
+
+@dataclass(frozen=True)
+class GridPatches:
+    """The patches of a grid, in another order in every epoch."""
+
+    grid: TileGrid
+    seed: int
+    is_random: ClassVar[bool] = True
+
+    def __len__(self) -> int:
+        """Count patches of an epoch."""
+        return len(self.grid)
+
+    @property
+    def largest_window(self) -> int:
+        """Decoded bytes of the largest read window."""
+        return self.grid.largest_window
+
+    @property
+    def patch_size(self) -> tuple[int, ...]:
+        """``(Z) Y X``, pixels."""
+        return self.grid.tile_size
+
+    def epoch(self, number: int) -> TileGrid:
+        """Return the places of an epoch: samples in an order of seed and epoch."""
+        return self.grid.shuffled(np.random.default_rng([self.seed, number]))
 
 
 def n_covering(extents: Sequence[Extent], patch_size: Sequence[int]) -> int:

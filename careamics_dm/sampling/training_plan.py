@@ -1,24 +1,17 @@
 """The plan of a training run: random patches, or a grid in random order."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from careamics_dm.errors import DataError
-from careamics_dm.sampling.held_out import within, without_overlap
+from careamics_dm.images.image_set import ImageSet
 from careamics_dm.sampling.image_origins import origin_masks
-from careamics_dm.sampling.plan import rows_of
-from careamics_dm.sampling.random_patches import GridPatches, RandomPatches
-from careamics_dm.sampling.tiling import grid_plan, n_covering
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from careamics_dm.images.image_set import ImageSet
-    from careamics_dm.sampling.validation_split import Split
+from careamics_dm.sampling.random_patches import RandomPatches
+from careamics_dm.sampling.tiling import GridPatches, TileGrid, n_covering
+from careamics_dm.sampling.validation_split import Split
 
 
 def training_plan(
@@ -29,31 +22,26 @@ def training_plan(
     split: Split | None,
     *,
     seed: int,
-    cell_bytes: int,
+    window_bytes: int | None,
 ) -> RandomPatches | GridPatches:
     """Lay out training patches that overlap no held-out one and respect masks and gaps.
 
     By default random patches are as many as cover the data side by side. `DataError` if nothing is
-    left of a grid.
+    left.
     """
     extents = images.extents()
     held_out, trained = (None, None) if split is None else (split.avoided, split.trained)
+    allowed = origin_masks(images, patch_size, held_out, trained)
     if sampling == "random":
         n = n_patches or n_by_default(images, patch_size, split)
-        masks = origin_masks(images, patch_size, held_out, trained)
-        return RandomPatches(extents, patch_size, n, seed, cell_bytes, held_out, masks, trained)
-    plan = grid_plan(extents, patch_size, cell_bytes=cell_bytes)
-    if trained is not None:
-        plan = plan.take(trained[rows_of(plan, extents)])
-    if held_out is not None:
-        plan = without_overlap(plan, held_out)
-    plan = within(plan, origin_masks(images, patch_size, chosen=trained), extents)
-    if not len(plan):
+        return RandomPatches(extents, patch_size, n, seed, window_bytes, allowed, trained)
+    grid = TileGrid(extents, patch_size, window_bytes=window_bytes, chosen=trained, allowed=allowed)
+    if not len(grid):
         raise DataError(
             f"sampling=grid: what validates and the mask leave no patch of {patch_size} side by "
             "side. Use smaller patches, fewer n_val_patches, or sampling=random."
         )
-    return GridPatches(plan, seed)
+    return GridPatches(grid, seed)
 
 
 def n_by_default(images: ImageSet, patch_size: Sequence[int], split: Split | None) -> int:

@@ -1,14 +1,15 @@
-"""What of the training data validates and what trains: made, restored, told, written."""
+"""What of the training data validates and what trains: chosen, restored, described, listed."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.sampling.chunk_grid import CELLS, VAL_SHARE
+from careamics_dm.images.image_set import ImageSet
+from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sampling.folds import deal, n_folds_of, units
 from careamics_dm.sampling.held_out import (
     from_rows,
@@ -17,20 +18,10 @@ from careamics_dm.sampling.held_out import (
     image_numbers,
     n_available,
     to_rows,
-    within,
 )
 from careamics_dm.sampling.image_origins import origin_masks
-from careamics_dm.sampling.plan import Plan, rows_of
-from careamics_dm.sampling.tiling import grid_plan
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.extent import Extent
-    from careamics_dm.images.image_set import ImageSet
-    from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.sampling.read_windows import WINDOWS, PatchList
+from careamics_dm.sampling.tiling import TileGrid
 
 HoldOut = Literal["patches", "samples", "images", "files"]
 VAL_PATCHES = 8
@@ -43,20 +34,20 @@ COLUMNS = ("split", "image", "sample", "start", "size")
 class Split:
     """Validation patches of the training data, and what they leave to train on."""
 
-    patches: Plan
+    patches: PatchList | TileGrid
     """The validation patches."""
     trained: NDArray[np.bool_] | None = None
     """Whether each sample, image by image, is trained on; ``None``: all are, but for
     ``avoided``."""
-    elsewhere: Plan | None = None
+    elsewhere: PatchList | None = None
     """The same places in other samples that show the same scene."""
     words: str = ""
     """What is held out, where that is whole samples."""
 
     @property
-    def avoided(self) -> Plan | None:
+    def avoided(self) -> PatchList | None:
         """Patches that no training patch may overlap; ``None`` where samples are left out."""
-        if self.trained is not None:
+        if isinstance(self.patches, TileGrid):
             return None
         return self.patches if self.elsewhere is None else self.elsewhere
 
@@ -65,8 +56,9 @@ class Split:
 
         Of samples that are held out as a whole, ``[source, sample]`` for each.
         """
-        if self.trained is None:
+        if isinstance(self.patches, PatchList):
             return to_rows(self.patches, stacks)
+        assert self.trained is not None
         names = image_names(stacks)
         samples = [(name, s) for name, n in _sizes(names, stacks) for s in range(n)]
         return [list(samples[row]) for row in np.flatnonzero(~self.trained).tolist()]
@@ -116,16 +108,17 @@ def make_split(rule: SplitRule, images: ImageSet, restored: Mapping[str, Any]) -
     return _patches(rule, images, hold_out(extents, patch_size, n, rng, masks))
 
 
-def _patches(rule: SplitRule, images: ImageSet, patches: Plan) -> Split:
+def _patches(rule: SplitRule, images: ImageSet, patches: PatchList) -> Split:
     """Hold out patches; of a scene that is repeated, in every frame."""
     if rule.repeats is None:
         return Split(patches)
     samples = np.array([stack.data_shape[0] for stack in images.stacks])[patches.image]
-    every = patches.take(np.repeat(np.arange(len(patches)), samples))
+    row = np.repeat(np.arange(len(patches)), samples)
     sample = np.concatenate([np.arange(n) for n in samples])
-    places = np.column_stack([every.image, sample, every.start])
-    once = np.unique(places, axis=0, return_index=True)[1]
-    return Split(patches, elsewhere=replace(every, sample=sample).take(once))
+    places = np.column_stack([patches.image[row], sample, patches.start[row]])
+    image, sample, *start = np.unique(places, axis=0).T
+    elsewhere = PatchList(image, sample, np.stack(start, axis=1), patches.patch_size)
+    return Split(patches, elsewhere=elsewhere)
 
 
 def _fold(rule: SplitRule, images: ImageSet) -> Split:
@@ -157,43 +150,16 @@ def _whole(rule: SplitRule, images: ImageSet, trained: NDArray[np.bool_], words:
             else f"train_data: {words}. Nothing is left to train on. Add the images that the run "
             "of the checkpoint was trained on, or give val_data."
         )
-    cell_bytes = rule.pool_bytes // VAL_SHARE // CELLS
-    plan = within(_grid_over(extents, ~trained, patch_size, cell_bytes), masks, extents)
+    window_bytes = rule.pool_bytes // WINDOWS
+    plan = TileGrid(extents, patch_size, window_bytes=window_bytes, chosen=~trained, allowed=masks)
     if not len(plan):
         raise DataError(
             f"train_data: {words}. Masks and gaps leave no validation patch of {patch_size} side "
             "by side in them. Use smaller patches, a larger mask or another fold."
         )
     if rule.n_val_patches is not None and rule.n_val_patches < len(plan):
-        plan = some_of(plan, rule.n_val_patches, rule.seed)
+        plan = plan.some(rule.n_val_patches, np.random.default_rng([rule.seed, 4]))
     return Split(plan, trained, words=f"{words}; {len(plan)} patches")
-
-
-def some_of(plan: Plan, n_patches: int, seed: int) -> Plan:
-    """Choose some patches of a plan at random, in its order."""
-    rng = np.random.default_rng([seed, 4])
-    return plan.take(np.sort(rng.choice(len(plan), n_patches, replace=False)))
-
-
-def _grid_over(
-    extents: Sequence[Extent], held: NDArray[np.bool_], patch_size: Sequence[int], cell_bytes: int
-) -> Plan:
-    """Lay patches side by side over some samples, image by image."""
-    first = np.cumsum([0] + [extent.samples for extent in extents])
-    image = np.flatnonzero(np.add.reduceat(held, first[:-1], dtype=np.int64))
-    parts, numbers = [], []
-    for i in image.tolist():
-        number, extent = np.flatnonzero(held[first[i] : first[i + 1]]), extents[i]
-        if extent.together == 1:  # of the others, whole groups are read
-            extent = extent._replace(samples=len(number), samples_per_block=1)
-        else:
-            number = np.arange(extent.samples)
-        parts.append(extent)
-        numbers.append(number)
-    plan = grid_plan(parts, patch_size, cell_bytes=cell_bytes)
-    sample = np.concatenate(numbers)[rows_of(plan, parts)]
-    found = Plan(image[plan.image], sample, plan.start, plan.size, plan.cell, plan.crop, plan.split)
-    return found.take(held[rows_of(found, extents)])
 
 
 def _trained_from_rows(
@@ -245,11 +211,11 @@ def table_of(
         for sample in range(stack.data_shape[0]):
             of = role if next(trained, True) else "val"
             rows.append(_row(of, name, sample, "", size))
-    if split is not None and split.trained is None:
+    if split is not None and isinstance(split.patches, PatchList):
         held = split.patches
-        columns = (held.image, held.sample, held.start, held.size)
-        for i, sample, start, shape in zip(*(c.tolist() for c in columns), strict=True):
-            rows.append(_row("val", names[i], sample, _numbers(start), _numbers(shape)))
+        columns = (held.image.tolist(), held.sample.tolist(), held.start.tolist())
+        for i, sample, start in zip(*columns, strict=True):
+            rows.append(_row("val", names[i], sample, _numbers(start), _numbers(held.patch_size)))
     return rows
 
 

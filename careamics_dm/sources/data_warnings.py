@@ -10,7 +10,7 @@ from careamics_dm.images.image_set import ImageSet
 say = rank_zero_only(print)  # print, but only on the first of the processes of a run
 
 
-def tell_gaps(what: str, images: ImageSet) -> None:
+def warn_of_gaps(what: str, images: ImageSet) -> None:
     """Warn of parts that were not acquired, whose prediction means nothing."""
     missing = images.n_not_acquired()
     if not missing:
@@ -21,16 +21,16 @@ def tell_gaps(what: str, images: ImageSet) -> None:
     rank_zero_warn(
         f"{what}: {len(missing)} image(s) have parts that were not acquired, of "
         f"{images.stacks[first].source} {missing[first]} pixels ({share:.1%}). They are read as 0; "
-        "what is predicted there"
-        f"{', and scored with the rest,' * (what == 'test_data')} means nothing."
+        "ignore what is predicted there"
+        f"{', although scores include it' * (what == 'test_data')}."
     )
 
 
-def tell_odd(images: ImageSet) -> None:
+def warn_of_odd_frames(images: ImageSet) -> None:
     """Warn of frames without a partner."""
     pairs = [stack for stack in images.stacks if isinstance(stack, AlternateFrames)]
     if odd := [stack.source for stack in pairs if stack.n_frames % 2]:
         rank_zero_warn(
-            f"repeats: {len(odd)} image(s) have an odd number of frames; the last one has no "
-            f"partner and is left out: {', '.join(odd[:5])}{', ...' * (len(odd) > 5)}."
+            f"repeats: {len(odd)} image(s) have an odd number of frames, the last of which is left "
+            f"out: {', '.join(odd[:5])}{', ...' * (len(odd) > 5)}."
         )

@@ -8,7 +8,7 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int:
-    """Bytes that can be taken without swapping; 4 GiB where the system does not tell.
+    """Bytes that can be taken without swapping; 4 GiB where the system does not say.
 
     Linux: ``MemAvailable`` and, in a container or a batch job, what is left of the limits of the
     control groups (v2). Elsewhere: half of the physical memory.
@@ -33,10 +33,7 @@ def available_bytes() -> int:
 
 
 def left_in_group(folder: Path) -> int:
-    """Bytes left of the limit of a control group; a very large number where it has none.
-
-    What its file cache takes counts as free: it is given back when memory is short.
-    """
+    """Bytes left of the limit of a control group, if any; what its file cache takes is free."""
     try:
         limit = (folder / "memory.max").read_text().strip()
         used = int((folder / "memory.current").read_text())

@@ -91,15 +91,14 @@ def read_manifest(path: Path, what: str, extensions: Sequence[str] = ()) -> List
 
     It is a ``.csv`` with a header, a ``.yaml`` (a list of mappings or of names) or a ``.txt`` (a
     name per line), in UTF-8. Columns: ``input`` and, where wanted, ``target``, ``mask``, ``split``
-    (``train``, ``val``, ``test`` or ``predict``; ``train_data`` takes the rows of ``train``, and so
-    on) and keys that say what in the file is meant (``scene``, ``channel``, ``target_channel``).
-    Relative paths start at the manifest; what has a ``://`` is a URL. Targets and masks may be left
-    out for all rows of a split; so may keys, for some. ``extensions`` are those of folders that are
-    sources themselves (``.zarr``).
+    (``train_data`` takes the rows of ``train``, and so on) and keys that say what in the file is
+    meant (``scene``, ``channel``, ``target_channel``). Relative paths start at the manifest; what
+    has a ``://`` is a URL. Targets and masks may be left out for all rows of a split, keys for
+    some. ``extensions`` are those of folders that are sources themselves (``.zarr``).
     """
     try:
         rows = _rows(path)
-    except (UnicodeDecodeError, csv.Error, _BadRow) as error:
+    except (ValueError, csv.Error) as error:
         raise DataError(f"{what}: manifest {path} cannot be read: {error}.") from error
     if not rows:
         raise DataError(f"{what}: manifest {path} has no row. Name at least one file.")
@@ -121,23 +120,22 @@ def read_manifest(path: Path, what: str, extensions: Sequence[str] = ()) -> List
         chosen = [(number, row) for number, row in chosen if row["split"] == split]
         if not chosen:
             raise DataError(f"{what}: manifest {path} has no row with split={split}.")
-    lists: dict[str, list[Any]] = {}
-    for column in ("input", "target", "mask"):
+
+    def files(column: str) -> list[Any] | None:
         empty = [number for number, row in chosen if not row.get(column)]
         if len(empty) == len(chosen) and column != "input":
-            continue
+            return None
         if empty:
             raise DataError(f"{what}: manifest {path}: row {empty[0]} has no {column}.")
-        lists[column] = [
-            row[column] if "://" in row[column] else path.parent / at_home(Path(row[column]))
-            for _, row in chosen
-        ]
-    named = [file for files in lists.values() for file in files if isinstance(file, Path)]
+        names = [row[column] for _, row in chosen]
+        return [n if "://" in n else path.parent / at_home(Path(n)) for n in names]
+
+    inputs, targets, masks = files("input") or [], files("target"), files("mask")
+    named = [file for file in (*inputs, *(targets or ()), *(masks or ())) if isinstance(file, Path)]
     _check_files(named, extensions, what)
-    extra = columns - set(COLUMNS)
-    keys = [{key: row[key] for key in sorted(extra) if row.get(key)} for _, row in chosen]
-    lists_of = (lists["input"], lists.get("target"), lists.get("mask"))
-    return Listing(*lists_of, keys=keys if extra else None)
+    extra = sorted(columns - set(COLUMNS))
+    keys = [{key: row[key] for key in extra if row.get(key)} for _, row in chosen]
+    return Listing(inputs, targets, masks, keys=keys if extra else None)
 
 
 def pair(inputs: Listing, others: Listing, what: str) -> Listing:
@@ -150,9 +148,7 @@ def pair(inputs: Listing, others: Listing, what: str) -> Listing:
         ours, theirs = _by_name(inputs, what), _by_name(others, what)
         lone = {inputs.root: ours.keys() - theirs.keys(), others.root: theirs.keys() - ours.keys()}
         if any(lone.values()):
-            found = [
-                f"in {root}, {_some(sorted(names), 20)}" for root, names in lone.items() if names
-            ]
+            found = [f"in {root}, {_some(sorted(n), 20)}" for root, n in lone.items() if n]
             raise DataError(
                 f"{what}: files of {inputs.root} and {others.root} pair by name, but these have "
                 f"no partner: {'; '.join(found)}. Add the missing files or give lists."
@@ -160,8 +156,8 @@ def pair(inputs: Listing, others: Listing, what: str) -> Listing:
         return others.take([theirs[name] for name in ours])
     if len(inputs.inputs) != len(others.inputs):
         raise DataError(
-            f"{what}: {len(inputs.inputs)} input(s) but {len(others.inputs)} of these. "
-            "Lists pair by order: make them equally long."
+            f"{what}: {len(inputs.inputs)} input(s) but {len(others.inputs)} of these. Lists pair "
+            "by order: make them equally long."
         )
     return others
 
@@ -187,8 +183,7 @@ def _check_files(paths: list[Path], extensions: Sequence[str], what: str) -> Non
         )
     if folders := [str(p) for p in paths if p.is_dir() and not _is_store(p, extensions)]:
         raise DataError(
-            f"{what}: {_some(folders)} is a folder in a list. Name its files, or give the "
-            "folder alone."
+            f"{what}: {_some(folders)} is a folder in a list. Name its files, or the folder alone."
         )
 
 
@@ -215,11 +210,8 @@ def _search(folder: Path, extensions: Sequence[str], what: str) -> list[Any]:
     return list(files)
 
 
-class _BadRow(ValueError):
-    """A row of a manifest that can't be understood."""
-
-
 def _rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a manifest; a ValueError says what is wrong with its text."""
     # utf-8-sig: spreadsheets put a byte order mark in front.
     if path.suffix.lower() == ".csv":
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -233,36 +225,34 @@ def _rows(path: Path) -> list[dict[str, str]]:
         # BaseLoader: names stay as they are written, also 0012, null and 2024-05-01.
         content = yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
-        raise _BadRow(" ".join(str(error).split())) from error
+        raise ValueError(" ".join(str(error).split())) from error
     if content and not isinstance(content, list):
-        raise _BadRow("expected a list of files or of mappings")
+        raise ValueError("expected a list of files or of mappings")
     return [_yaml_row(n, row) for n, row in enumerate(content or [], start=1)]
 
 
 def _csv_row(number: int, row: dict[Any, Any]) -> dict[str, str]:
     if None in row:
-        raise _BadRow(f"row {number} has more fields than the header; quote names with a comma")
+        raise ValueError(f"row {number} has more fields than the header; quote names with a comma")
     return {str(key).strip(): value or "" for key, value in row.items()}
 
 
 def _yaml_row(number: int, row: Any) -> dict[str, str]:
     fields = {"input": row} if isinstance(row, str) else row
     if not isinstance(fields, dict) or not all(isinstance(v, str) for v in fields.values()):
-        raise _BadRow(f"row {number} is neither a name nor a mapping of names")
+        raise ValueError(f"row {number} is neither a name nor a mapping of names")
     return fields
 
 
 def _by_name(listing: Listing, what: str) -> dict[str, int]:
-    root = listing.root
-    assert root is not None
     found: dict[str, int] = {}
     for i, path in enumerate(listing.inputs):
-        bare = path.relative_to(root).with_suffix("")
+        bare = path.relative_to(listing.root).with_suffix("")
         name = str(bare.with_suffix("") if bare.suffix.lower() == ".ome" else bare)
         if name in found:
             raise DataError(
                 f"{what}: {listing.inputs[found[name]]} and {path} have the same name without "
-                "extension, but files pair by it. Rename one or give lists."
+                "extension, by which files pair. Rename one or give lists."
             )
         found[name] = i
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -17,7 +17,10 @@ from careamics_dm.sources.source_path import absolute, file_of
 
 Open = Callable[..., list[ImageStack]]
 Channels = Sequence[int | str] | None
+Opened = list[ImageStack] | None
+"""The images of a source; ``None`` where it has a fault."""
 
+T = TypeVar("T")
 OPENERS = 8  # threads that open files: opening waits for the disk, not for a core
 
 
@@ -44,65 +47,54 @@ def open_images(
     names of images that were left out because they are small.
     """
     faults: list[str] = []
-    columns = [
+    opened, target_stacks, mask_stacks = (
         [] if listing is None else _open_all(open_source, listing, role_axes, faults)
         for listing, role_axes in zip((inputs, targets, masks), axes, strict=True)
-    ]
-    images, skipped = ImageSet([]), []
-    for i, stacks in enumerate(columns[0]):
-        others = [column[i] if column else None for column in columns[1:]]
-        if stacks is None:  # told already
+    )
+
+    def add(i: int, stack: ImageStack, target: ImageStack | None, mask: ImageStack | None) -> None:
+        """Check an image of source ``i`` with its target and mask, and add it to the set."""
+        _check_partner(stack, target, "target")
+        _check_partner(stack, mask, "mask")
+        chosen = _select(stack, _channels_of(inputs, i, channels))
+        target_chosen = None
+        if target is not None and targets is not None:
+            target_chosen = _select(target, _channels_of(targets, i, target_channels))
+        elif repeats:
+            AlternateFrames(stack, repeats, 0)  # an error where there are no such frames
+            target_chosen = _select(stack, target_channels) if target_channels else chosen
+        elif within:
+            wanted = _channels_of(inputs, i, target_channels, "target_channel")
+            target_chosen = _select(stack, wanted)
+            _check_apart(stack, chosen, target_chosen)
+        if patch_size is not None and not _fits(stack, patch_size, small_images):
+            skipped.append(stack.source)
+            return
+        images.stacks.append(stack)
+        images.channels.append(chosen)
+        if target is not None:
+            images.targets.append(target)
+        if target is not None or within or repeats:
+            images.target_channels.append(target_chosen)
+        if mask is not None:
+            images.masks.append(mask)
+
+    images, skipped = ImageSet([]), list[str]()
+    for i, stacks in enumerate(opened):
+        if stacks is None:  # its fault is on the list
             continue
-        for k, name in enumerate(("target", "mask")):
-            other = others[k]
-            if other is not None and len(other) != len(stacks):
-                label = stacks[0].source if stacks else inputs.inputs[i]
-                faults.append(f"{label}: {len(stacks)} image(s), but {len(other)} {name}(s).")
-                others[k] = None
-            elif other is not None and (lone := _lone(stacks, other)):
-                faults.append(
-                    f"{stacks[0].source}: images of a file pair by name, but these have no "
-                    f"{name}, or are one of no image: {', '.join(lone)}. Name those that match, "
-                    "in a manifest, say."
-                )
-                others[k] = None
-        for j, stack in enumerate(stacks):
-            target, mask = (None if other is None else other[j] for other in others)
+        label = stacks[0].source if stacks else str(inputs.inputs[i])
+        of_targets = _partners(label, stacks, target_stacks[i : i + 1], "target", faults)
+        of_masks = _partners(label, stacks, mask_stacks[i : i + 1], "mask", faults)
+        for stack, target, mask in zip(stacks, of_targets, of_masks, strict=True):
             try:
-                _check_partner(stack, target, "target")
-                _check_partner(stack, mask, "mask")
-                chosen = _select(stack, _channels_of(inputs, i, channels))
-                target_chosen = None
-                if target is not None and targets is not None:
-                    target_chosen = _select(target, _channels_of(targets, i, target_channels))
-                elif repeats:
-                    AlternateFrames(stack, repeats, 0)
-                    target_chosen = _select(stack, target_channels) if target_channels else chosen
-                elif within:
-                    wanted = _channels_of(inputs, i, target_channels, "target_channel")
-                    target_chosen = _select(stack, wanted)
-                    _check_apart(stack, chosen, target_chosen)
-                if patch_size is not None and not _fits(stack, patch_size, small_images):
-                    skipped.append(stack.source)
-                    continue
+                add(i, stack, target, mask)
             except DataError as error:
                 faults.append(str(error))
-                continue
-            images.stacks.append(stack)
-            images.channels.append(chosen)
-            if target is not None:
-                images.targets.append(target)
-            if target is not None or within or repeats:
-                images.target_channels.append(target_chosen)
-            if mask is not None:
-                images.masks.append(mask)
     faults += _disagreements(images) + _twice(images)
     if not images.stacks and not faults:
-        faults.append(
-            f"every image is smaller than patch_size {tuple(patch_size or ())}: use smaller ones."
-            if skipped
-            else "there is no image."
-        )
+        small = f"every image is smaller than patch_size {tuple(patch_size or ())}. Use smaller "
+        faults.append(f"{small}patches." if skipped else "there is no image.")
     if faults:
         raise DataError(join_faults(what, faults))
     return images, skipped
@@ -116,32 +108,60 @@ def join_faults(what: str, faults: Sequence[str], most: int = 20) -> str:
     return "\n".join(lines + [f"  and {len(faults) - most} more"] * (len(faults) > most))
 
 
-def _open_all(
-    open_source: Open, listing: Listing, axes: str, faults: list[str]
-) -> list[list[ImageStack] | None]:
-    """Open sources; ``None`` for those whose fault is put on the list."""
-    sources = listing.inputs
-    rows = listing.keys or [{}] * len(sources)
+def attempt_all(
+    task: Callable[[Any, dict[str, str]], T],
+    sources: Sequence[Any],
+    rows: Sequence[dict[str, str]] | None,
+    faults: list[str],
+) -> list[T | None]:
+    """Do a task for each source and row in threads; faults are listed, their results ``None``."""
 
-    def attempt(source: Any, row: dict[str, str]) -> list[ImageStack] | str:
-        keys = {key: value for key, value in row.items() if key not in CHANNELS}
+    def attempt(source: Any, row: dict[str, str]) -> tuple[T | None, str]:
         try:
-            return open_source(source, axes, **keys)
+            return task(source, row), ""
         except DataError as error:
-            return str(error)
+            return None, str(error)
         except OSError as error:
-            return f"{source if isinstance(source, str | Path) else ''}: cannot be read ({error})."
+            name = source if isinstance(source, str | Path) else ""
+            return None, f"{name}: cannot be read ({error})."
 
-    bar: dict[str, Any] = {
-        "total": len(sources),
-        "unit": "file",
-        "delay": PROGRESS_AFTER,
-        "leave": False,
-    }
+    bar: dict[str, Any] = {"total": len(sources), "unit": "file", "delay": PROGRESS_AFTER}
     with ThreadPoolExecutor(OPENERS) as pool:
-        results = list(tqdm(pool.map(attempt, sources, rows), "opening", **bar))
-    faults += [result for result in results if isinstance(result, str)]
-    return [None if isinstance(result, str) else result for result in results]
+        found = pool.map(attempt, sources, rows or [{}] * len(sources))
+        results = list(tqdm(found, "opening", leave=False, **bar))
+    faults += [fault for _, fault in results if fault]
+    return [result for result, _ in results]
+
+
+def _open_all(open_source: Open, listing: Listing, axes: str, faults: list[str]) -> list[Opened]:
+    """Open sources; ``None`` for those whose fault is put on the list."""
+
+    def open_one(source: Any, row: dict[str, str]) -> list[ImageStack]:
+        keys = {key: value for key, value in row.items() if key not in CHANNELS}
+        return open_source(source, axes, **keys)
+
+    return attempt_all(open_one, listing.inputs, listing.keys, faults)
+
+
+def _partners(
+    label: str,
+    stacks: list[ImageStack],
+    found: Sequence[list[ImageStack] | None],
+    name: str,
+    faults: list[str],
+) -> Sequence[ImageStack | None]:
+    """Return the targets or masks of the images of a source; ``None`` each if they are unusable."""
+    others = found[0] if found else None
+    if others is not None and len(others) != len(stacks):
+        faults.append(f"{label}: {len(stacks)} image(s), but {len(others)} {name}(s).")
+    elif others is not None and (lone := _lone(stacks, others)):
+        faults.append(
+            f"{label}: images of a file pair by name, but these have no {name}, or are {name}s of "
+            f"no image: {', '.join(lone)}. Name those that match, in a manifest, for instance."
+        )
+    elif others is not None:
+        return others
+    return [None] * len(stacks)
 
 
 def _lone(stacks: Sequence[ImageStack], others: Sequence[ImageStack]) -> list[str]:
@@ -173,7 +193,7 @@ def _check_partner(stack: ImageStack, other: ImageStack | None, name: str) -> No
 
 
 def _fits(stack: ImageStack, patch_size: Sequence[int], small_images: str) -> bool:
-    """Whether an image is kept; raises when it does not suit the patch."""
+    """Whether to use an image; an error where the patch does not suit it."""
     size = tuple(stack.data_shape[2:])
     if len(size) != len(patch_size):
         depth = "with" if len(size) == 3 else "without"
@@ -201,8 +221,7 @@ def _check_apart(
     if both := sorted(set(ours) & set(theirs)):
         raise DataError(
             f"{stack.source}: channel(s) {', '.join(map(str, both))} would be both input and "
-            f"target. Of its {len(every)} channel(s), select others with channels or "
-            "target_channels."
+            f"target. Of its {len(every)} channel(s), set channels or target_channels."
         )
 
 
@@ -235,12 +254,12 @@ def _twice(images: ImageSet) -> list[str]:
 def _disagreements(images: ImageSet) -> list[str]:
     """Images whose channels or dimensions differ from those of the first."""
     faults = []
-    sides = [("channels", images.stacks, images.channels)]
+    roles = [("channels", images.stacks, images.channels)]
     # After a fault, a target may be missing.
     if len(images.target_channels) == len(images.stacks):
         targets = images.targets or images.stacks
-        sides.append(("target_channels", targets, images.target_channels))
-    for name, stacks, channels in sides:
+        roles.append(("target_channels", targets, images.target_channels))
+    for name, stacks, channels in roles:
         counts = list(map(count_channels, stacks, channels))
         for stack, count in zip(stacks, counts, strict=True):
             if count != counts[0]:

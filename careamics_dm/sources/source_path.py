@@ -1,7 +1,5 @@
 """Names of images: which file or container an image is in."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -29,10 +27,7 @@ def absolute(source: str) -> Path:
 
 
 def file_of(source: str) -> Path:
-    """Find the file or container that an image is in: ``scan.czi``, ``plate.zarr``.
-
-    That is, the path up to the first part that has the suffix of a container, or all of it.
-    """
+    """Return the path up to the first part with the suffix of a container, or all of it."""
     path = absolute(source)
     for i, part in enumerate(path.parts[:-1]):
         if bare(part) != part:

@@ -14,10 +14,12 @@ import torch
 
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.images.region import Region, read_region
-from careamics_dm.sampling.plan import Plan, rows_of
+from careamics_dm.loading.dataset import Plan
+from careamics_dm.sampling.read_windows import Places
 from careamics_dm.testing.image_stack_checks import check_image_stack as check_image_stack
 from careamics_dm.testing.image_stack_checks import expect
 
+Batches = Sequence[dict[str, Any]]
 STAGES = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 
 
@@ -44,10 +46,8 @@ def check_datamodule(datamodule: PatchDataModule) -> None:
     first = {stage: _batches(datamodule, stage) for stage in stages}
     again: PatchDataModule = pickle.loads(fresh)
     for stage in reversed(stages):
-        expect(
-            _equal(first[stage], _batches(again, stage)),
-            f"{stage}: another order of stages, but the same seed, gave other batches",
-        )
+        same = _equal(first[stage], _batches(again, stage))
+        expect(same, f"{stage}: another order of stages, but the same seed, gave other batches")
     again.teardown("fit")
     for stage in stages:
         _check_batches(datamodule, stage, first[stage])
@@ -69,14 +69,12 @@ def _batches(datamodule: PatchDataModule, stage: str) -> list[dict[str, Any]]:
     """Return the first epoch of a stage, as stored."""
     loader = getattr(datamodule, f"{STAGES[stage]}_dataloader")()
     batches = list(loader)
-    expect(
-        len(batches) == len(loader),
-        f"{stage}: len(loader) is {len(loader)}, but {len(batches)} batches came",
-    )
+    n, found = len(loader), len(batches)
+    expect(n == found, f"{stage}: len(loader) is {n}, but {found} batches came")
     return batches
 
 
-def _equal(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> bool:
+def _equal(one: Batches, other: Batches) -> bool:
     def same(a: Any, b: Any) -> bool:
         if isinstance(a, torch.Tensor):
             return a.dtype == b.dtype and np.array_equal(a.numpy(), b.numpy(), equal_nan=True)
@@ -88,9 +86,7 @@ def _equal(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> bo
     )
 
 
-def _check_batches(
-    datamodule: PatchDataModule, stage: str, batches: Sequence[dict[str, Any]]
-) -> None:
+def _check_batches(datamodule: PatchDataModule, stage: str, batches: Batches) -> None:
     patch_size = datamodule.settings.patch_size
     dims, tiles = len(patch_size), stage in ("test", "predict")
     lead = 0 if datamodule.settings.batch_size is None and not tiles else 1
@@ -101,10 +97,8 @@ def _check_batches(
         expect("image" in keys and keys <= allowed, f"{stage}: a batch has the keys {keys}")
         for key in keys & {"image", "target"}:
             shape = tuple(batch[key].shape)
-            expect(
-                len(shape) == lead + 1 + dims and (tiles or shape[-dims:] == patch_size),
-                f"{stage}: {key} has shape {shape}, patch_size is {patch_size}",
-            )
+            fits = len(shape) == lead + 1 + dims and (tiles or shape[-dims:] == patch_size)
+            expect(fits, f"{stage}: {key} has shape {shape}, patch_size is {patch_size}")
         done = datamodule.transform(batch)
         tensors = list(done.values()) if isinstance(done, dict) else done
         tensors = tensors if isinstance(tensors, list | tuple) else [tensors]
@@ -122,7 +116,7 @@ def _check_epochs(datamodule: PatchDataModule) -> None:
     loader = datamodule.train_dataloader()
     epochs = [list(loader) for _ in range(2)]
     expect(len(epochs[0]) == len(epochs[1]), "fit: epochs have unequally many batches")
-    plans = [loader.patches.plan.at(epoch) for epoch in range(3)]
+    plans = [_places(loader.patches.plan, epoch) for epoch in range(3)]
     if datamodule.settings.sampling == "random":
         new = not np.array_equal(plans[0].start, plans[1].start)
         sizes = [np.array(extent.size) for extent in loader.patches.extents]
@@ -131,15 +125,20 @@ def _check_epochs(datamodule: PatchDataModule) -> None:
     held = datamodule.val_dataloader()
     if datamodule.settings.val_data is not None or isinstance(held, list):
         return
-    patch, fixed = datamodule.settings.patch_size, held.patches.plan.at(0)
+    patch, fixed = datamodule.settings.patch_size, _places(held.patches.plan, 0)
     _check_samples(datamodule, plans, fixed)
-    for plan, i in product(plans, range(len(fixed))):
+    for plan, i in product(plans, range(len(fixed.image))):
         near = (np.abs(plan.start - fixed.start[i]) < patch).all(axis=1)
         same = (plan.image == fixed.image[i]) & (plan.sample == fixed.sample[i])
         expect(not (near & same).any(), "fit: a training patch overlaps a validation patch")
 
 
-def _check_samples(datamodule: PatchDataModule, plans: Sequence[Plan], fixed: Plan) -> None:
+def _places(plan: Plan, epoch: int) -> Places:
+    """Return where all patches of an epoch lie."""
+    return plan.epoch(epoch).places(np.arange(len(plan)))
+
+
+def _check_samples(datamodule: PatchDataModule, plans: Sequence[Places], fixed: Places) -> None:
     """Check that samples which validate as a whole are not trained on, and no others validate."""
     if datamodule.settings.split_rule.hold_out == "patches":
         return
@@ -147,14 +146,15 @@ def _check_samples(datamodule: PatchDataModule, plans: Sequence[Plan], fixed: Pl
     n = sum(extent.samples for extent in extents)
     expect(len(rows) == n, f"split_table() has {len(rows)} rows for {n} samples")
     held = np.array([row["split"] == "val" for row in rows])
+    first = np.cumsum([0] + [extent.samples for extent in extents])
     for plan in plans:
-        seen = held[rows_of(plan, extents)]
+        seen = held[first[plan.image] + plan.sample]
         expect(not seen.any(), "fit: a training patch is of a sample that is held out")
-    valid = held[rows_of(fixed, extents)].all()
+    valid = held[first[fixed.image] + fixed.sample].all()
     expect(valid, "validate: a validation patch is of a sample that is trained on")
 
 
-def _check_cover(datamodule: PatchDataModule, batches: Sequence[dict[str, Any]]) -> None:
+def _check_cover(datamodule: PatchDataModule, batches: Batches) -> None:
     """Check that the inner parts of tiles cover every pixel once, and hold the right pixels."""
     images, dims = datamodule.images_of("predict"), len(datamodule.settings.patch_size)
     stacks = images.stacks

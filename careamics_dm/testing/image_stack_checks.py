@@ -94,15 +94,12 @@ def _check_boxes(stack: ImageStack, boxes: Sequence[_Box], expected: NDArray[Any
         patch = read_patch(stack, members, (sample, channels, start, size))
         inside = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
         wanted = expected[(sample, slice(None) if channels is None else channels, *inside)]
-        expect(
-            _equal(patch, wanted),
-            f"{stack.source}: other pixels than expected in sample {sample}, channels {channels}, "
-            f"at {start}, size {size}",
-        )
+        box = f"sample {sample}, channels {channels}, at {start}, size {size}"
+        expect(_equal(patch, wanted), f"{stack.source}: other pixels than expected in {box}")
 
 
 def _check_outside(stack: ImageStack, expected: NDArray[Any]) -> None:
-    """Check patches that reach outside on both sides: padded, and right where they are inside."""
+    """Check a patch that reaches outside at every border: padded, and right inside."""
     size = stack.data_shape[2:]
     start, outer = [-2] * len(size), [n + 5 for n in size]
     patch = read_patch(stack, read_members(stack, ""), (0, None, start, outer))
@@ -123,11 +120,9 @@ def _check_samples(stack: ImageStack, expected: NDArray[Any], rng: np.random.Gen
         inside = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
         wanted = expected[(slice(sample, sample + n), slice(None), *inside)]
         wanted = wanted if channels is None else wanted[:, channels]
-        expect(
-            _equal(found, wanted),
-            f"{stack.source}: extract_samples gives other pixels than expected for {n} samples "
-            f"from {sample} on, channels {channels}, at {start}, size {size}",
-        )
+        box = f"{n} samples from {sample} on, channels {channels}, at {start}, size {size}"
+        promise = f"{stack.source}: extract_samples gives other pixels than expected for {box}"
+        expect(_equal(found, wanted), promise)
 
 
 def _check_valid_region(stack: ImageStack) -> None:

@@ -5,19 +5,16 @@ the next ``counts[1]`` orientation 1 and so on is as random as drawing an orient
 takes one strided copy per orientation instead of one per patch.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import accumulate, product
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from careamics_dm.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Orientation(NamedTuple):
@@ -27,6 +24,9 @@ class Orientation(NamedTuple):
     """Exchange ``Y`` and ``X``."""
     reverse: tuple[int, ...]
     """Axes to reverse afterwards, counted from the end: -1 is ``X``, -2 ``Y``, -3 ``Z``."""
+
+
+Orientations = Sequence[Orientation]
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Augmentation:
             )
         if "Z" in self.flip and not depth:
             raise DataError(
-                f'augmentation: flip="{self.flip}", but patch_size {tuple(patch_size)} has no Z.'
+                f"augmentation: flip={self.flip}, but patch_size {patch_size} has no Z."
             )
         found = []
         for t, z, i, j in product((False, True), (0, 1), (0, 1), (0, 1)):
@@ -87,9 +87,7 @@ class Augmentation:
         return found
 
 
-def orient(
-    x: torch.Tensor, orientations: Sequence[Orientation], counts: Sequence[int]
-) -> torch.Tensor:
+def orient(x: Tensor, orientations: Sequence[Orientation], counts: Sequence[int]) -> Tensor:
     """Copy a batch as float32; turn the first ``counts[0]`` patches to orientation 0, and so on."""
     if len(counts) != len(orientations) or sum(counts) != len(x):
         raise ValueError(
@@ -100,43 +98,34 @@ def orient(
         # NumPy has negative strides, so one pass converts and turns. torch.flip copies once more,
         # and has no uint16 (measured: NumPy is a third faster).
         out = np.empty(x.shape, np.float32)
-        _turn_runs(x.numpy(), out, orientations, counts)
+        for orientation, run in _runs(orientations, counts):
+            patches = x[run].transpose(-1, -2) if orientation.transpose else x[run]
+            out[run] = np.flip(patches.numpy(), orientation.reverse)
         return torch.from_numpy(out)
     return _turn_on_device(x.to(torch.float32), orientations, counts)
 
 
-def turn(x: torch.Tensor, orientation: Orientation) -> torch.Tensor:
+def turn(x: Tensor, orientation: Orientation) -> Tensor:
     """Turn a tensor ``(..., Y, X)`` to an orientation; always a copy."""
     x = x.transpose(-1, -2) if orientation.transpose else x
     return x.flip(orientation.reverse)
 
 
-def turn_back(x: torch.Tensor, orientation: Orientation) -> torch.Tensor:
+def turn_back(x: Tensor, orientation: Orientation) -> Tensor:
     """Undo `turn`."""
     x = x.flip(orientation.reverse)
     return x.transpose(-1, -2) if orientation.transpose else x
 
 
-def _turn_on_device(
-    x: torch.Tensor, orientations: Sequence[Orientation], counts: Sequence[int]
-) -> torch.Tensor:
+def _turn_on_device(x: Tensor, orientations: Orientations, counts: Sequence[int]) -> Tensor:
     turned = torch.empty_like(x)
-    start = 0
-    for orientation, count in zip(orientations, counts, strict=True):
-        turned[start : start + count] = turn(x[start : start + count], orientation)
-        start += count
+    for orientation, run in _runs(orientations, counts):
+        turned[run] = turn(x[run], orientation)
     return turned
 
 
-def _turn_runs(
-    x: np.ndarray[tuple[int, ...], np.dtype[np.generic]],
-    out: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-    orientations: Sequence[Orientation],
-    counts: Sequence[int],
-) -> None:
-    start = 0
-    for orientation, count in zip(orientations, counts, strict=True):
-        run = x[start : start + count]
-        run = run.swapaxes(-1, -2) if orientation.transpose else run
-        out[start : start + count] = np.flip(run, orientation.reverse)
-        start += count
+def _runs(orientations: Orientations, counts: Sequence[int]) -> Iterator[tuple[Orientation, slice]]:
+    """Yield each orientation with the patches of a batch that get it."""
+    ends = accumulate(counts)
+    for orientation, count, end in zip(orientations, counts, ends, strict=True):
+        yield orientation, slice(end - count, end)

@@ -1,25 +1,16 @@
 """From batches as stored to what modules get: float32, normalised and augmented."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from careamics_dm.transforms.augmentation import orient
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from careamics_dm.transforms.augmentation import Orientation
-    from careamics_dm.transforms.normalization import Affine
+from careamics_dm.transforms.augmentation import Orientation, orient
+from careamics_dm.transforms.normalization import Affine
 
 
 class BatchTransform:
-    """Normalises and augments whole batches on whatever device they are.
-
-    A batch says how many of its patches take each of the ``orientations``.
-    """
+    """Normalises and augments whole batches on whatever device they are."""
 
     def __init__(self, orientations: Sequence[Orientation], batch_format: str, n_dims: int) -> None:
         self.orientations, self.batch_format = list(orientations), batch_format

@@ -4,24 +4,20 @@ Every method is affine, ``(x - offset) / scale`` with one offset and scale per c
 applies it, one line undoes it, and a checkpoint stores two lists of numbers.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+Blocks = Iterable[NDArray[Any]]
 
-    import torch
-    from numpy.typing import NDArray
-
-    Blocks = Iterable[NDArray[Any]]
 
 Side = Literal["image", "target"]
 Given = float | list[float] | None
@@ -52,7 +48,7 @@ class Affine(NamedTuple):
         offset, scale = self._columns(y_NCYX)
         return y_NCYX * scale + offset
 
-    def spread(self, n_channels: int, side: Side) -> Affine:
+    def spread(self, n_channels: int, side: Side) -> "Affine":
         """Return one offset and scale per channel, repeated where all channels share them."""
         if len(self.offset) not in (1, n_channels):
             raise DataError(
@@ -93,7 +89,6 @@ class Normalization(ABC):
 
     def given(self, side: Side) -> Affine | None:
         """Return the statistics that the user gave for images or targets, if any."""
-        del side
         return None
 
     @abstractmethod
@@ -233,14 +228,12 @@ class NoNormalization(Normalization):
 
     per_channel: bool = False
 
-    def given(self, side: Side) -> Affine:
+    def given(self, side: Side) -> "Affine":
         """See `Normalization.given`: offset 0, scale 1."""
-        del side
         return Affine([0.0], [1.0])
 
     def measure(self, blocks: Blocks) -> Affine:
         """See `Normalization.measure`."""
-        del blocks
         return self.given("image")
 
 
@@ -280,9 +273,8 @@ class _Histogram:
         order = np.argsort(values, kind="stable")
         last = np.cumsum(weights[order]) - 1  # rank of the last pixel of each value
         place = np.asarray(q) * last[-1]
-        below, above = (
-            values[order][np.searchsorted(last, rank)] for rank in (np.floor(place), np.ceil(place))
-        )
+        ranks = (np.floor(place), np.ceil(place))
+        below, above = (values[order][np.searchsorted(last, rank)] for rank in ranks)
         return np.asarray(below + (above - below) * (place % 1))
 
 

@@ -1,29 +1,24 @@
 """Statistics of the training data, from a bounded random part of it or from everything."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
+from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.image_set import PROGRESS_AFTER, nan_message
+from careamics_dm.images.extent import Extent
+from careamics_dm.images.image_set import PROGRESS_AFTER, ImageSet, nan_message
 from careamics_dm.images.region import Region, read_samples
-from careamics_dm.sampling.chunk_grid import cell_shape
-from careamics_dm.sampling.tiling import tile_plan
-from careamics_dm.transforms.normalization import Affine
+from careamics_dm.sampling.chunk_grid import window_shape
+from careamics_dm.sampling.read_windows import sample_runs
+from careamics_dm.transforms.normalization import Affine, Normalization, Side
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.image_set import ImageSet
-    from careamics_dm.transforms.normalization import Normalization, Side
-
+SIDES: tuple[Side, ...] = ("image", "target")
 STATISTICS_BYTES = 2**28
 """Of the training data, at most this many bytes (256 MiB) make the statistics."""
 SMALL = 2**16
@@ -36,15 +31,19 @@ EXACT = 2**24
 
 def given_statistics(normalization: Normalization, normalize_target: bool) -> dict[str, Affine]:
     """Return the given statistics, without any data; a DataError if none are given for images."""
-    image, target = normalization.given("image"), normalization.given("target")
-    if image is None:
+    found = {side: _given(normalization, side, normalize_target) for side in SIDES}
+    if found["image"] is None:
         raise DataError(
             "the statistics for normalisation are unknown: restore a checkpoint, give train_data "
             "to compute them from, or give them to normalization."
         )
-    if not normalize_target:
-        target = Affine([0.0], [1.0])
-    return {"image": image} | ({} if target is None else {"target": target})
+    return {side: affine for side, affine in found.items() if affine is not None}
+
+
+def _given(normalization: Normalization, side: Side, normalize_target: bool) -> Affine | None:
+    if side == "target" and not normalize_target:
+        return Affine([0.0], [1.0])
+    return normalization.given(side)
 
 
 def measure(
@@ -57,21 +56,14 @@ def measure(
     normalize_target: bool = True,
     trained: NDArray[np.bool_] | None = None,
 ) -> dict[str, Affine]:
-    """Compute statistics per channel of "image" and "target", unless they are given.
-
-    For the other arguments see `pixel_blocks`.
-    """
+    """Compute statistics of "image" and "target" unless they are given; see `pixel_blocks`."""
     found: dict[str, Affine] = {}
-    sides: list[Side] = ["image", "target"]
     counts = [images.n_channels, images.n_target_channels]
-    for number, side in enumerate(sides[: len(images.sides)]):
-        affine = normalization.given(side)
-        if side == "target" and not normalize_target:
-            affine = Affine([0.0], [1.0])
+    for number, side in enumerate(SIDES[: len(images.sides)]):
+        affine = _given(normalization, side, normalize_target)
         if affine is None:
-            blocks = pixel_blocks(
-                images, number, n_bytes, seed, allow_nan=allow_nan, trained=trained
-            )
+            options: Any = {"allow_nan": allow_nan, "trained": trained}
+            blocks = pixel_blocks(images, number, n_bytes, seed, **options)
             affine = normalization.measure(_warn_if_rounded(blocks, side))
         found[side] = affine.spread(counts[number], side)
     return found
@@ -124,31 +116,30 @@ def pixel_blocks(
 
 def _blocks(images: ImageSet, trained: NDArray[np.bool_] | None) -> list[Region]:
     """Divide the samples to use into blocks that are read at once."""
+    extents = images.extents()
+    boxes: dict[Extent, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
+    # One by one, small samples in memory would take far longer than their pixels.
+    together = [
+        max(SMALL // (prod(e.size) * e.pixel_bytes), 1) if e.in_memory else e.together
+        for e in extents
+    ]
     blocks: list[Region] = []
-    counts = [extent.samples for extent in images.extents()]
-    trained = np.ones(sum(counts), bool) if trained is None else trained
-    used = np.split(trained, np.cumsum(counts)[:-1])
-    for i, extent in enumerate(images.extents()):
-        in_memory, extent, n = extent.in_memory, extent._replace(in_memory=False), len(extent.size)
-        # One by one, small samples would take far longer than their pixels.
-        together = max(SMALL // extent.sample_bytes, 1) if in_memory else extent.together
-        shape = cell_shape(extent, [min(64, size) for size in extent.size], BLOCK)
-        boxes = tile_plan([extent._replace(samples=1)], shape, [0] * n).crop.tolist()
-        blocks += [
-            Region(i, sample, tuple(box[:n]), tuple(box[n:]), n_samples)
-            for sample, n_samples in _runs(used[i], together)
-            for box in boxes
-        ]
+    for image, sample, n in zip(*sample_runs(extents, trained, together), strict=True):
+        key = extents[image]._replace(in_memory=False)
+        if key not in boxes:
+            boxes[key] = _boxes(key)
+        blocks += [Region(int(image), int(sample), *box, int(n)) for box in boxes[key]]
     return blocks
 
 
-def _runs(used: NDArray[np.bool_], together: int) -> list[tuple[int, int]]:
-    """Return first sample and length of runs of used samples that are stored together."""
-    sample = np.flatnonzero(used)
-    begins = (np.diff(sample, prepend=-2) > 1) | (sample % together == 0)
-    first = np.flatnonzero(begins)
-    length = np.diff(first, append=len(sample))
-    return list(zip(sample[first].tolist(), length.tolist(), strict=True))
+def _boxes(extent: Extent) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Divide a sample into boxes, start and stop of each, that are read at once."""
+    shape = window_shape(extent, [min(64, size) for size in extent.size], BLOCK)
+    starts = product(*(range(0, n, step) for n, step in zip(extent.size, shape, strict=True)))
+    return [
+        (start, tuple(min(a + b, n) for a, b, n in zip(start, shape, extent.size, strict=True)))
+        for start in starts
+    ]
 
 
 def _finite_pixels(
@@ -178,7 +169,7 @@ def _finite_pixels(
 
 
 def _acquired(images: ImageSet, region: Region) -> NDArray[np.bool_] | None:
-    """Tell for each pixel of a region, sample by sample, if it was acquired; ``None``: all were."""
+    """Return for each pixel of a region, sample by sample, if it was acquired; ``None``: all."""
     samples = range(region.sample, region.sample + region.n_samples)
     valid = [images.valid_region(region.image, sample) for sample in samples]
     if all(boxes is None for boxes in valid):

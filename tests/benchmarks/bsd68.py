@@ -28,7 +28,7 @@ import tifffile
 from hydra.utils import instantiate
 
 from careamics_dm.callbacks.training import SaveModel
-from careamics_dm.cli.config_errors import BASE
+from careamics_dm.cli import BASE
 from careamics_dm.evaluation.metrics import psnr
 
 SIGMA, STEPS_PER_EPOCH = 25.0, 100

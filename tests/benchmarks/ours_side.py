@@ -20,9 +20,9 @@ from careamics_dm.formats.custom.datamodule import CustomDataModule
 from careamics_dm.formats.czi.datamodule import CziDataModule
 from careamics_dm.formats.tiff.datamodule import TiffDataModule
 from careamics_dm.formats.zarr.datamodule import ZarrDataModule
-from careamics_dm.models.care import CAREModule
 from careamics_dm.models.masking import Masking
 from careamics_dm.models.n2v import N2VModule
+from careamics_dm.models.supervised import CAREModule
 from careamics_dm.models.unet import UNet
 from careamics_dm.transforms.normalization import MeanStd
 

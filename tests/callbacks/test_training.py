@@ -16,10 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from careamics_dm import ArrayDataModule, N2VModule
 from careamics_dm.callbacks import scores_report as report
 from careamics_dm.callbacks.training import LearningRate, Pictures, SaveModel
-from careamics_dm.cli.train import use_kept
+from careamics_dm.cli.train import use_saved
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.metrics import psnr, scale_invariant_psnr, ssim
-from careamics_dm.models.care import CAREModule
+from careamics_dm.models.supervised import CAREModule
 from careamics_dm.models.unet import UNet
 
 rng = np.random.default_rng(0)
@@ -134,7 +134,7 @@ class TestSaveModel:
         with pytest.warns(UserWarning, match="not empty"):
             model = Scripted([9.0, 9.0, 1.5])
             run.fit(model, datamodule=data_of(n_val_patches=2), ckpt_path=tmp_path / name)
-        assert use_kept(run, model)["val_loss"] == 1.0
+        assert use_saved(run, model)["val_loss"] == 1.0
         assert kept_epoch(tmp_path / "model.ckpt") == 0
         assert model.weight.item() == 0.0
 
@@ -354,7 +354,7 @@ class TestTest:
         assert not {"test.csv", "test.png"} & done.files
         supervised = ("data.train_target=images", "model=care")
         message = refuse("train", tmp_path, *SMALL, *data, *supervised)
-        assert "Give data.test_target" in message
+        assert "Give test_target" in message
 
     def test_bad_test_data_are_refused_before_training(self, tmp_path):
         write_tiffs(tmp_path / "images", "YX", [(40, 50)])

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.image import imread
 
 from careamics_dm.evaluation.comparison_plot import plot_comparison, plot_denoised
-from careamics_dm.evaluation.image_views import middle_plane
 from careamics_dm.evaluation.metrics import psnr
+from careamics_dm.evaluation.planes import middle_plane
 
 if TYPE_CHECKING:
     from pathlib import Path

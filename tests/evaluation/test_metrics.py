@@ -211,15 +211,6 @@ def test_ssim_of_tiles_is_their_mean_weighted_by_pixels() -> None:
     assert scores.as_dict()["ssim"] == [pytest.approx((a + 2 * b) / 3, rel=1e-12)]
 
 
-def test_a_given_range_counts_for_psnr_and_ssim() -> None:
-    truth, image = pair(1, 1, 20, 30)
-    scores = Scores(1, data_range=500)
-    scores.add(truth, image)
-    x, y = truth[0, 0].numpy(), image[0, 0].numpy()
-    assert scores.as_dict()["psnr"] == [pytest.approx(psnr(x, y, 500))]
-    assert scores.as_dict()["ssim"] == [pytest.approx(ssim(x, y, 500))]
-
-
 def test_a_tile_with_a_constant_target_has_no_ssim_and_does_not_count() -> None:
     truth, image = pair(2, 1, 12, 12)
     truth[1] = 5

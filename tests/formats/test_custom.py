@@ -23,8 +23,8 @@ from stacks import RecordingStack
 
 from careamics_dm.errors import DataError
 from careamics_dm.formats.custom.datamodule import CustomDataModule
-from careamics_dm.formats.custom.decoded_files import FILES
 from careamics_dm.formats.custom.import_path import check_travels, find_function
+from careamics_dm.formats.custom.user_images import FILES
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.models.n2v import N2VModule
 from careamics_dm.models.unet import UNet

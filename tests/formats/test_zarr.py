@@ -21,7 +21,7 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr_files import numbers, write_array, write_collection, zstd
 
 from careamics_dm.errors import DataError
-from careamics_dm.formats.zarr import engines as _zarr_engines
+from careamics_dm.formats.zarr import array as _zarr_array
 from careamics_dm.formats.zarr.array import ZarrArray, forget_stores
 from careamics_dm.formats.zarr.datamodule import ZarrDataModule
 from careamics_dm.testing.datamodule_checks import check_datamodule, check_image_stack
@@ -323,7 +323,7 @@ from careamics_dm.formats.zarr.store_files import Place
 from careamics_dm.formats.zarr.discovery import ZarrSource
 from careamics_dm.formats.zarr.opening import open_zarr
 path = {str(tmp_path / "a.zarr")!r}
-stack, _ = open_zarr(ZarrSource(Place(path), "array", path), engine="tensorstore")
+stack, _ = open_zarr(ZarrSource(Place(path), "array"), engine="tensorstore")
 box = (slice(0, 3), slice(0, 40), slice(0, 50))
 def read(_):
     return stack.array.engine, int(stack.array[box].sum())
@@ -353,16 +353,16 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     class Worker:
         num_workers = 3
 
-    monkeypatch.setattr(_zarr_engines.os, "cpu_count", lambda: 8)
-    assert _zarr_engines.threads() == 8
-    monkeypatch.setattr("torch.utils.data.get_worker_info", Worker)
-    assert _zarr_engines.threads() == 2
+    monkeypatch.setattr(_zarr_array.os, "cpu_count", lambda: 8)
+    assert _zarr_array.threads() == 8
+    monkeypatch.setattr(_zarr_array, "get_worker_info", Worker)
+    assert _zarr_array.threads() == 2
 
 
 def test_engines_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"engine='fast'.* auto, zarr, tensorstore"):
         module("a.zarr", engine="fast")
-    monkeypatch.setattr(_zarr_engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(_zarr_array, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r'tensorstore is not installed.*"careamics-dm\[fast\]"'):
         module("a.zarr", engine="tensorstore")
     array = numbers((40, 50))
@@ -383,7 +383,7 @@ def test_an_engine_that_fails_on_an_array_is_not_used_on(
     def fail(self: object, box: object) -> None:
         raise ValueError("unsupported")
 
-    monkeypatch.setattr(_zarr_engines.TensorStoreArray, "__getitem__", fail)
+    monkeypatch.setattr(_zarr_array.TensorStoreArray, "__getitem__", fail)
     np.testing.assert_array_equal(whole(stack), array)
     assert isinstance(stack.array, ZarrArray)
     assert stack.array.engine == "zarr"

@@ -45,6 +45,12 @@ def layouts():
     )
 
 
+def places_of(loader, epoch=0):
+    """Where all patches of an epoch lie."""
+    plan = loader.patches.plan
+    return plan.epoch(epoch).places(np.arange(len(plan)))
+
+
 @given(layouts())
 def test_every_other_frame_is_what_numpy_takes(drawn):
     axes, shape, axis = drawn
@@ -158,7 +164,7 @@ def test_frames_take_the_mask_of_their_input():
         train_data=numbers(4, 16, 16), train_mask=mask, axes="TYX", repeats="T", **OPTIONS
     )
     data.setup("fit")
-    plan = data.train_dataloader().patches.plan.at(0)
+    plan = places_of(data.train_dataloader())
     assert set(plan.sample.tolist()) == {1}
     assert (plan.start + 4 >= 8).all()
 
@@ -266,11 +272,11 @@ def test_places_that_validate_are_trained_on_in_no_frame_of_the_scene(sampling):
         **OPTIONS | {"n_val_patches": 3},
     )
     data.setup("fit")
-    held = data.val_dataloader().patches.plan.at(0)
-    assert len(held) == 3
+    held = places_of(data.val_dataloader())
+    assert len(held.start) == 3
     loader = data.train_dataloader()
     for epoch in range(5):
-        plan = loader.patches.plan.at(epoch)
+        plan = places_of(loader, epoch)
         for start in held.start:
             assert not (np.abs(plan.start - start) < 8).all(axis=1).any()
     held_out = [row for row in data.split_table() if row["split"] == "val"]
@@ -283,7 +289,7 @@ def test_places_that_validate_are_trained_on_in_no_frame_of_the_scene(sampling):
     )
     other.load_state_dict(data.state_dict())
     other.setup("fit")
-    plan = other.train_dataloader().patches.plan.at(0)
+    plan = places_of(other.train_dataloader())
     for start in held.start:
         assert not (np.abs(plan.start - start) < 8).all(axis=1).any()
 
@@ -293,5 +299,5 @@ def test_few_places_of_a_scene_that_is_repeated_validate():
         train_data=numbers(40, 16, 16), axes="TYX", repeats="T", **OPTIONS | {"n_val_patches": None}
     )
     data.setup("fit")
-    assert len(data.val_dataloader().patches.plan.at(0)) == 1  # of four, a quarter
+    assert len(data.val_dataloader().patches.plan) == 1  # of four, a quarter
     assert data.n_train_patches > 0

@@ -21,9 +21,10 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.loading.dataset import PatchDataset
 from careamics_dm.loading.loader import PatchLoader
-from careamics_dm.sampling.plan import Share
 from careamics_dm.sampling.random_patches import RandomPatches
-from careamics_dm.sampling.tiling import grid_plan, tile_plan
+from careamics_dm.sampling.read_windows import PatchList
+from careamics_dm.sampling.streams import Share
+from careamics_dm.sampling.tiling import TileGrid
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -35,18 +36,18 @@ def numbered(shape, dtype=np.float32, first=0):
     return (first + np.arange(np.prod(shape))).reshape(shape).astype(dtype)
 
 
-def make(stacks, patch=(16, 16), n=40, *, plan="random", cell_bytes=EVERYTHING, **options):
+def make(stacks, patch=(16, 16), n=40, *, plan="random", window_bytes=EVERYTHING, **options):
     images = ImageSet(list(stacks), list(options.pop("targets", None) or []))
     images.channels = options.pop("channels", None) or [None] * len(images.stacks)
     images.target_channels = options.pop("target_channels", None) or [None] * len(images.targets)
     images.kept = options.pop("kept", {})
     extents = images.extents()
     if plan == "random":
-        where = RandomPatches(extents, patch, n, options.get("seed", 0), cell_bytes)
+        where = RandomPatches(extents, patch, n, options.get("seed", 0), window_bytes)
     elif plan == "grid":
-        where = grid_plan(extents, patch, cell_bytes=cell_bytes)
+        where = TileGrid(extents, patch, window_bytes=window_bytes)
     else:
-        where = tile_plan(extents, patch, [4] * len(patch), cell_bytes=cell_bytes)
+        where = TileGrid(extents, patch, [4] * len(patch), window_bytes=window_bytes)
         options["with_region"] = True
     options.setdefault("batch_size", 8)
     return PatchDataset(images, where, **options)
@@ -140,14 +141,14 @@ class TestBatches:
             data.draw(st.integers(1, 30)),
             targets=targets,
             batch_size=data.draw(st.integers(1, 9)),
-            cell_bytes=data.draw(st.sampled_from([1, 500, 10**6])),
+            window_bytes=data.draw(st.sampled_from([1, 500, 10**6])),
             pool_bytes=data.draw(st.sampled_from([1, 2000, 10**7])),
         )
         epoch = data.draw(st.integers(0, 3))
         batches = epoch_of(dataset, epoch)
-        plan = dataset.plan.at(epoch)
+        places = dataset.plan.epoch(epoch).places(np.arange(len(dataset.plan)))
         planned = []
-        for i, s, start in zip(plan.image, plan.sample, plan.start, strict=True):
+        for i, s, start in zip(places.image, places.sample, places.start, strict=True):
             box = tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True))
             planned.append(stacks[i].pixels[(s, slice(None), *box)])
         found = torch.cat([b["image"] for b in batches]).numpy()
@@ -158,7 +159,7 @@ class TestBatches:
         )
         targets_found = torch.cat([b["target"] for b in batches]).numpy()
         assert np.array_equal(targets_found, -found[:, :1])
-        assert len(batches) == dataset.count() == ceil(len(plan) / dataset.batch_size)
+        assert len(batches) == dataset.count() == ceil(len(planned) / dataset.batch_size)
 
     def test_batches_mix_images(self):
         dataset = make(recorded(), n=200, batch_size=32)
@@ -210,13 +211,15 @@ class TestReading:
     def test_every_region_is_read_once_per_epoch(self):
         stacks = recorded(8, (1, 1, 64, 64), block=(16, 16))
         pool = 3 * 64 * 64 * 2
-        dataset = make(stacks, (8, 8), 300, cell_bytes=32 * 32 * 2, pool_bytes=pool)
+        dataset = make(stacks, (8, 8), 300, window_bytes=32 * 32 * 2, pool_bytes=pool)
         for epoch in range(3):
             for stack in stacks:
                 stack.reads.clear()
             epoch_of(dataset, epoch)
-            cells = len(np.unique(dataset.plan.at(epoch).cell))
-            assert sum(len(stack.reads) for stack in stacks) == cells
+            windows = np.unique(dataset.plan.epoch(epoch).windows(np.arange(300)))
+            # One that two streams share may be read by each.
+            n_reads = sum(len(stack.reads) for stack in stacks)
+            assert len(windows) <= n_reads < len(windows) + 8
 
     def test_a_region_is_read_only_as_far_as_its_patches_reach(self):
         (stack,) = recorded(1, (1, 1, 256, 256))
@@ -229,7 +232,7 @@ class TestReading:
     def test_the_pool_stays_within_its_bytes(self, patches):
         stacks = recorded(20, (1, 1, 64, 64), block=(16, 16))
         pool = 6 * 64 * 64 * 2
-        dataset = make(stacks, (8, 8), patches, cell_bytes=pool // 16, pool_bytes=pool)
+        dataset = make(stacks, (8, 8), patches, window_bytes=pool // 16, pool_bytes=pool)
         for epoch in range(3):
             for batch in epoch_of(dataset, epoch):
                 del batch
@@ -241,7 +244,7 @@ class TestReading:
     def test_patches_are_mixed_over_half_of_the_pool_while_the_other_half_is_read(self):
         stacks = recorded(24, (1, 1, 64, 64), np.float32)
         size = stacks[0].pixels.nbytes
-        dataset = make(stacks, n=2000, pool_bytes=8 * size, cell_bytes=size)
+        dataset = make(stacks, n=2000, pool_bytes=8 * size, window_bytes=size)
         image = np.array(corners(epoch_of(dataset))) // stacks[0].pixels.size
         uses = [np.flatnonzero(image == i) for i in range(24)]
         live = [sum(u[0] <= at <= u[-1] for u in uses) for at in range(2000)]
@@ -261,7 +264,7 @@ class TestReading:
         ledger, image = Ledger(), np.zeros((1, 1, 64, 64), np.float32)
         stacks = [Live(image, "a", None, ledger) for _ in range(n_images)]
         dataset = make(
-            stacks, n=40 * n_images, pool_bytes=16 * image.nbytes, cell_bytes=image.nbytes
+            stacks, n=40 * n_images, pool_bytes=16 * image.nbytes, window_bytes=image.nbytes
         )
         most = {}
         for workers in (0, 2, 4):
@@ -282,7 +285,7 @@ class TestReading:
 
     def test_a_set_that_fits_is_read_once_for_all_epochs(self):
         stacks = recorded(5, (2, 1, 64, 64))
-        dataset = make(stacks, (16, 16), 100, cell_bytes=1000, pool_bytes=10 * 64 * 64 * 2)
+        dataset = make(stacks, (16, 16), 100, window_bytes=1000, pool_bytes=10 * 64 * 64 * 2)
         for epoch in range(4):
             epoch_of(dataset, epoch)
         reads = [read for stack in stacks for read in stack.reads]
@@ -298,7 +301,7 @@ class TestReading:
 
     def test_a_set_larger_than_the_pool_is_covered_in_every_epoch(self):
         stacks = recorded(10, (1, 1, 50, 70), np.float32, block=(16, 16))
-        dataset = make(stacks, (16, 16), plan="grid", cell_bytes=2000, pool_bytes=20_000)
+        dataset = make(stacks, (16, 16), plan="grid", window_bytes=2000, pool_bytes=20_000)
         for _ in range(2):
             found = torch.cat([b["image"] for b in dataset]).unique()
             assert len(found) == 10 * 50 * 70
@@ -316,14 +319,14 @@ class TestReading:
         batches.close()
 
     def test_stopping_early_leaves_no_thread(self):
-        loader = PatchLoader(make(recorded(20), n=400, pool_bytes=40_000, cell_bytes=4000))
+        loader = PatchLoader(make(recorded(20), n=400, pool_bytes=40_000, window_bytes=4000))
         for _ in loader:
             assert reader_threads()
             break
         assert not reader_threads()
 
     def test_closing_a_loader_ends_the_threads_of_a_pass_that_may_go_on(self):
-        loader = PatchLoader(make(recorded(20), n=100, pool_bytes=40_000, cell_bytes=4000))
+        loader = PatchLoader(make(recorded(20), n=100, pool_bytes=40_000, window_bytes=4000))
         batches = iter(loader)
         first = [next(batches)]
         loader.close()
@@ -386,7 +389,7 @@ class TestOrder:
     @pytest.mark.parametrize("kept", [True, False])
     @pytest.mark.parametrize("workers", [0, 2])
     def test_a_resumed_epoch_goes_on_with_the_very_next_batch(self, workers, kept):
-        options = {"n": 75, "n_orientations": 8, "cell_bytes": EVERYTHING if kept else 3000}
+        options = {"n": 75, "n_orientations": 8, "window_bytes": EVERYTHING if kept else 3000}
         options["pool_bytes"] = EVERYTHING if kept else 30_000
 
         def loader():
@@ -419,14 +422,14 @@ class TestOrder:
 
     def test_after_a_resume_what_is_past_is_not_read_again(self):
         stacks = recorded(20, (1, 1, 64, 64))
-        dataset = make(stacks, n=200, pool_bytes=3 * 64 * 64 * 2, cell_bytes=64 * 64 * 2)
-        dataset.set_epoch(0, 20)  # of 25
+        dataset = make(stacks, n=200, pool_bytes=3 * 64 * 64 * 2, window_bytes=64 * 64 * 2)
+        dataset.set_epoch(0, 20 * 8)  # of 25 batches
         assert len(list(dataset)) == 5
         assert sum(len(stack.reads) for stack in stacks) < 10
         assert stacks[0].ledger.most_live <= dataset.pool_bytes
 
     def test_nothing_is_drawn_twice_by_two_workers(self):
-        options = {"n": 75, "pool_bytes": 30_000, "cell_bytes": 3000}
+        options = {"n": 75, "pool_bytes": 30_000, "window_bytes": 3000}
         loader = PatchLoader(make(recorded(), **options), num_workers=2, start_method="fork")
         alone = PatchLoader(make(recorded(), **options))
         for _ in range(2):  # the second with the same, living workers
@@ -448,7 +451,7 @@ class TestOrder:
     @pytest.mark.parametrize("workers", [1, 2])
     def test_validation_and_prediction_have_one_order_whatever_the_workers(self, plan, workers):
         stacks = [ArrayStack(numbered((1, 1, 50, 70)), "SCYX", "a")] * 2
-        dataset = make(stacks, (16, 16), plan=plan, cell_bytes=2000, pool_bytes=4000)
+        dataset = make(stacks, (16, 16), plan=plan, window_bytes=2000, pool_bytes=4000)
         alone = list(PatchLoader(dataset))
         loader = PatchLoader(dataset, num_workers=workers, start_method="fork")
         assert same(list(loader), alone)
@@ -554,8 +557,9 @@ class TestNan:
 
 
 def test_an_empty_plan_yields_nothing():
+    none = np.zeros(0, np.int64)
     dataset = make(recorded(1), plan="grid")
-    dataset.plan = dataset.plan.take(np.arange(0))
+    dataset.plan = PatchList(none, none, np.zeros((0, 2), np.int64), (8, 8))
     assert dataset.count() == 0
     assert list(dataset) == []
 
@@ -567,10 +571,10 @@ def test_the_first_batch_mixes_images_in_memory():
     assert len({int(c // size) for c in corners(first)}) > 5
 
 
-def test_the_first_batch_waits_for_one_region_only():
-    stacks = recorded(50, (1, 1, 64, 64))
-    dataset = make(stacks, n=2000)
+def test_the_first_batch_waits_for_one_window_of_each_stream_only():
+    stacks = recorded(50, (1, 1, 64, 64), np.float32)
+    dataset = make(stacks, n=2000, batch_size=100, pool_bytes=60 * 64 * 64 * 4)
     size = stacks[0].pixels.size
     images = [{int(c // size) for c in corners(epoch_of(dataset, e)[:1])} for e in (0, 1)]
-    assert len(images[0]) == 1
-    assert len(images[1]) > 1
+    assert len(images[0]) <= 3 * 8
+    assert len(images[1]) > 30

@@ -20,9 +20,8 @@ from careamics_dm.loading.loader import PatchLoader
 from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
 from careamics_dm.sampling.filters.base import PatchFilter
 from careamics_dm.sampling.filters.criteria import EntropyFilter, MaxFilter, MeanStdFilter
-from careamics_dm.sampling.plan import Share
 from careamics_dm.sampling.random_patches import RandomPatches
-from careamics_dm.sampling.tiling import grid_plan
+from careamics_dm.sampling.streams import Share
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -59,13 +58,12 @@ def passes(criterion, patch):
     return False
 
 
-def make(images, patch=(16, 16), n=200, *, targets=(), cell_bytes=6000, **options):
+def make(images, patch=(16, 16), n=200, *, targets=(), window_bytes=6000, **options):
     """Make a dataset; by default streamed, with a pool that holds a part of it."""
     found = ImageSet(list(images), list(targets))
     found.channels, found.target_channels = [None] * len(images), [None] * len(targets)
     extents = found.extents()
-    held = {key: options.pop(key, None) for key in ("held_out", "masks")}
-    plan = RandomPatches(extents, patch, n, options.get("seed", 0), cell_bytes, **held)
+    plan = RandomPatches(extents, patch, n, options.get("seed", 0), window_bytes)
     options = {"batch_size": 8, "pool_bytes": 60_000} | options
     return PatchDataset(found, plan, **options)
 
@@ -124,6 +122,11 @@ def same(ours, theirs):
         and all(np.array_equal(np.asarray(a[key]), np.asarray(b[key])) for key in a)
         for a, b in zip(ours, theirs, strict=True)
     )
+
+
+def epoch_of(dataset, epoch):
+    dataset.set_epoch(epoch)
+    return list(dataset)
 
 
 class Range(PatchFilter):
@@ -207,7 +210,7 @@ class TestObedience:
     @pytest.mark.parametrize("criterion", [MaxFilter(400), MeanStdFilter(std=20), Range()])
     def test_all_that_pass_in_a_block_are_equally_likely(self, where, criterion):
         stacks = where(1, (1, 1, 40, 48))
-        everything = {"cell_bytes": 2**20, "pool_bytes": 2**20, "batch_size": 64}
+        everything = {"window_bytes": 2**20, "pool_bytes": 2**20, "batch_size": 64}
         dataset = make(
             stacks, (8, 8), 40_000, targets=numbered(stacks), patch_filter=criterion, **everything
         )
@@ -222,12 +225,12 @@ class TestObedience:
         chi_square = ((times[expected] - mean) ** 2 / mean).sum()
         assert abs(chi_square - n) < 5 * np.sqrt(2 * n)
 
-    def test_blocks_at_hand_together_give_as_much_as_passes_in_them(self):
-        stacks = streamed(3, (1, 1, 64, 64), share=0.2)
-        stacks[1].pixels[:] = BACKGROUND
-        stacks[2].pixels[:] = BRIGHT
-        dataset = make(stacks, (8, 8), 3000, targets=numbered(stacks), patch_filter=MaxFilter(400))
-        dataset.set_epoch(1)  # all of them are there from the first batch on
+    def test_images_in_memory_give_as_much_as_passes_in_them(self):
+        stacks = in_memory(3, (1, 1, 64, 64), share=0.2)
+        stacks[1].array[:] = BACKGROUND
+        stacks[2].array[:] = BRIGHT
+        targets = [ArrayStack(target.pixels, "SCYX", "number") for target in numbered(stacks)]
+        dataset = make(stacks, (8, 8), 3000, targets=targets, patch_filter=MaxFilter(400))
         times = np.bincount(corners(dataset) // 64**2, minlength=3)
         windows = np.lib.stride_tricks.sliding_window_view(pixels_of(stacks[0])[0, 0], (8, 8))
         pass_in_first = (windows.max(axis=(2, 3)) >= 400).sum()
@@ -314,7 +317,8 @@ class TestLimits:
             pixels_of(stack)[:, :, 5:9, 5:9] = np.nan
         options = {"targets": targets, "patch_filter": criterion}
         for policy in ("skip", "zero"):
-            batches = list(make(stacks, nan_policy=policy, **options))
+            dataset = make(stacks, nan_policy=policy, **options)
+            batches = [batch for epoch in range(6) for batch in epoch_of(dataset, epoch)]
             drawn = images_of(batches)
             assert all(passes(criterion, p) for p in drawn)
             values = np.stack([drawn, np.concatenate([b["target"].numpy() for b in batches])])
@@ -322,7 +326,9 @@ class TestLimits:
             has_zero = (values == 0)[:, :, :, :4, :4].any()  # but for number 0, at the corner
             assert has_zero if policy == "zero" else not has_zero or side == "target"
         with pytest.raises(DataError, match=r"nan at sample .*nan_policy"):
-            list(make(stacks, nan_policy="error", **options))
+            dataset = make(stacks, nan_policy="error", **options)
+            for epoch in range(6):  # not every epoch has windows that hold such patches
+                epoch_of(dataset, epoch)
 
     def test_skip_leaves_out_just_the_patches_that_have_nan(self):
         image, target = scene((1, 1, 30, 30), 0, np.float32), scene((1, 1, 30, 30), 1, np.float32)
@@ -341,28 +347,25 @@ class TestLimits:
     def test_where_a_plan_may_draw_is_what_it_draws(self):
         extents = (Extent(3, (40, 50), (40, 50), 2, True),)
         mask = np.random.default_rng(0).random((40, 50)) < 0.8
-        held_out = grid_plan(extents, (8, 8)).take(np.arange(0, 90, 7))
         boxes = [((0, 0), (30, 33)), ((20, 10), (40, 50))]
         masks = {(0, 0): OriginMask(mask, (8, 8)), (0, 1): ValidOrigins(boxes, (40, 50), (8, 8))}
         for given in masks.values():
             given.exclude([((9, 9), (12, 15))])
-        trained = np.array([True, True, True])
-        plan = RandomPatches(extents, (8, 8), 60_000, 0, 2**20, held_out, masks, trained)
-        drawn = plan.at(0)
+        plan = RandomPatches(extents, (8, 8), 60_000, 0, 2**20, masks)
+        drawn = plan.epoch(0).places(np.arange(60_000))
         times = np.zeros((3, 33, 43), int)
         np.add.at(times, (drawn.sample, *drawn.start.T), 1)
         for sample in range(3):
-            allowed = plan.allowed(0, sample, (0, 0), (33, 43))
+            allowed = plan.allows(0, sample, (0, 0), (33, 43))
             assert np.array_equal(allowed, times[sample] > 0)
-            assert np.array_equal(plan.allowed(0, sample, (5, 7), (30, 9)), allowed[5:30, 7:9])
-        trained[1] = False
-        assert not plan.allowed(0, 1, (0, 0), (33, 43)).any()
+            assert np.array_equal(plan.allows(0, sample, (5, 7), (30, 9)), allowed[5:30, 7:9])
 
     def test_nothing_is_read_twice_for_it(self):
         stacks = streamed(8, (1, 1, 64, 64), share=0.5)
-        filtered = make(stacks, (8, 8), 400, cell_bytes=2048, patch_filter=MaxFilter(400))
+        filtered = make(stacks, (8, 8), 400, window_bytes=2048, patch_filter=MaxFilter(400))
         list(filtered)
-        assert sum(len(s.reads) for s in stacks) == len(np.unique(filtered.plan.at(0).cell))
+        windows = np.unique(filtered.plan.epoch(0).windows(np.arange(400)))
+        assert len(windows) <= sum(len(s.reads) for s in stacks) < len(windows) + 8
         assert stacks[0].ledger.most_live <= filtered.pool_bytes
 
 
@@ -406,14 +409,14 @@ class TestOrder:
             for i in (0, 1, 2, 4, 5, 7, 8, 9, 10):
                 stacks[i].pixels[:] = 0
             size = 64 * 64 * 2
-            options = {"cell_bytes": size, "pool_bytes": 2 * size, "patch_filter": criterion}
+            options = {"window_bytes": size, "pool_bytes": 2 * size, "patch_filter": criterion}
             return make(stacks, (8, 8), n=240, **options)
 
         whole = list(dataset())
         assert len(whole) == 30
         for stop in range(0, 30, 3):
             resumed = dataset()
-            resumed.set_epoch(0, stop)
+            resumed.set_epoch(0, 8 * stop)
             assert same(list(resumed), whole[stop:])
 
     def test_a_seed_repeats_the_patches_and_another_gives_others(self):
@@ -433,11 +436,11 @@ class TestNothingPasses:
 
     def test_of_a_huge_set_a_part_is_searched_before_the_error(self, monkeypatch):
         size = 64 * 64 * 2
-        monkeypatch.setattr(foreground, "SEARCHED_BYTES", 10 * size)
+        monkeypatch.setattr(foreground, "SEARCHED", 10)
         stacks = streamed(40, (1, 1, 64, 64))
         for stack in stacks:
             stack.pixels[:] = BACKGROUND
-        options = {"cell_bytes": size, "pool_bytes": 2 * size, "patch_filter": MaxFilter(400)}
+        options = {"window_bytes": size, "pool_bytes": 2 * size, "patch_filter": MaxFilter(400)}
         with pytest.raises(DataError, match=r"patch_filter: none of 100 patches"):
             next(iter(make(stacks, n=2000, **options)))
         wide = [read for s in stacks for read in s.reads if read[2][0] - read[1][0] > 16]
@@ -478,7 +481,7 @@ class TestNothingPasses:
         stacks = streamed(6, (1, 1, 64, 64), share=0.5)
         for stack in stacks[:5]:
             stack.pixels[:] = 0
-        options = {"n": 300, "cell_bytes": 64 * 64 * 2, "pool_bytes": 2 * 64 * 64 * 2}
+        options = {"n": 300, "window_bytes": 64 * 64 * 2, "pool_bytes": 2 * 64 * 64 * 2}
         for criterion in (MaxFilter(400), Range()):
             dataset = make(stacks, patch_filter=criterion, **options)
             drawn = images_of(dataset)
@@ -493,7 +496,7 @@ class TestNothingPasses:
             [RecordingStack(image, "a", (16, 16), Ledger())],
             (8, 8),
             targets=number,
-            cell_bytes=3000,
+            window_bytes=3000,
             pool_bytes=9000,
             patch_filter=MaxFilter(1),
         )

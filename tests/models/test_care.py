@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from careamics_dm.formats.array import ArrayDataModule
-from careamics_dm.models.care import CAREModule
-from careamics_dm.models.n2n import N2NModule
 from careamics_dm.models.n2v import N2VModule
+from careamics_dm.models.supervised import CAREModule, N2NModule
 from careamics_dm.models.unet import UNet
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 
 from careamics_dm.evaluation.metrics import Scores, psnr, scale_invariant_psnr, ssim
 from careamics_dm.formats.array import ArrayDataModule
-from careamics_dm.models.care import CAREModule
 from careamics_dm.models.distributed_scores import gather, mean_over_images, merged
 from careamics_dm.models.n2v import N2VModule
+from careamics_dm.models.supervised import CAREModule
 from careamics_dm.models.unet import UNet
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from careamics_dm.formats.array import ArrayDataModule
-from careamics_dm.models.care import CAREModule
 from careamics_dm.models.inference import mirror_up
 from careamics_dm.models.masking import Masking
 from careamics_dm.models.n2v import N2VModule
+from careamics_dm.models.supervised import CAREModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable

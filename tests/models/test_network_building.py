@@ -14,9 +14,9 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 
 from careamics_dm.formats.array import ArrayDataModule
-from careamics_dm.models.care import CAREModule
 from careamics_dm.models.n2v import N2VModule
-from careamics_dm.models.network_building import build_network
+from careamics_dm.models.supervised import CAREModule
+from careamics_dm.models.trainer_data import build_network
 from careamics_dm.models.unet import UNet
 
 if TYPE_CHECKING:

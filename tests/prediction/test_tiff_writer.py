@@ -13,8 +13,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.formats.tiff.datamodule import open_tiff
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.region import Region, read_region
-from careamics_dm.prediction.output_paths import check_writable, output_paths
-from careamics_dm.prediction.tiff_writer import to_dtype
+from careamics_dm.prediction.tiff_writer import check_writable, output_paths, to_dtype
 
 pytestmark = pytest.mark.usefixtures("files_close")
 

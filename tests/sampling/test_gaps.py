@@ -13,7 +13,7 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.sampling.filters.criteria import MaxFilter
 from careamics_dm.sampling.image_origins import origin_masks
-from careamics_dm.sampling.tiling import grid_plan
+from careamics_dm.sampling.read_windows import PatchList
 from careamics_dm.sources.listing import Listing
 from careamics_dm.testing.datamodule_checks import check_image_stack
 from careamics_dm.transforms.statistics import pixel_blocks
@@ -246,7 +246,8 @@ def test_samples_alike_share_what_is_known_of_them():
     masks = origin_masks(images, (16, 16))
     assert len({id(mask) for mask in masks.values()}) == 2
     before = [masks[0, s].n_allowed for s in range(6)]
-    held = grid_plan(images.extents(), (16, 16)).take(np.array([0]))
+    zero = np.zeros(1, np.int64)
+    held = PatchList(zero, zero, np.zeros((1, 2), np.int64), (16, 16))
     after = origin_masks(images, (16, 16), held)
     assert after[0, 0].n_allowed < before[0]
     assert [after[0, s].n_allowed for s in range(1, 6)] == before[1:]

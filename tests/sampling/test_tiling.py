@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from careamics_dm.images.extent import Extent
-from careamics_dm.sampling.random_patches import GridPatches
-from careamics_dm.sampling.tiling import grid_plan, n_covering, tile_plan
+from careamics_dm.sampling.allowed_origins import OriginMask
+from careamics_dm.sampling.tiling import GridPatches, TileGrid, n_covering
 
 if TYPE_CHECKING:
-    from careamics_dm.sampling.plan import Plan
+    from careamics_dm.sampling.read_windows import Places
 
 # No deadlines: they tell how busy the machine is.
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,18 +44,22 @@ def cases(draw: st.DrawFn) -> tuple[list[Extent], tuple[int, ...], tuple[int, ..
     return extents, tile, overlap, draw(st.integers(1, 2000))
 
 
-def cover(plan: Plan, extents: list[Extent]) -> list[np.ndarray]:
+def places(grid: TileGrid) -> Places:
+    return grid.places(np.arange(len(grid)))
+
+
+def crops(grid: TileGrid) -> np.ndarray:
+    return grid.crops(np.arange(len(grid)))
+
+
+def cover(grid: TileGrid, extents: list[Extent]) -> list[np.ndarray]:
     """How often each pixel is in the kept part of a tile."""
     found = [np.zeros((e.samples, *e.size), int) for e in extents]
-    n_axes = plan.start.shape[1]
-    for i, s, box in zip(plan.image, plan.sample, plan.crop, strict=True):
+    tiles, boxes = places(grid), crops(grid)
+    n_axes = tiles.start.shape[1]
+    for i, s, box in zip(tiles.image, tiles.sample, boxes, strict=True):
         found[i][(s, *map(slice, box[:n_axes], box[n_axes:]))] += 1
     return found
-
-
-def cells_stand_together(plan: Plan) -> bool:
-    n_changes = np.count_nonzero(np.diff(plan.cell))
-    return n_changes + 1 == len(set(plan.cell.tolist()))
 
 
 @PROPERTY
@@ -64,8 +68,8 @@ def test_the_kept_parts_of_tiles_cover_every_pixel_exactly_once(
     case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int],
 ) -> None:
     extents, tile, overlap, budget = case
-    plan = tile_plan(extents, tile, overlap, cell_bytes=budget)
-    assert all((counts == 1).all() for counts in cover(plan, extents))
+    grid = TileGrid(extents, tile, overlap, window_bytes=budget)
+    assert all((counts == 1).all() for counts in cover(grid, extents))
 
 
 @PROPERTY
@@ -74,14 +78,15 @@ def test_tiles_lie_inside_an_image_that_is_larger_and_contain_what_they_keep(
     case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int],
 ) -> None:
     extents, tile, overlap, budget = case
-    plan = tile_plan(extents, tile, overlap, cell_bytes=budget)
-    size = np.array([extents[i].size for i in plan.image])
-    stop, n_axes = plan.start + plan.size, len(tile)
-    assert (plan.size == tile).all()
-    assert (plan.start >= 0).all()
-    np.testing.assert_array_equal(stop > size, (size < tile) & (plan.start == 0))
-    first, last = plan.crop[:, :n_axes], plan.crop[:, n_axes:]
-    assert (plan.start <= first).all()
+    grid = TileGrid(extents, tile, overlap, window_bytes=budget)
+    tiles, crop = places(grid), crops(grid)
+    size = np.array([extents[i].size for i in tiles.image])
+    stop, n_axes = tiles.start + tiles.size, len(tile)
+    assert (tiles.size == tile).all()
+    assert (tiles.start >= 0).all()
+    np.testing.assert_array_equal(stop > size, (size < tile) & (tiles.start == 0))
+    first, last = crop[:, :n_axes], crop[:, n_axes:]
+    assert (tiles.start <= first).all()
     assert (first < last).all()
     assert (last <= np.minimum(stop, size)).all()
 
@@ -92,55 +97,100 @@ def test_a_kept_part_is_half_the_overlap_away_from_the_edge_of_its_tile(
     case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int],
 ) -> None:
     extents, tile, overlap, budget = case
-    plan = tile_plan(extents, tile, overlap, cell_bytes=budget)
-    size, n_axes = np.array([extents[i].size for i in plan.image]), len(tile)
+    grid = TileGrid(extents, tile, overlap, window_bytes=budget)
+    tiles, crop = places(grid), crops(grid)
+    size, n_axes = np.array([extents[i].size for i in tiles.image]), len(tile)
     margin = np.array(overlap) // 2
-    first, last = plan.crop[:, :n_axes], plan.crop[:, n_axes:]
-    assert ((first - plan.start >= margin) | (first == 0)).all()
-    assert ((plan.start + plan.size - last >= margin) | (last == size)).all()
+    first, last = crop[:, :n_axes], crop[:, n_axes:]
+    assert ((first - tiles.start >= margin) | (first == 0)).all()
+    assert ((tiles.start + tiles.size - last >= margin) | (last == size)).all()
 
 
 @PROPERTY
 @given(cases())
-def test_tiles_are_in_the_order_of_images_and_samples_and_cells_stand_together(
+def test_tiles_are_in_the_order_of_images_and_of_what_is_read_together(
     case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int],
 ) -> None:
     extents, tile, overlap, budget = case
-    plan = tile_plan(extents, tile, overlap, cell_bytes=budget)
+    grid = TileGrid(extents, tile, overlap, window_bytes=budget)
+    tiles = places(grid)
     # Samples that are stored together go together.
-    group = plan.sample // np.array([e.together for e in extents])[plan.image]
-    assert (np.diff(plan.image * 10 + group) >= 0).all()
-    assert cells_stand_together(plan)
-    assert plan.split == "by image"
-    for cell in np.unique(plan.cell):
-        places = plan.take(plan.cell == cell)
-        assert (
-            len({*zip(places.image.tolist(), group[plan.cell == cell].tolist(), strict=True)}) == 1
-        )
+    group = tiles.sample // np.array([e.together for e in extents])[tiles.image]
+    assert (np.diff(tiles.image * 10 + group) >= 0).all()
+    assert (np.diff(tiles.window) >= 0).all()
+    for window in np.unique(tiles.window).tolist():
+        mine = np.flatnonzero(tiles.window == window)
+        assert grid.first(window) == mine[0]
+        assert len({*zip(tiles.image[mine].tolist(), group[mine].tolist(), strict=True)}) == 1
+        region = grid.region(window)
+        assert (tiles.start[mine] >= region.start).all()
+        assert (tiles.start[mine] + tiles.size[mine] <= region.stop).all()
+        if not extents[region.image].in_memory:
+            assert (tiles.start[mine].min(axis=0) == region.start).all()
+
+
+@PROPERTY
+@given(cases(), st.data())
+def test_samples_can_be_chosen(
+    case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int], data: st.DataObject
+) -> None:
+    extents, tile, overlap, budget = case
+    n = sum(extent.samples for extent in extents)
+    chosen = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    grid = TileGrid(extents, tile, overlap, window_bytes=budget, chosen=chosen)
+    counts = [pixels for image in cover(grid, extents) for pixels in image]
+    for pixels, is_chosen in zip(counts, chosen, strict=True):
+        assert (pixels == is_chosen).all()
+
+
+@PROPERTY
+@given(cases(), st.integers(0, 99))
+def test_patches_that_are_not_allowed_are_left_out_and_some_or_all_come_in_other_orders(
+    case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int], seed: int
+) -> None:
+    extents, tile, overlap, budget = case
+    rng = np.random.default_rng(seed)
+    masks = {
+        (i, s): OriginMask(rng.random(extent.size) < 0.5, tile)
+        for i, extent in enumerate(extents)
+        for s in range(extent.samples)
+        if rng.random() < 0.5
+    }
+    every = places(TileGrid(extents, tile, overlap, window_bytes=budget))
+    keep = [
+        (i, s) not in masks or bool(masks[i, s].allows(start[None])[0])
+        for i, s, start in zip(every.image, every.sample, every.start, strict=True)
+    ]
+    grid = TileGrid(extents, tile, overlap, window_bytes=budget, allowed=masks)
+    for column, wanted in zip(places(grid), every, strict=True):
+        np.testing.assert_array_equal(column, wanted[keep])
+    others = [grid.shuffled(rng), grid.some(len(grid) // 2, rng)]
+    rows = [np.column_stack([p.image, p.sample, p.start]).tolist() for p in map(places, others)]
+    expected = np.column_stack([every.image, every.sample, every.start])[keep].tolist()
+    assert sorted(rows[0]) == sorted(expected)
+    assert len(rows[1]) == len(grid) // 2
+    assert [row for row in expected if row in rows[1]] == rows[1]
+    for other in others:
+        tiles = places(other)
+        for window in np.unique(tiles.window).tolist():
+            mine = np.flatnonzero(tiles.window == window)
+            assert other.first(window) == mine[0]
+            region = other.region(window)
+            assert (tiles.start[mine] >= region.start).all()
+            assert (tiles.start[mine] + tiles.size[mine] <= region.stop).all()
 
 
 def test_the_last_two_tiles_which_overlap_more_meet_in_the_middle_too() -> None:
-    plan = tile_plan([Extent(1, (11, 6), (6, 6), 2, False)], (6, 6), (2, 0))
-    assert plan.start[:, 0].tolist() == [0, 4, 5]
-    assert plan.crop[:, [0, 2]].tolist() == [[0, 5], [5, 7], [7, 11]]
+    grid = TileGrid([Extent(1, (11, 6), (6, 6), 2, False)], (6, 6), (2, 0))
+    assert places(grid).start[:, 0].tolist() == [0, 4, 5]
+    assert crops(grid)[:, [0, 2]].tolist() == [[0, 5], [5, 7], [7, 11]]
 
 
 def test_without_a_tile_size_images_are_tiles() -> None:
     extents = [Extent(2, (5, 6), (1, 1), 2, False), Extent(1, (300, 4), (1, 1), 2, False)]
-    plan = tile_plan(extents, None, (0, 0), cell_bytes=1)
-    np.testing.assert_array_equal(plan.size, [[5, 6], [5, 6], [300, 4]])
-    np.testing.assert_array_equal(plan.crop[:, 2:], plan.size)
-
-
-@PROPERTY
-@given(cases())
-def test_a_grid_covers_the_data(
-    case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int],
-) -> None:
-    extents, patch, _, budget = case
-    plan = grid_plan(extents, patch, cell_bytes=budget)
-    assert all((counts == 1).all() for counts in cover(plan, extents))
-    assert plan.split == "fixed"
+    grid = TileGrid(extents, None, window_bytes=1)
+    np.testing.assert_array_equal(places(grid).size, [[5, 6], [5, 6], [300, 4]])
+    np.testing.assert_array_equal(crops(grid)[:, 2:], places(grid).size)
 
 
 @PROPERTY
@@ -149,28 +199,30 @@ def test_the_count_of_patches_that_cover_is_the_length_of_the_grid(
     case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int],
 ) -> None:
     extents, patch, _, _ = case
-    assert n_covering(extents, patch) == len(grid_plan(extents, patch))
+    assert n_covering(extents, patch) == len(TileGrid(extents, patch))
 
 
-def test_what_is_read_together_is_bounded_also_for_huge_images() -> None:
-    extent = Extent(1, (20_000, 20_000), (256, 256), 2, False)
-    plan = grid_plan([extent], (100, 100))
-    first = np.flatnonzero(np.diff(plan.cell, prepend=-1))
-    low = np.minimum.reduceat(plan.start, first)
-    high = np.maximum.reduceat(plan.start + plan.size, first)
-    assert ((high - low).prod(axis=1) * 2).max() < 1.2 * 2**25
+def test_a_huge_slide_needs_no_table_of_tiles() -> None:
+    grid = TileGrid(
+        [Extent(1, (200_000, 200_000), (256, 256), 2, False)], (256, 256), window_bytes=2**24
+    )
+    assert len(grid) == 782**2
+    window = int(grid.windows(np.array([500_000]))[0])
+    region = grid.region(window)
+    assert np.prod(np.subtract(region.stop, region.start)) * 2 < 1.2 * 2**24
+    assert grid.first(window) <= 500_000 < grid.first(window + 1)
 
 
 def test_the_patches_of_a_grid_come_in_another_order_in_every_epoch() -> None:
-    extents = [Extent(1, (64, 64), (8, 8), 2, False)]
-    plan = grid_plan(extents, (8, 8), cell_bytes=2000)
+    grid = TileGrid([Extent(30, (16, 16), (8, 8), 2, False)], (8, 8), window_bytes=2000)
 
     def order(seed: int, epoch: int) -> list[list[int]]:
-        places: list[list[int]] = GridPatches(plan, seed).at(epoch).start.tolist()
-        return places
+        tiles = places(GridPatches(grid, seed).epoch(epoch))
+        rows: list[list[int]] = np.column_stack([tiles.sample, tiles.start]).tolist()
+        return rows
 
-    first = order(0, 0)
-    assert sorted(first) == sorted(plan.start.tolist())
+    first, tiles = order(0, 0), places(grid)
+    assert sorted(first) == sorted(np.column_stack([tiles.sample, tiles.start]).tolist())
     assert first == order(0, 0)
     assert first != order(0, 1) != order(0, 2) != first
     assert first != order(1, 0)

@@ -7,9 +7,8 @@ from typing import Any, Unpack
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.datamodule.settings import SharedSettings
 from careamics_dm.errors import DataError
-from careamics_dm.formats.custom.decoded_files import FILES, FileArray
 from careamics_dm.formats.custom.import_path import check_travels, find_function
-from careamics_dm.formats.custom.stack_adapter import load_stacks
+from careamics_dm.formats.custom.user_images import FILES, FileArray, load_stacks
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import check_axes, unstated_axes
 from careamics_dm.images.image_stack import ImageStack
@@ -26,8 +25,8 @@ class CustomDataModule(PatchDataModule):
     - ``read_func(path) -> array`` reads a file. Data arguments take a path, a list, a folder
       (searched recursively), a glob or a manifest, and ``axes`` is required. Each file is read
       once in ``setup``, as only then their shapes are certain.
-      Then all are kept in memory if they fit, else they are read one by one, whenever the pool
-      needs them; up to 256 MiB of them are kept in between.
+      Then all stay in memory if they fit, else they are read one by one, whenever the pool
+      needs them; up to 256 MiB of them stay in between.
     - ``image_stack_loader(source, axes) -> list of ImageStack`` opens whatever you like: data
       arguments are passed on as they are, ``axes`` too. What an image stack is, `ImageStack`
       says; those written for CAREamics 0.3 will do. One that says its ``block_shape`` is read
@@ -68,10 +67,7 @@ class CustomDataModule(PatchDataModule):
             self.image_stack_loader = find_function("image_stack_loader", image_stack_loader)
         self.extension = _extension(extension)
         if self.extension is not None and self.read_func is None:
-            raise DataError(
-                f"extension={extension}: goes with read_func; an image_stack_loader gets the data "
-                "arguments as they are."
-            )
+            raise DataError(f"extension={extension}: goes with read_func, not with a loader.")
 
     def list_sources(self, data: Any, what: str) -> Listing:
         """Files for a read function; for a loader, what is given."""
@@ -79,17 +75,13 @@ class CustomDataModule(PatchDataModule):
             return Listing([data])
         is_folder = isinstance(data, str | Path) and Path(data).expanduser().is_dir()
         if self.extension is None and is_folder:
-            raise DataError(
-                f"{what}: {data} is a folder. Say which files in it to read, for instance "
-                "extension=.npy."
-            )
+            raise DataError(f"{what}: {data} is a folder. Say which files to read: extension=.npy.")
         extensions = () if self.extension is None else (self.extension,)
         listing = list_files(data, extensions, what)
         if self.settings.num_workers:
             check_travels(self.read_func, "read_func", self.settings.start_method)
-        axes = (
-            self.settings.target_axes if what.endswith("_target") else None
-        ) or self.settings.axes
+        settings, is_target = self.settings, what.endswith("_target")
+        axes = (settings.target_axes if is_target else None) or settings.axes
         if axes == "auto":
             shape = FileArray(listing.inputs[0], self.read_func).shape
             why = f"a read function does not say its axes, here of {listing.inputs[0]}"
@@ -112,7 +104,7 @@ class CustomDataModule(PatchDataModule):
             if self.settings.in_memory is True and not isinstance(stack, ArrayStack):
                 raise DataError(
                     f"{stack.source}: in_memory=true, but an image stack of your own is read by "
-                    "patches. Leave it at auto: what fits pool_mib is read once and kept."
+                    "patches. Leave it at auto: what fits pool_mib is read once."
                 )
         return stacks
 

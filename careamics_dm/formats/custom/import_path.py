@@ -39,10 +39,7 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def check_travels(thing: Any, name: str, start_method: str | None) -> None:
-    """Check that a thing called ``name`` pickles, if worker processes start anew and so need it to.
-
-    ``start_method`` is the platform's default if it is None.
-    """
+    """Check that a thing called ``name`` pickles, where worker processes do not fork."""
     # The first of the methods is the default; asking for the current one would settle it.
     chosen = start_method or multiprocessing.get_start_method(allow_none=True)
     if (chosen or multiprocessing.get_all_start_methods()[0]) == "fork":
@@ -61,8 +58,7 @@ def _locate(label: str, path: str) -> Any:
     parts = path.replace(":", ".", 1).split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise DataError(
-            f"{label}: is not an import path. Write module and function, such as numpy.load or "
-            "mymodule:read."
+            f"{label}: is not an import path. Write module and function, such as mymodule:read."
         )
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
@@ -97,6 +93,4 @@ def _look_up(label: str, module: ModuleType, names: list[str]) -> Any:
 
 
 def _failed(label: str, module: str, error: Exception) -> DataError:
-    return DataError(
-        f"{label}: importing {module} failed: {type(error).__name__}: {error}. Fix that module."
-    )
+    return DataError(f"{label}: importing {module} failed: {type(error).__name__}: {error}.")

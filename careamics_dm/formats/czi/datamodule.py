@@ -20,6 +20,7 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sources.listing import Listing, list_files
 
+Scenes = Sequence[int] | None
 DEPTH = {"SCYX": "", "SCZYX": "Z", "SCTYX": "T"}
 """The axes to choose from, and the dimension that is depth with each."""
 COMPRESSIONS = (0, 4, 5, 6)
@@ -153,9 +154,7 @@ def _check_scenes(scenes: Any) -> tuple[int, ...] | None:
     return numbers
 
 
-def _choose_scenes(
-    present: Sequence[int] | None, scenes: Sequence[int] | None, path: str
-) -> Sequence[int]:
+def _choose_scenes(present: Scenes, scenes: Scenes, path: str) -> Sequence[int]:
     """Return the scenes to take; a file without scenes counts as scene 0."""
     there = (0,) if present is None else present
     if scenes is None:
@@ -163,18 +162,14 @@ def _choose_scenes(
     if missing := ", ".join(str(n) for n in scenes if n not in there):
         has = f"scenes {', '.join(map(str, there))}" if present else "no scenes (count it as 0)"
         raise DataError(
-            f"{path}: scene {missing} does not exist; the file has {has}. Choose among them, or "
-            "leave scenes out to take all."
+            f"{path}: scene {missing} does not exist; the file has {has}. Choose others."
         )
     return scenes
 
 
 def _depth(axes: str, patch_dims: int, parts: Sequence[SubBlocks], path: str) -> str:
     """Return the dimension that is depth, or nothing."""
-    lengths = {
-        letter: [len(indices_of(p.index[letter])) if letter in p.index else 1 for p in parts]
-        for letter in "ZT"
-    }
+    lengths = {a: [len(np.unique(p.index[a])) if a in p.index else 1 for p in parts] for a in "ZT"}
     there = " and ".join(f"{letter} of length {max(n)}" for letter, n in lengths.items())
     if axes.lower() == "auto":
         found = [letter for letter, n in lengths.items() if max(n) > 1] if patch_dims == 3 else [""]
@@ -203,9 +198,7 @@ def _depth(axes: str, patch_dims: int, parts: Sequence[SubBlocks], path: str) ->
     return depth
 
 
-def _layout(
-    path: str, scene: int | None, blocks: SubBlocks, depth: str, source: str
-) -> SceneLayout:
+def _layout(path: str, scene: int | None, blocks: SubBlocks, depth: str, name: str) -> SceneLayout:
     """Describe a scene: where it lies, and the planes it has."""
     top, left = blocks.start.min(axis=0).tolist()
     bottom, right = blocks.stop.max(axis=0).tolist()
@@ -222,7 +215,7 @@ def _layout(
         tuple((a, indices) for a, indices in dimensions if a != depth),
         tuple((a, indices) for a, indices in dimensions if a == depth),
         channels,
-        tuple(_pixel_type(blocks.where(of_blocks == c), c, source) for c in channels),
+        tuple(_pixel_type(blocks.where(of_blocks == c), c, name) for c in channels),
     )
 
 
@@ -235,13 +228,13 @@ def _pixel_type(blocks: SubBlocks, channel: int, source: str) -> int:
         if bad := [n for n in np.unique(found).tolist() if n not in readable]:
             names = ", ".join(UNREADABLE[what].get(n, f"number {n}") for n in bad)
             raise DataError(
-                f"{source}: channel {channel} has {what} {names}, which cannot be read. Convert "
-                "the file in ZEN (of complex data, take the magnitude)."
+                f"{source}: channel {channel} has {what} {names}, which cannot be read. Convert it "
+                "in ZEN (of complex data, take the magnitude)."
             )
     if len(types := np.unique(blocks.pixel_type)) > 1:
         names = ", ".join(PIXEL_TYPES[n].name for n in types.tolist())
         raise DataError(
-            f"{source}: channel {channel} mixes the pixel types {names}. Convert the file in ZEN."
+            f"{source}: channel {channel} mixes the pixel types {names}. Convert it in ZEN."
         )
     return int(types[0])
 
@@ -267,6 +260,4 @@ def _names(names: Sequence[str], layout: SceneLayout) -> list[str] | None:
     if not names:
         return None
     colours = [PIXEL_TYPES[number].n_samples == 3 for number in layout.pixel_types]
-    return [
-        f"{names[c]} {'BGR'[component]}" if colours[c] else names[c] for c, component in components
-    ]
+    return [f"{names[c]} {'BGR'[one]}" if colours[c] else names[c] for c, one in components]

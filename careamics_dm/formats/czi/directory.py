@@ -21,8 +21,7 @@ SEGMENT = struct.Struct("<16sqq")
 """What each segment starts with: name, bytes reserved and used for what follows."""
 FILE, DIRECTORY, SUB_BLOCK = b"ZISRAWFILE", b"ZISRAWDIRECTORY", b"ZISRAWSUBBLOCK"
 AT_DIRECTORY = SEGMENT.size + 52  # where the file header has the position of the directory
-AT_ENTRIES = SEGMENT.size + 128
-"""Where the entries of a directory start; their number stands right after the segment header."""
+BEFORE_ENTRIES = 128  # bytes of a directory before its entries; their number comes first
 ENTRY = np.dtype(
     [
         ("schema", "S2"),
@@ -83,36 +82,29 @@ def read_directory(path: str) -> SubBlocks:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}). Check the file.") from error
     if (entries["file_part"] != 0).any():
-        raise DataError(
-            f"{path}: some of its pixels lie in other files (a CZI of several parts). Save it as "
-            "one file, in ZEN with File > Save As."
-        )
+        raise DataError(f"{path}: is one file of several parts. Save it as one file in ZEN.")
     return _sub_blocks(path, entries, dims)
 
 
 def _entries(file: BinaryIO, path: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the entries of the directory, and the dimensions of each, padded with nameless."""
-    size = file.seek(0, 2)
     _segment(file, path, 0, FILE)
-    position = _number(file, path, AT_DIRECTORY, 8)
+    position = int.from_bytes(_read_at(file, path, AT_DIRECTORY, 8), "little")
     if position == 0:
         raise DataError(
-            f"{path}: has no directory, as a file has whose acquisition was not finished. Open "
-            "it in ZEN and save it again, or take it off the list."
+            f"{path}: has no directory, as its acquisition was not finished. Open it in ZEN and "
+            "save it again, or take it off the list."
         )
     _, used = _segment(file, path, position, DIRECTORY)
-    if (end := position + SEGMENT.size + used) > size:
-        raise truncated(path, end, size)
-    count = _number(file, path, position + SEGMENT.size, 4)
-    file.seek(position + AT_ENTRIES)
-    data = file.read(max(end - file.tell(), 0))
+    content = _read_at(file, path, position + SEGMENT.size, used)
+    count, data = int.from_bytes(content[:4], "little"), content[BEFORE_ENTRIES:]
     starts, at = [], 0
     for _ in range(count):
         starts.append(at)
         at += ENTRY.itemsize
         at += DIMENSION.itemsize * int.from_bytes(data[at - 4 : at], "little", signed=True)
         if not starts[-1] < at <= len(data):
-            raise truncated(path, position + AT_ENTRIES + at, size)
+            raise truncated(path, file.tell() - len(data) + at, file.seek(0, 2))
     if not count:
         raise DataError(f"{path}: holds no pixels. Take it off the list.")
     return _parse(data, np.array(starts))
@@ -137,7 +129,7 @@ def _sub_blocks(path: str, entries: NDArray[Any], dims: NDArray[Any]) -> SubBloc
     letters = {bytes(name).decode("latin-1") for name in np.unique(dims["name"])}
     if unknown := letters - {"", *DIMENSIONS}:
         raise DataError(
-            f"{path}: has the dimension {', '.join(sorted(unknown))}, which is not one of "
+            f"{path}: has the dimension {', '.join(sorted(unknown))}, which is none of "
             f"{DIMENSIONS}. Save it again in ZEN, or take it off the list."
         )
     start, size, stored = {}, {}, {}
@@ -172,8 +164,7 @@ def _check_planes(path: str, blocks: SubBlocks, size: dict[str, NDArray[np.int64
     for letter, sizes in size.items():
         if (sizes > 1).any():
             raise DataError(
-                f"{path}: has sub-blocks of several planes along {letter}, which cannot be read. "
-                "Save it again in ZEN."
+                f"{path}: sub-blocks of several planes along {letter}. Save it again in ZEN."
             )
         index = blocks.index[letter]
         lacking = index == NONE
@@ -196,12 +187,11 @@ def _check_planes(path: str, blocks: SubBlocks, size: dict[str, NDArray[np.int64
         )
 
 
-def _number(file: BinaryIO, path: str, position: int, n_bytes: int) -> int:
+def _read_at(file: BinaryIO, path: str, position: int, n_bytes: int) -> bytes:
+    if (end := position + n_bytes) > (size := file.seek(0, 2)):
+        raise truncated(path, end, size)
     file.seek(position)
-    data = file.read(n_bytes)
-    if len(data) < n_bytes:
-        raise truncated(path, position + n_bytes, file.seek(0, 2))
-    return int.from_bytes(data, "little")
+    return file.read(max(n_bytes, 0))
 
 
 def _segment(file: BinaryIO, path: str, position: int, name: bytes) -> tuple[int, int]:

@@ -1,11 +1,19 @@
-"""How the planes of a scene of a CZI are numbered, and what their pixels are."""
+"""The planes of a scene of a CZI: how they are numbered, and where they were acquired.
 
+Mosaics have gaps, experiments have missing planes.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from careamics_dm.formats.czi.directory import SubBlocks
+from careamics_dm.images.boxes import Boxes, common, gaps
 
 
 class PixelType(NamedTuple):
@@ -79,3 +87,51 @@ class SceneLayout:
         plane = {d: i[int(p)] for (d, i), p in zip(self.samples, places, strict=False)}
         plane |= {letter: indices[z] for letter, indices in self.depth}
         return plane | {"C": self.channels[channel]}
+
+
+class Coverage:
+    """The boxes of each plane that were acquired; inside, rows of top, left, bottom, right."""
+
+    def __init__(self, blocks: SubBlocks, layout: SceneLayout) -> None:
+        self.size = layout.size
+        self.lengths = layout.lengths
+        number = np.zeros(len(blocks), np.int64)
+        for letter, indices in layout.dimensions:
+            # Without the dimension, all lie at its one place.
+            found = blocks.index.get(letter, indices[0])
+            number = number * len(indices) + np.searchsorted(np.array(indices), found)
+        order = np.argsort(number, kind="stable")
+        boxes = np.concatenate([blocks.start - layout.origin, blocks.stop - layout.origin], axis=1)
+        self._boxes = boxes[order]
+        planes = np.arange(int(np.prod(self.lengths)) + 1)
+        self._first = np.searchsorted(number[order], planes)
+        self._found: dict[frozenset[bytes], Boxes | None] = {}
+        # Whether every plane is one sub-block of the size of the image.
+        whole = (self._boxes == (0, 0, *self.size)).all()
+        self.is_simple = bool(whole and (np.diff(self._first) == 1).all())
+
+    def region(self, sample: int, channels: Sequence[int]) -> Boxes | None:
+        """Return the boxes, ``Z Y X``, that all some channels have of a sample; ``None``: all."""
+        planes = [self._common(sample, z, channels) for z in range(self.lengths[1])]
+        if all(boxes is None for boxes in planes):
+            return None
+        found: Boxes = []
+        # Neighbours in depth with the same boxes are one.
+        for _, run in groupby(enumerate(planes), key=lambda item: id(item[1])):
+            members = list(run)
+            first, last, boxes = members[0][0], members[-1][0], members[0][1]
+            for start, stop in [((0, 0), self.size)] if boxes is None else boxes:
+                found.append(((first, *start), (last + 1, *stop)))
+        return found
+
+    def _common(self, sample: int, z: int, channels: Sequence[int]) -> Boxes | None:
+        """Boxes of one plane that all channels have; None: all of the plane."""
+        _, n_depth, n_channels = self.lengths
+        first = (sample * n_depth + z) * n_channels
+        rows = [self._boxes[self._first[first + c] : self._first[first + c + 1]] for c in channels]
+        key = frozenset(boxes.tobytes() for boxes in rows)
+        if key not in self._found:  # most planes are alike
+            regions: list[Boxes] = [[((y, x), (v, u)) for y, x, v, u in of.tolist()] for of in rows]
+            one = regions[0] if gaps(regions[0], self.size) else None
+            self._found[key] = one if len(key) == 1 else common(regions, self.size)
+        return self._found[key]

@@ -1,10 +1,10 @@
 """What the metadata of a CZI say: the size of pixels and the names of channels."""
 
 from collections.abc import Sequence
-from math import isfinite
 from xml.etree import ElementTree
 
 from careamics_dm.errors import DataError
+from careamics_dm.images.checks import positive
 
 METER = 1e6  # micrometers in the unit of CZI
 
@@ -14,17 +14,15 @@ def parse(text: str, path: str) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(text.strip("\0 \r\n") or "<ImageDocument/>")
     except ElementTree.ParseError as error:
-        raise DataError(
-            f"{path}: its metadata are damaged ({error}). Copy or save it again."
-        ) from error
+        raise DataError(f"{path}: its metadata are damaged ({error}). Save it again.") from error
 
 
 def pixel_size(metadata: ElementTree.Element) -> dict[str, tuple[float, str]]:
     """Return the pixel size of each spatial axis, µm, where the file says it."""
     sizes = {}
     for distance in metadata.iterfind("./Metadata/Scaling/Items/Distance"):
-        axis, value = distance.get("Id", ""), _number(distance.findtext("Value"))
-        if axis in ("X", "Y", "Z") and value > 0:
+        axis, value = distance.get("Id", ""), positive(distance.findtext("Value"))
+        if axis in ("X", "Y", "Z") and value:
             sizes[axis] = (float(f"{value * METER:.12g}"), "µm")  # 1.6, not 1.5999999999999999
     return sizes
 
@@ -38,11 +36,3 @@ def channel_names(metadata: ElementTree.Element, channels: Sequence[int]) -> lis
         chosen = list(found)  # named otherwise, but all there
     names = ["" if element is None else element.get("Name", "") for element in chosen]
     return names if all(names) and len(set(names)) == len(names) else []
-
-
-def _number(text: str | None) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return 0.0
-    return value if isfinite(value) else 0.0

@@ -5,7 +5,7 @@ while it reads and decodes, so that several readers of a file would gain nothing
 """
 
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from threading import Lock
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pylibCZIrw.czi import CacheOptions, CacheType, CziReader
 
 from careamics_dm.errors import DataError
-from careamics_dm.formats.czi.coverage import Coverage
 from careamics_dm.formats.czi.directory import SubBlocks, read_directory
-from careamics_dm.formats.czi.layout import PIXEL_TYPES, SceneLayout
+from careamics_dm.formats.czi.layout import PIXEL_TYPES, Coverage, SceneLayout
 from careamics_dm.images.boxes import Boxes
 from careamics_dm.images.file_handles import HandleCache
 
+DType = np.dtype[Any]
 BLOCK_BYTES = 2**26  # planes up to this size (64 MiB, of all channels) are read whole
 REGION_BYTES = 2**24
 """Larger ones in regions of about this size (16 MiB) that are some sub-blocks wide and high."""
@@ -35,15 +35,10 @@ class Key(NamedTuple):
 
 
 class CziArray:
-    """A scene of a CZI as an array ``S C (Z) Y X`` that is read by boxes; see `StoredArray`.
+    """A scene of a CZI as an array ``S C (Z) Y X``, with a cache of bytes; see `StoredArray`."""
 
-    ``cache_bytes`` is for decoded sub-blocks, of all open files together.
-    """
-
-    def __init__(
-        self, layout: SceneLayout, blocks: SubBlocks, dtype: np.dtype[Any], cache_bytes: int
-    ) -> None:
-        self.layout, self.dtype, self.cache_bytes = layout, dtype, cache_bytes
+    def __init__(self, layout: SceneLayout, blocks: SubBlocks, dtype: DType, cache: int) -> None:
+        self.layout, self.dtype, self.cache_bytes = layout, dtype, cache
         n_samples, n_depth, _ = layout.lengths
         depth = [n_depth] * len(layout.depth)
         self.shape = (n_samples, len(layout.components), *depth, *layout.size)
@@ -102,8 +97,7 @@ class OpenCzi:
     has much of it, and many together never exceed it.
     """
 
-    def __init__(self, key: Hashable) -> None:
-        assert isinstance(key, Key)
+    def __init__(self, key: Key) -> None:
         self._path, self._process, self._lock = key.path, os.getpid(), Lock()
         taken = sum(other.cache_bytes for other in list(_OPEN) if other._process == os.getpid())
         self.cache_bytes: int = max(key.budget - taken, 0) // 2
@@ -111,9 +105,7 @@ class OpenCzi:
         try:
             self._reader = CziReader(key.path, cache_options=cache if self.cache_bytes else None)
         except RuntimeError as error:  # whatever libCZI finds wrong
-            raise DataError(
-                f"{key.path}: not a readable CZI file ({error}). Copy or save it again."
-            ) from error
+            raise DataError(f"{key.path}: not a readable CZI ({error}). Save it again.") from error
         _OPEN.add(self)
 
     def read(
@@ -145,8 +137,7 @@ class OpenCzi:
             return str(self._reader.raw_metadata)
         except (RuntimeError, UnicodeDecodeError) as error:
             raise DataError(
-                f"{self._path}: its metadata cannot be read ({error}). The file is damaged: copy "
-                "or save it again."
+                f"{self._path}: its metadata cannot be read ({error}). Copy or save it again."
             ) from error
 
     def close(self) -> None:
@@ -164,11 +155,10 @@ def _block(layout: SceneLayout, blocks: SubBlocks, pixel_bytes: int) -> tuple[in
     return min(rows * times, layout.size[0]), min(columns * times, layout.size[1])
 
 
-def _load_coverage(key: Hashable) -> Coverage:
-    assert isinstance(key, SceneLayout)
-    return Coverage(read_directory(key.path).of_scene(key.scene), key)
+def _read_coverage(layout: SceneLayout) -> Coverage:
+    return Coverage(read_directory(layout.path).of_scene(layout.scene), layout)
 
 
 _OPEN: set[OpenCzi] = set()
-_READERS: HandleCache[OpenCzi] = HandleCache(OpenCzi, OpenCzi.close, most=32)
-_COVERAGES: HandleCache[Coverage] = HandleCache(_load_coverage, lambda coverage: None, most=256)
+_READERS = HandleCache(OpenCzi, OpenCzi.close, most=32)
+_COVERAGES = HandleCache(_read_coverage, lambda _: None, most=256)

@@ -21,6 +21,8 @@ from careamics_dm.sources.listing import Listing, list_files
 from careamics_dm.sources.source_path import TIFF
 
 MICROMETER = "µm"
+Dimensions = tuple[tuple[int, ...], str]
+"""Numbers of the dimensions of a file that are used, and the letter of each."""
 
 
 class TiffDataModule(PatchDataModule):
@@ -79,10 +81,7 @@ def open_tiff(
     level: int = 0,
     trust_axes: bool = False,
 ) -> ArrayStack:
-    """Open one image of a TIFF file from its headers; for the arguments see `TiffDataModule`.
-
-    It is mapped if the series is one uncompressed array, else read by strips or tiles.
-    """
+    """Open one image of a TIFF file from its headers; for the arguments see `TiffDataModule`."""
     key = Key(str(path), series, level)
     with open_series(key) as found:
         file = _describe(found)
@@ -160,7 +159,7 @@ def _is_rgb(page: tifffile.TiffPage, guessed: bool) -> bool:
     return not guessed or (page.planarconfig == 1 and page.dtype in ("uint8", "uint16"))
 
 
-def _auto(file: _Description, source: str) -> tuple[tuple[int, ...], str]:
+def _auto(file: _Description, source: str) -> Dimensions:
     """Take the file's own axes."""
     dims = tuple(d for d in file.usual if file.shape[d] > 1 or file.axes[d] not in "IQ?")
     axes = file.letters(dims)
@@ -171,9 +170,7 @@ def _auto(file: _Description, source: str) -> tuple[tuple[int, ...], str]:
     raise unstated_axes(source, why, tuple(file.shape[d] for d in dims))
 
 
-def _match(
-    file: _Description, axes: str, trust_axes: bool, source: str
-) -> tuple[tuple[int, ...], str]:
+def _match(file: _Description, axes: str, trust_axes: bool, source: str) -> Dimensions:
     """Lay a user's letters over the dimensions; those of length 1 may be left out."""
     long = [d for d, n in enumerate(file.shape) if n > 1]
     short = [d for d, n in enumerate(file.shape) if n == 1]
@@ -209,16 +206,13 @@ def _scale(found: FoundSeries, pixels: ElementTree.Element | None) -> dict[str, 
         if len(pixel) == 2 and factor:
             sizes = {a: (size * factor, unit) for a, size in zip("YX", pixel, strict=True)}
             sizes["Z"] = (metadata.get("spacing"), unit)
-    shrunk = {
-        "Z": page.imagedepth / level.imagedepth,
-        "Y": page.imagelength / level.imagelength,
-        "X": page.imagewidth / level.imagewidth,
-    }
+    attributes = {"Z": "imagedepth", "Y": "imagelength", "X": "imagewidth"}
+    shrunk = {axis: getattr(page, n) / getattr(level, n) for axis, n in attributes.items()}
     scale = {}
     for axis, (size, unit) in sizes.items():
-        unit_name = _unit(str(unit))
-        if unit_name and _positive(size):
-            scale[axis] = (float(size) * shrunk[axis], unit_name)
+        unit_name, number = _unit(str(unit)), check.positive(size)
+        if unit_name and number:
+            scale[axis] = (number * shrunk[axis], unit_name)
     return scale
 
 
@@ -231,13 +225,6 @@ def _unit(name: str) -> str | None:
     if name.lower() in ("µm", "um", "micron", "microns", "micrometer", "micrometre"):
         return MICROMETER
     return None if name.lower() in ("", "pixel", "pixels", "reference frame") else name
-
-
-def _positive(size: Any) -> bool:
-    try:
-        return float(size) > 0
-    except (TypeError, ValueError):
-        return False
 
 
 def _channel_names(pixels: ElementTree.Element | None) -> tuple[str, ...]:

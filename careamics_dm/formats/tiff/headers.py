@@ -121,13 +121,10 @@ def _find(file: tifffile.TiffFile, key: Key) -> FoundSeries:
         raise DataError(f"{key.path}: holds no image. Save it again or take it off the list.")
     if not 0 <= key.series < len(own):
         there = ", ".join(f"{n}: {series[i].shape}" for n, i in enumerate(own))
-        raise DataError(
-            f"{key.path}: series={key.series} does not exist. There are {there}. "
-            "Choose one of these numbers."
-        )
+        raise DataError(f"{key.path}: series={key.series} does not exist. There are {there}.")
     number = own[key.series]
     base = series[number]
-    _check_declared(file, base, key.path)
+    _check_stated(file, base, key.path)
     if not 0 <= key.level < len(base.levels):
         there = ", ".join(f"{n}: {one.shape}" for n, one in enumerate(base.levels))
         raise DataError(
@@ -170,23 +167,22 @@ def _check_page_chain(file: tifffile.TiffFile, path: str) -> None:
         raise truncated(path, max(end, handle.size + 1), handle.size)
 
 
-def _check_declared(file: tifffile.TiffFile, base: tifffile.TiffPageSeries, path: str) -> None:
+def _check_stated(file: tifffile.TiffFile, base: tifffile.TiffPageSeries, path: str) -> None:
     """Compare with the size the metadata declare; tifffile quietly falls back to fewer pages."""
     page = base.keyframe
     if 0 in page.shaped:
         raise DataError(f"{path}: shape {page.shape} holds no pixel. Take it off the list.")
-    declared = found = 0
+    stated = found = 0
     if base.kind == "shaped":
-        declared = prod(shaped_metadata(page).get("shape", ())) // prod(page.shaped)
+        stated = prod(shaped_metadata(page).get("shape", ())) // prod(page.shaped)
         found = prod(base.shape) // prod(page.shaped)
     elif file.is_imagej and base.kind in ("generic", "uniform"):
         metadata = file.imagej_metadata or {}
-        declared = prod(metadata.get(name, 1) for name in ("channels", "slices", "frames"))
+        stated = prod(metadata.get(name, 1) for name in ("channels", "slices", "frames"))
         found = len(base) * page.samplesperpixel
-    if declared > found:
+    if stated > found:
         raise DataError(
-            f"{path}: truncated: its metadata declare {declared} pages, but {found} are found. "
-            "Copy or save it again."
+            f"{path}: truncated: it declares {stated} pages, but {found} are found. Copy it again."
         )
 
 

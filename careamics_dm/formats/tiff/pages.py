@@ -5,9 +5,8 @@ trailing ones lie inside them. A page is ``(planar samples, depth, rows, columns
 *segment* is a strip or a tile of it.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import ceil, prod
 from pathlib import Path
 from sys import intern
@@ -18,13 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError, truncated
-from careamics_dm.formats.tiff.headers import (
-    FoundSeries,
-    Key,
-    all_pages,
-    decoder,
-    open_series,
-)
+from careamics_dm.formats.tiff.headers import FoundSeries, Key, all_pages, decoder, open_series
+from careamics_dm.images.boxes import blocks_in, seen_from
 from careamics_dm.images.file_handles import HandleCache
 from careamics_dm.images.shared_memory import MappedArray
 
@@ -41,10 +35,7 @@ def map_series(found: FoundSeries, shape: tuple[int, ...]) -> MappedArray | None
 
 
 class TiffArray:
-    """A series of a TIFF file as an array that is read by boxes; see `StoredArray`.
-
-    ``shape`` is that of the series, with or without dimensions of length 1.
-    """
+    """A series of a TIFF file, with or without dimensions of length 1; see `StoredArray`."""
 
     def __init__(self, found: FoundSeries, shape: tuple[int, ...]) -> None:
         table = page_table(found)
@@ -82,8 +73,8 @@ class TiffArray:
 class OpenFile:
     """A file that several threads read at once."""
 
-    def __init__(self, path: Hashable) -> None:
-        self._file = Path(str(path)).open("rb", buffering=0)
+    def __init__(self, path: str) -> None:
+        self._file = Path(path).open("rb", buffering=0)
         self._lock = Lock()
         self.close = self._file.close
 
@@ -114,32 +105,18 @@ class PageTable:
         """Read a box of a page into an array."""
         path = self.files[page]
         if self.is_raw:
-            array = MappedArray(
-                Path(path), self.stored_dtype, self.page_shape, int(self.offsets[page, 0])
-            )
+            offset = int(self.offsets[page, 0])
+            array = MappedArray(Path(path), self.stored_dtype, self.page_shape, offset)
             out[...] = array[tuple(box)]
             return
+        grid, corner = _grid(self.page_shape, self.segment_shape), [s.start for s in box]
         with _FILES.use(path) as file:
-            for index in self._segments_of(box):
-                segment, origin, shape = self._decoded(file, page, index)
-                # `origin` has five numbers, `shape` and `segment` lack the planar sample.
-                within, to = [], []
-                for asked, first, size in zip(box, origin, (1, *shape), strict=True):
-                    start, stop = max(asked.start, first), min(asked.stop, first + size)
-                    within.append(slice(start - first, stop - first))
-                    to.append(slice(start - asked.start, stop - asked.start))
-                out[tuple(to)] = self.nodata if segment is None else segment[tuple(within[1:])]
-
-    def _segments_of(self, box: Sequence[slice]) -> Iterator[int]:
-        """Numbers of the segments that a box of a page meets."""
-        grid = _grid(self.page_shape, self.segment_shape)
-        met = [
-            range(s.start // b, ceil(s.stop / b))
-            for s, b in zip(box, self.segment_shape, strict=True)
-        ]
-        strides = [prod(grid[i + 1 :]) for i in range(5)]
-        for place in product(*met):
-            yield sum(i * stride for i, stride in zip(place, strides, strict=True))
+            for place, part in blocks_in(box, self.segment_shape):
+                index = int(np.ravel_multi_index(place, grid))
+                segment, origin, _ = self._decoded(file, page, index)
+                # A segment lacks the planar sample, which `origin` has.
+                within = seen_from(origin, part)[1:]
+                out[seen_from(corner, part)] = self.nodata if segment is None else segment[within]
 
     def _decoded(self, file: OpenFile, page: int, index: int) -> Any:
         offset, count = int(self.offsets[page, index]), int(self.counts[page, index])
@@ -149,13 +126,8 @@ class PageTable:
             if len(data) < count:
                 raise truncated(self.files[page], offset + count, offset + len(data))
         try:
-            return self.decode(
-                data,
-                index,
-                jpegtables=self.jpeg_tables[page],
-                jpegheader=self.jpeg_header,
-                _fullsize=False,
-            )
+            jpeg = {"jpegtables": self.jpeg_tables[page], "jpegheader": self.jpeg_header}
+            return self.decode(data, index, **jpeg, _fullsize=False)
         except Exception as error:  # codecs raise what they like
             raise DataError(
                 f"{self.files[page]}: segment {index} of page {page} at byte {offset} cannot be "
@@ -228,8 +200,7 @@ def _dims_of_page(shape: Sequence[int], table: PageTable, path: str) -> list[int
     return dims
 
 
-def _load_table(key: Hashable) -> PageTable:
-    assert isinstance(key, Key)
+def _read_table(key: Key) -> PageTable:
     with open_series(key) as found:
         return page_table(found)
 
@@ -239,5 +210,5 @@ def _close_files(table: PageTable) -> None:
         _FILES.close(path)
 
 
-_FILES: HandleCache[OpenFile] = HandleCache(OpenFile, lambda file: file.close())
-_TABLES: HandleCache[PageTable] = HandleCache(_load_table, _close_files, most=256)
+_FILES = HandleCache(OpenFile, lambda file: file.close())
+_TABLES = HandleCache(_read_table, _close_files, most=256)

@@ -1,7 +1,6 @@
 """Zarr and OME-Zarr: stores, groups and arrays; plates; zip files and URLs."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -10,9 +9,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.datamodule.settings import SharedSettings
 from careamics_dm.errors import DataError
-from careamics_dm.formats.zarr.array import forget_stores
+from careamics_dm.formats.zarr.array import Engine, check_engine, forget_stores
 from careamics_dm.formats.zarr.discovery import (
-    READERS,
     Choice,
     Found,
     Selection,
@@ -24,13 +22,12 @@ from careamics_dm.formats.zarr.discovery import (
     is_uri,
     locate,
 )
-from careamics_dm.formats.zarr.engines import Engine, check_engine
 from careamics_dm.formats.zarr.opening import open_zarr
 from careamics_dm.formats.zarr.store_files import Options, is_remote
 from careamics_dm.images import checks as check
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sources.listing import MANIFESTS, Listing, at_home, list_files, read_manifest
-from careamics_dm.sources.opening import join_faults
+from careamics_dm.sources.opening import attempt_all, join_faults
 
 
 class ZarrDataModule(PatchDataModule):
@@ -85,10 +82,9 @@ class ZarrDataModule(PatchDataModule):
         check_engine(engine)
         check.one_of("missing_chunks", missing_chunks, ("error", "fill"))
         self.level = check.number("level", level, 0)
-        self.row, self.column, self.field = (
-            check_choice(name, choice)
-            for name, choice in (("row", row), ("column", column), ("field", field))
-        )
+        self.row = check_choice("row", row)
+        self.column = check_choice("column", column)
+        self.field = check_choice("field", field)
         self.missing_chunks = missing_chunks
         if not isinstance(storage_options, Mapping | None):
             raise DataError(f"storage_options={storage_options!r}: give names and values, or null.")
@@ -102,9 +98,9 @@ class ZarrDataModule(PatchDataModule):
         listing = _items(data, what)
         items = listing.inputs
         keys = listing.keys or [{}] * len(items)
-        inputs, missing = self._expand_all(items, keys, what)
+        inputs = self._expand_all(items, keys, what)
         others = {
-            name: self._expand_all(column, keys, what)[0]
+            name: self._expand_all(column, keys, what)
             for name in ("targets", "masks")
             if (column := getattr(listing, name)) is not None
         }
@@ -115,11 +111,10 @@ class ZarrDataModule(PatchDataModule):
                         f"{what}: {item} has {len(ours.sources)} image(s), but "
                         f"{len(theirs.sources)} {name}. Name images that match."
                     )
-        if missing:
+        if missing := [name for found in inputs for name in found.missing]:
             rank_zero_warn(
-                f"{what}: {len(missing)} well(s), field(s) or image(s) that metadata list are "
-                f"not there and are left out: {', '.join(missing[:3])}"
-                f"{', ...' if len(missing) > 3 else ''}."
+                f"{what}: {len(missing)} well(s), field(s) or image(s) that metadata list are not "
+                f"there and are left out: {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}."
             )
         self._check_level(inputs, keys, what)
         root = listing.root
@@ -140,8 +135,7 @@ class ZarrDataModule(PatchDataModule):
         column: str | None = None,
         field: str | None = None,
     ) -> list[ImageStack]:
-        """See `PatchDataModule.open_source`; a manifest's rows may name a level and fields."""
-        del row, column, field  # `list_sources` has chosen by them
+        """See `PatchDataModule.open_source`; `list_sources` has chosen by row, column and field."""
         stack, filled = open_zarr(
             source,
             axes,
@@ -191,30 +185,23 @@ class ZarrDataModule(PatchDataModule):
                     "which Noise2Void and other blind-spot methods then learn. Train at level=0."
                 )
 
-    def _expand_all(
-        self, items: list[Any], keys: list[dict[str, str]], what: str
-    ) -> tuple[list[Found], list[str]]:
+    def _expand_all(self, items: list[Any], keys: list[dict[str, str]], what: str) -> list[Found]:
         """Expand what is named; all faults in one message."""
-        labels = not what.endswith("_data")
 
-        def attempt(item: Any, row: dict[str, str]) -> Found | str:
-            own = {name: row.get(name, getattr(self, name)) for name in _FIELDS}
-            try:
-                return expand(locate(item), self.storage_options or {}, Selection(**own), labels)
-            except DataError as error:
-                return str(error)
-            except OSError as error:
-                return f"{item}: cannot be read ({error})."
+        def expand_one(item: Any, row: dict[str, str]) -> Found:
+            given = {name: row.get(name, getattr(self, name)) for name in _FIELDS}
+            chosen: Selection = {name: c for name, c in given.items() if c is not None}
+            labels = not what.endswith("_data")
+            return expand(locate(item), self.storage_options or {}, chosen, labels)
 
-        with ThreadPoolExecutor(READERS) as pool:
-            results = list(pool.map(attempt, items, keys))
-        if faults := [result for result in results if isinstance(result, str)]:
+        faults: list[str] = []
+        results = attempt_all(expand_one, items, keys, faults)
+        if faults:
             raise DataError(join_faults(what, faults))
-        found = [result for result in results if isinstance(result, Found)]
-        return found, [name for one in found for name in one.missing]
+        return [found for found in results if found is not None]
 
 
-_FIELDS = ("row", "column", "field")
+_FIELDS: tuple[Literal["row", "column", "field"], ...] = ("row", "column", "field")
 
 
 def _flat(found: list[Found]) -> list[ZarrSource]:

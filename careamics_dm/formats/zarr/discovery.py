@@ -30,6 +30,8 @@ from careamics_dm.sources.listing import at_home
 
 Choice = str | int | list[str | int] | tuple[str | int, ...] | None
 """Names of rows, columns or fields: one, several, or patterns such as ``[A-C]``; ``None``: all."""
+Selection = dict[Literal["row", "column", "field"], Choice]
+"""Which fields of plates and wells are meant; what is not in it is not restricted."""
 
 SUFFIXES = (".zarr", ".zarr.zip", ".ozx")
 """Of stores in a folder that is searched; folders with metadata of Zarr are stores too."""
@@ -41,14 +43,13 @@ class ZarrSource(NamedTuple):
 
     place: Place  # of the array, or of the OME image whose level is yet to be chosen
     kind: Literal["array", "image"]
-    name: str
 
     def __str__(self) -> str:
-        return self.name
+        return str(self.place)
 
     def relative_to(self, folder: Path) -> Path:
         """Return the name below a folder, by which images of two folders pair."""
-        return Path(self.name).relative_to(folder)
+        return Path(str(self)).relative_to(folder)
 
 
 @dataclass
@@ -58,22 +59,6 @@ class Found:
     sources: list[ZarrSource] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     by_name: bool = False  # whether images pair by their names: those of a plate do
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which fields of plates and wells are meant."""
-
-    row: Choice = None
-    column: Choice = None
-    field: Choice = None
-
-    def __bool__(self) -> bool:
-        return (self.row, self.column, self.field) != (None, None, None)
-
-    def __str__(self) -> str:
-        given = {"row": self.row, "column": self.column, "field": self.field}
-        return ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
 
 
 def check_choice(name: str, value: Any) -> Choice:
@@ -96,9 +81,7 @@ def locate(item: str | os.PathLike[str]) -> Place:
     text = str(item)
     scheme = scheme_of(text)
     if scheme == "memory":
-        raise DataError(
-            f"{text}: is in the memory of a process. Save it to a folder, or give the array."
-        )
+        raise DataError(f"{text}: is in the memory of a process. Save it, or give the array.")
     if scheme and not is_uri(text):
         return Place(text.rstrip("/"))
     if scheme:
@@ -112,8 +95,8 @@ def locate(item: str | os.PathLike[str]) -> Place:
         if parent.is_file():
             inner = path.relative_to(parent).as_posix()
             return Place(str(parent), "" if inner == "." else inner)
-    there = next(parent for parent in path.parents if parent.exists())
-    names = sorted(p.name for p in there.iterdir())[:5] if there.is_dir() else []
+    there = next(parent for parent in path.parents if parent.is_dir())
+    names = sorted(p.name for p in there.iterdir())[:5]
     found = f" ({there} has {', '.join(names) or 'nothing'})" if there != Path() else ""
     raise DataError(f"{item} does not exist (seen from {Path.cwd()}){found}. Check the path.")
 
@@ -150,11 +133,11 @@ def expand(place: Place, options: Options, chosen: Selection, allow_labels: bool
     metadata = ome_metadata(node.attributes)
     found = Found()
     if node.kind == "array":
-        found.sources = [ZarrSource(place, "array", str(place))]
+        found.sources = [ZarrSource(place, "array")]
     elif is_labels(metadata) and not (allow_labels and "multiscales" in metadata):
         raise DataError(f"{place}: holds labels, which are no images. Name an image.")
     elif "multiscales" in metadata:
-        found.sources = [ZarrSource(place, "image", str(place))]
+        found.sources = [ZarrSource(place, "image")]
     elif "plate" in metadata or "well" in metadata:
         return _fields(files, place, node, chosen)
     elif "bioformats2raw.layout" in metadata:
@@ -162,30 +145,36 @@ def expand(place: Place, options: Options, chosen: Selection, allow_labels: bool
     else:
         found.sources = _arrays(files, place, node)
     if chosen:
-        raise DataError(f"{place}: is no plate, but {chosen} chooses fields of one. Leave it out.")
+        raise DataError(
+            f"{place}: is no plate, but {_text(chosen)} chooses fields of one. Leave it out."
+        )
     return found
+
+
+def _wells(place: Place, node: Node, chosen: Selection) -> list[Place]:
+    """Return the chosen wells of a plate."""
+    wells = read_wells(node.attributes, str(place))
+    picked = [well for well in wells if _matches(well.row, chosen.get("row"))]
+    picked = [well for well in picked if _matches(well.column, chosen.get("column"))]
+    rows, columns = ({well[i]: None for well in wells} for i in (0, 1))
+    slips = [f"row={name}" for name in _unmatched(rows, chosen.get("row"))]
+    slips += [f"column={name}" for name in _unmatched(columns, chosen.get("column"))]
+    if slips or not picked:
+        raise DataError(
+            f"{place}: no well has {' nor '.join(slips) or _text(chosen)}. There are rows "
+            f"{', '.join(rows)} and columns {', '.join(columns)}."
+        )
+    return [place.below(well.path) for well in picked]
 
 
 def _fields(files: Files, place: Place, node: Node, chosen: Selection) -> Found:
     """Expand a plate or a well: wells are read concurrently."""
-    found = Found(by_name=True)
+    found, chosen_field = Found(by_name=True), chosen.get("field")
     if "plate" in ome_metadata(node.attributes):
-        wells = read_wells(node.attributes, str(place))
-        picked = [w for w in wells if _matches(w.row, chosen.row)]
-        picked = [w for w in picked if _matches(w.column, chosen.column)]
-        rows, columns = ({well[i]: None for well in wells} for i in (0, 1))
-        slips = [f"row={name}" for name in _unmatched(rows, chosen.row)]
-        slips += [f"column={name}" for name in _unmatched(columns, chosen.column)]
-        if slips or not picked:
-            asked = " nor ".join(slips) or chosen
-            raise DataError(
-                f"{place}: no well has {asked}. There are rows {', '.join(rows)} and columns "
-                f"{', '.join(columns)}."
-            )
-        places = [place.below(well.path) for well in picked]
+        places = _wells(place, node, chosen)
+    elif {"row", "column"} & chosen.keys():
+        raise DataError(f"{place}: is a well, so field alone can be chosen, not {_text(chosen)}.")
     else:
-        if chosen.row is not None or chosen.column is not None:
-            raise DataError(f"{place}: is a well, so field alone can be chosen, not {chosen}.")
         places = [place]
 
     def fields_of(well: Place) -> tuple[list[Place], list[str], list[str]]:
@@ -195,23 +184,23 @@ def _fields(files: Files, place: Place, node: Node, chosen: Selection) -> Found:
         if "well" not in ome_metadata(inner.attributes):
             raise DataError(f"{well}: has no metadata of a well. Save the plate again.")
         paths = read_fields(inner.attributes, str(well))
-        wanted = [well.below(path) for path in paths if _matches(path, chosen.field)]
+        wanted = [well.below(path) for path in paths if _matches(path, chosen_field)]
         there = [place for place in wanted if files.has(place.path)]
         return there, [str(place) for place in wanted if place not in set(there)], paths
 
     fields: dict[str, None] = {}
     with ThreadPoolExecutor(READERS) as pool:
         for there, missing, names in pool.map(fields_of, places):
-            found.sources += [ZarrSource(field, "image", str(field)) for field in there]
+            found.sources += [ZarrSource(field, "image") for field in there]
             found.missing += missing
             fields |= dict.fromkeys(names)
-    if slips := _unmatched(fields, chosen.field) if fields and found.sources else []:
+    some_there = fields and (found.sources or not found.missing)
+    slips = _unmatched(fields, chosen_field) if some_there else []
+    if slips:
         raise DataError(
             f"{place}: no field has field={' nor field='.join(slips)}. There are fields "
             f"{', '.join(fields)}."
         )
-    if not found.sources and fields and not found.missing:
-        raise DataError(f"{place}: no field has {chosen}. There are fields {', '.join(fields)}.")
     if not found.sources:
         raise DataError(
             f"{place}: none of its {len(found.missing)} well(s) and field(s) is there: "
@@ -230,7 +219,7 @@ def _collection(files: Files, place: Place, node: Node, found: Found) -> None:
     for path in paths:
         image = place.below(path)
         if files.has(image.path):
-            found.sources.append(ZarrSource(image, "image", str(image)))
+            found.sources.append(ZarrSource(image, "image"))
         else:
             found.missing.append(str(image))
     if not found.sources:
@@ -245,11 +234,15 @@ def _arrays(files: Files, place: Place, node: Node) -> list[ZarrSource]:
         if child is not None and child.kind == "group":
             groups.append(name)
         elif child is not None and "image-label" not in ome_metadata(child.attributes):
-            arrays.append(ZarrSource(place.below(name), "array", str(place.below(name))))
+            arrays.append(ZarrSource(place.below(name), "array"))
     if not arrays:
         there = f"are the groups {', '.join(groups[:10])}: name one" if groups else "is nothing"
         raise DataError(f"{place}: holds no array and has no OME metadata. There {there}.")
     return arrays
+
+
+def _text(chosen: Selection) -> str:
+    return ", ".join(f"{key}={value}" for key, value in chosen.items())
 
 
 def _each(wanted: Choice) -> Sequence[str | int]:

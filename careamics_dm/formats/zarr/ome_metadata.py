@@ -9,26 +9,16 @@ from careamics_dm.errors import DataError
 
 Scale = dict[str, tuple[float, str]]
 
-_UNITS = {
-    "micrometer": "µm",
-    "um": "µm",
-    "μm": "µm",
-    "micron": "µm",
-    "nanometer": "nm",
-    "millimeter": "mm",
-    "centimeter": "cm",
-    "meter": "m",
-    "angstrom": "Å",
-}
+_UNITS = {"nanometer": "nm", "millimeter": "mm", "centimeter": "cm", "meter": "m", "angstrom": "Å"}
+_UNITS |= dict.fromkeys(("micrometer", "um", "μm", "micron"), "µm")
 _QUIET = Lock()
 
 
-class Pyramid(NamedTuple):
-    """An image at several resolutions."""
+class Description(NamedTuple):
+    """What metadata say of the dimensions of an array."""
 
-    axes: str  # a letter per dimension, of any alphabet; see `_letters`
-    paths: tuple[str, ...]  # of the arrays, below the image, full resolution first
-    scales: tuple[Scale, ...]  # pixel size at each level
+    axes: str  # a letter per dimension, of any alphabet, see `_letters`; empty if they say nothing
+    scale: Scale
     channel_names: tuple[str, ...]
 
 
@@ -51,8 +41,8 @@ def is_labels(metadata: dict[str, Any]) -> bool:
     return "image-label" in metadata or ("labels" in metadata and "multiscales" not in metadata)
 
 
-def read_pyramid(attributes: dict[str, Any], source: str) -> Pyramid:
-    """Read the first ``multiscales`` entry of a group, which is the one that counts."""
+def read_pyramid(attributes: dict[str, Any], source: str) -> dict[str, Description]:
+    """Read the first ``multiscales`` of a group, which counts: arrays by path, largest first."""
     metadata = ome_metadata(attributes)
     entries = metadata["multiscales"]
     entry = entries[0] if isinstance(entries, list) and entries else entries
@@ -62,12 +52,12 @@ def read_pyramid(attributes: dict[str, Any], source: str) -> Pyramid:
     for step in found.coordinateTransformations or ():
         if step.type == "scale":
             whole = step.scale
-    scales = []
+    levels, names = {}, _channel_names(metadata)
     for dataset in found.datasets:
         (sizes,) = (t.scale for t in dataset.coordinateTransformations if t.type == "scale")
-        scales.append(_pixel_size(axes, found.axes, sizes, whole))
-    paths = tuple(dataset.path.strip("/") for dataset in found.datasets)
-    return Pyramid(axes, paths, tuple(scales), _channel_names(metadata))
+        scale = _pixel_size(axes, found.axes, sizes, whole)
+        levels[dataset.path.strip("/")] = Description(axes, scale, names)
+    return levels
 
 
 def read_wells(attributes: dict[str, Any], source: str) -> list[Well]:
@@ -145,9 +135,7 @@ def _letters(axes: Sequence[Any]) -> str:
     return "".join(letters.get(i) or others.get(str(a.type), "S") for i, a in enumerate(axes))
 
 
-def _pixel_size(
-    letters: str, axes: Sequence[Any], sizes: Sequence[float], whole: Sequence[float]
-) -> Scale:
+def _pixel_size(letters: str, axes: Sequence[Any], sizes: Any, whole: Any) -> Scale:
     scale = {}
     for letter, axis, size, factor in zip(letters, axes, sizes, whole, strict=True):
         if letter in "ZYX" and axis.unit and size * factor > 0:
@@ -156,11 +144,7 @@ def _pixel_size(
 
 
 def _channel_names(metadata: dict[str, Any]) -> tuple[str, ...]:
-    """Read the names of channels, if all have one, each another.
-
-    Not with the library's model: it refuses channels without a color or a window, which are for
-    display and which many files lack.
-    """
+    """Read unique names of channels; not with yaozarrs, which refuses channels without a color."""
     omero = metadata.get("omero")
     channels = omero.get("channels") if isinstance(omero, dict) else None
     if not isinstance(channels, list):

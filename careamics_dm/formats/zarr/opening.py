@@ -1,21 +1,28 @@
-"""Opening one image of a Zarr store: its axes, its level, its chunks."""
+"""Opening one image of a Zarr store: its axes, its level, its chunks.
+
+zarr reads a missing chunk as the fill value, whether a writer left it out because it holds
+nothing else, or a copy lost it. Nobody can say which, so it is an error unless the user decides.
+"""
 
 import pickle
+from itertools import islice
+from math import ceil, prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from careamics_dm.errors import DataError
-from careamics_dm.formats.zarr.array import Key, ZarrArray, missing_message, open_array
-from careamics_dm.formats.zarr.chunks import block_shape, find_missing
-from careamics_dm.formats.zarr.discovery import ZarrSource
-from careamics_dm.formats.zarr.ome_metadata import Pyramid, Scale, ome_metadata, read_pyramid
-from careamics_dm.formats.zarr.store_files import (
-    Files,
-    Options,
-    Place,
-    is_remote,
-    read_node,
+from careamics_dm.formats.zarr.array import (
+    Key,
+    ZarrArray,
+    missing_message,
+    open_array,
+    outer_chunks,
 )
+from careamics_dm.formats.zarr.discovery import ZarrSource
+from careamics_dm.formats.zarr.ome_metadata import Description, ome_metadata, read_pyramid
+from careamics_dm.formats.zarr.store_files import Files, Options, Place, is_remote, join, read_node
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import AXES, check_axes, contradicted_axes, same_roles, unstated_axes
 
@@ -30,21 +37,15 @@ def open_zarr(
     storage_options: Options | None = None,
     engine: str = "auto",
 ) -> tuple[ArrayStack, int]:
-    """Open one image array from its metadata; returns it, and how many of its chunks are missing.
-
-    For the arguments see `ZarrDataModule`.
-    """
+    """Open an array; also returns how many of its chunks are missing. See `ZarrDataModule`."""
     options = storage_options or {}
     files = Files(source.place.root, options)
     place, found, zarr_format = _describe(files, options, source, axes, level)
     given = pickle.dumps(options) if is_remote(place.root) else b""
     key = Key(place, zarr_format, given, engine)
     array = open_array(key)
-    if array.ndim < 2:
-        raise DataError(
-            f"{source}: shape {array.shape} has {array.ndim} dimension(s), so it is no image. "
-            "Name the arrays that are images."
-        )
+    if (n := array.ndim) < 2:
+        raise DataError(f"{source}: shape {array.shape} has {n} dimension(s), so it is no image.")
     found = found or _from_array(array)
     if found.axes and len(found.axes) != array.ndim:
         if axes == "auto" or not trust_axes:
@@ -52,8 +53,8 @@ def open_zarr(
                 f"{source}: its metadata name {len(found.axes)} axes ({found.axes}), but the array "
                 f"has shape {array.shape}. Save it again, or give axes and set trust_axes=true."
             )
-        found = _Description("", {}, ())
-    axes = _axes(found, axes, array.shape, trust_axes, source.name)
+        found = Description("", {}, ())
+    axes = _axes(found.axes, axes, array.shape, trust_axes, str(source))
     folder = Path(place.root) if Path(place.root).is_dir() else None
     missing = find_missing(array, files, place.path, folder)
     if missing is None:
@@ -63,7 +64,7 @@ def open_zarr(
     stack = ArrayStack(
         ZarrArray(key, tuple(array.shape), array.dtype),
         axes,
-        source.name,
+        str(source),
         block_shape=block_shape(array),
         scale={
             letter: found.scale[theirs]
@@ -75,17 +76,9 @@ def open_zarr(
     return stack, missing.n if missing else 0
 
 
-class _Description(NamedTuple):
-    """What metadata say of the dimensions of an array."""
-
-    axes: str  # empty if they say nothing
-    scale: Scale
-    channel_names: tuple[str, ...]
-
-
 def _describe(
     files: Files, options: Options, source: ZarrSource, axes: str, level: int
-) -> tuple[Place, _Description | None, Literal[2, 3]]:
+) -> tuple[Place, Description | None, Literal[2, 3]]:
     """Find the array of an image, and what its group says of it."""
     place = source.place
     node = read_node(files, place)
@@ -95,18 +88,17 @@ def _describe(
         return place, _from_parent(files, options, place, axes), node.zarr_format
     if "multiscales" not in ome_metadata(node.attributes):
         raise DataError(f"{source}: has no OME metadata of an image. Save it again.")
-    pyramid = read_pyramid(node.attributes, source.name)
-    if not 0 <= level < len(pyramid.paths):
-        there = ", ".join(f"{n}: {path}" for n, path in enumerate(pyramid.paths))
+    pyramid = read_pyramid(node.attributes, str(source))
+    if not 0 <= level < len(pyramid):
+        there = ", ".join(f"{n}: {path}" for n, path in enumerate(pyramid))
         raise DataError(
-            f"{source}: level={level} does not exist. There are {there}. Choose one of these "
-            "numbers; 0 is full resolution."
+            f"{source}: level={level} does not exist. There are {there}. 0 is full resolution."
         )
-    below = place.below(pyramid.paths[level])
-    return below, _of_level(pyramid, level), node.zarr_format
+    path, description = list(pyramid.items())[level]
+    return place.below(path), description, node.zarr_format
 
 
-def _from_parent(files: Files, options: Options, place: Place, axes: str) -> _Description | None:
+def _from_parent(files: Files, options: Options, place: Place, axes: str) -> Description | None:
     """Look for OME metadata of an array that is named itself, in the group around it."""
     if place.path:
         path, _, name = place.path.rpartition("/")
@@ -120,19 +112,14 @@ def _from_parent(files: Files, options: Options, place: Place, axes: str) -> _De
     if node is None or "multiscales" not in ome_metadata(node.attributes):
         return None
     try:
-        pyramid = read_pyramid(node.attributes, str(parent))
+        return read_pyramid(node.attributes, str(parent)).get(name)
     except DataError:
         if axes == "auto":
             raise
         return None  # the way out, where metadata are wrong
-    return _of_level(pyramid, pyramid.paths.index(name)) if name in pyramid.paths else None
 
 
-def _of_level(pyramid: Pyramid, level: int) -> _Description:
-    return _Description(pyramid.axes, pyramid.scales[level], pyramid.channel_names)
-
-
-def _from_array(array: Any) -> _Description:
+def _from_array(array: Any) -> Description:
     """Take the names that an array gives its dimensions, if they are those of axes."""
     names = getattr(array.metadata, "dimension_names", None)
     names = names or array.attrs.get("_ARRAY_DIMENSIONS") or ()
@@ -140,19 +127,97 @@ def _from_array(array: Any) -> _Description:
     letters = [words.get(str(name).upper(), str(name).upper()) for name in names]
     good = {"Y", "X"} <= set(letters) <= set(AXES)
     good = good and len(set(letters)) == len(letters) == array.ndim
-    return _Description("".join(letters) if good else "", {}, ())
+    return Description("".join(letters) if good else "", {}, ())
 
 
-def _axes(
-    found: _Description, axes: str, shape: tuple[int, ...], trust_axes: bool, source: str
-) -> str:
+def _axes(found: str, axes: str, shape: tuple[int, ...], trust_axes: bool, source: str) -> str:
     """Take the axes of the metadata, or check a user's against them."""
     if axes == "auto":
-        if {"Y", "X"} <= set(found.axes) and len(set(found.axes)) == len(found.axes):
-            return found.axes
+        if {"Y", "X"} <= set(found) and len(set(found)) == len(found):
+            return found
         why = "neither OME metadata nor names of dimensions say what they are"
         raise unstated_axes(source, why, shape)
     axes = check_axes(axes, shape, source)
-    if found.axes and not trust_axes and not same_roles(axes, found.axes):
-        raise contradicted_axes(source, axes, found.axes, shape)
+    if found and not trust_axes and not same_roles(axes, found):
+        raise contradicted_axes(source, axes, found, shape)
     return axes
+
+
+FEW = 32  # chunks up to which each is looked for, instead of listing the folder
+LARGEST_BLOCK = 2**26  # decoded bytes up to which a shard is read as a whole (64 MiB)
+_ABSENT = 2**64 - 1
+
+
+class Missing(NamedTuple):
+    """Chunks that are not there."""
+
+    n: int
+    first: list[str]  # names of the first few
+    total: int
+
+
+def block_shape(array: Any) -> tuple[int, ...]:
+    """Return what is best read as a unit: the shard, unless it is huge; else the chunk."""
+    whole = outer_chunks(array)
+    small = prod(whole) * array.dtype.itemsize <= LARGEST_BLOCK
+    chosen = whole if small else tuple(array.chunks)
+    return tuple(max(min(c, n), 1) for c, n in zip(chosen, array.shape, strict=True))
+
+
+def find_missing(array: Any, files: Files, path: str, root: Path | None) -> Missing | None:
+    """Look for chunks that are not there; ``None`` if the store can't be listed.
+
+    ``path`` is that of the array in the store. Of a store that is a folder, ``root``, the indices
+    of shards are looked at too.
+    """
+    grid = [ceil(n / c) for n, c in zip(array.shape, outer_chunks(array), strict=True)]
+    total, encode = prod(grid), array.metadata.encode_chunk_key
+    keys = ((place, encode(place)) for place in np.ndindex(*grid))
+    if total <= FEW:
+        lost = [(place, key) for place, key in keys if not files.has(join(path, key))]
+    else:
+        listed = files.below(path)
+        if listed is None:
+            return None
+        there = set(listed)
+        lost = [(place, key) for place, key in keys if key not in there]
+    count, first = len(lost), [key for _, key in islice(lost, 3)]
+    codec = _shard_codec(array)
+    if codec is not None and root is not None:
+        gone = {place for place, _ in lost}
+        per_shard = prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
+        total, count = total * per_shard, count * per_shard
+        for place in np.ndindex(*grid):
+            if place not in gone:
+                holes = _holes(array, codec, root / path / encode(place), place)
+                count += len(holes)
+                first += [f"{encode(place)}, chunk {hole} in it" for hole in holes[:3]]
+    return Missing(count, first[:3], total)
+
+
+def _shard_codec(array: Any) -> Any:
+    """Return the sharding codec of an array whose shards have the usual index, else ``None``."""
+    if array.shards is None:
+        return None
+    for codec in array.metadata.codecs:
+        names = [type(part).__name__ for part in getattr(codec, "index_codecs", ())]
+        if names == ["BytesCodec", "Crc32cCodec"]:
+            return codec
+    return None
+
+
+def _holes(array: Any, codec: Any, file: Path, place: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Chunks inside the array that the index of a shard says are missing."""
+    inner = tuple(s // c for s, c in zip(array.shards, array.chunks, strict=True))
+    size = prod(inner) * 16
+    at_end = str(getattr(codec.index_location, "value", codec.index_location)) == "end"
+    with file.open("rb") as opened:
+        if at_end:
+            opened.seek(max(file.stat().st_size - size - 4, 0))  # 4: the checksum
+        content = opened.read(size)
+    if len(content) < size:
+        return []  # damaged: said when it is read
+    index = np.frombuffer(content, "<u8").reshape(*inner, 2)
+    holes = np.argwhere((index == _ABSENT).all(axis=-1))
+    starts = np.multiply(place, array.shards) + holes * array.chunks
+    return [tuple(hole) for hole in holes[(starts < array.shape).all(axis=1)].tolist()]

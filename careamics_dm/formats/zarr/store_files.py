@@ -67,23 +67,11 @@ def is_remote(root: str) -> bool:
 
 
 class Files:
-    """The files of a store by their keys, through fsspec.
-
-    Parameters
-    ----------
-    root : str
-        A folder, a zip file or a URL.
-    options : dict
-        Of the file system of a URL.
-
-    Attributes
-    ----------
-    can_list : bool
-        Whether the store says what it holds; at best, a web server has a page for people.
-    """
+    """The files of a store (a folder, a zip file or a URL) by their keys, through fsspec."""
 
     def __init__(self, root: str, options: Options) -> None:
         self.root = root
+        # A web server does not say what a folder holds; at best, it has a page for people.
         self.can_list = not scheme_of(root).startswith("http")
         if is_remote(root):
             self._system, self._path = _open_url(root, options)
@@ -124,14 +112,11 @@ class Files:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except Exception as error:  # drivers raise their own: network, rights, time
-            if not is_remote(self.root):
-                raise DataError(f"{self.root}: cannot be read ({_short(error)}).") from error
-            if isinstance(error, PermissionError):  # of what is not there, in a private bucket
-                return denied
-            raise DataError(
-                f"{self.root}: cannot be read ({_short(error)}). Check the URL, the network and "
-                "storage_options."
-            ) from error
+            remote = is_remote(self.root)
+            if remote and isinstance(error, PermissionError):
+                return denied  # of what is not there, in a private bucket
+            advice = "Check the URL, the network and storage_options." if remote else "Check it."
+            raise DataError(f"{self.root}: cannot be read ({_short(error)}). {advice}") from error
 
 
 def _files_below(folder: str, prefix: str = "") -> Iterator[str]:
@@ -147,13 +132,11 @@ def _open_url(url: str, options: Options) -> tuple[AbstractFileSystem, str]:
     try:
         system, path = url_to_fs(url, **options)
     except ImportError as error:
-        raise DataError(
-            f"{url}: no driver for {scheme_of(url)}:// is installed ({error})."
-        ) from error
+        scheme = scheme_of(url)
+        raise DataError(f"{url}: no driver for {scheme}:// is installed ({error}).") from error
     except Exception as error:  # drivers refuse options in their own ways
-        raise DataError(
-            f"{url}: cannot be opened ({_short(error)}). Check the URL and storage_options."
-        ) from error
+        text = f"{url}: cannot be opened ({_short(error)}). Check the URL and storage_options."
+        raise DataError(text) from error
     return system, path
 
 
@@ -171,7 +154,6 @@ def _open_zip_at(root: str) -> ZipFileSystem:
 @lru_cache(maxsize=8)
 def _open_zip(root: str, mtime_ns: int, size: int) -> ZipFileSystem:
     """Open a zip file, of which images may be many; by time and size a replaced one is noticed."""
-    del mtime_ns, size
     system = ZipFileSystem(root)
     system.find("")  # lists it while one thread has it: later ones find the list complete
     return system
@@ -192,8 +174,8 @@ def read_node(files: Files, place: Place) -> Node | None:
         kind, number = found.get("node_type"), found.get("zarr_format")
         if kind not in ("group", "array") or number != 3:
             raise DataError(
-                f"{place}: zarr.json has node_type={kind!r} and zarr_format={number!r}. Expected "
-                "is a group or an array of format 3: save it again."
+                f"{place}: zarr.json has node_type={kind!r} and zarr_format={number!r}, but should "
+                "describe a group or an array of format 3. Save it again."
             )
         consolidated = _mapping(found, "consolidated_metadata", place)
         inner = _mapping(consolidated, "metadata", place)

@@ -1,13 +1,13 @@
 """Criteria that training patches must meet, so that networks do not learn background."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, e, pi
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
 from careamics_dm.sampling.filters.base import Measured, PatchFilter, is_number
@@ -20,12 +20,7 @@ from careamics_dm.sampling.filters.window_statistics import (
     window_variances,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    Passed = NDArray[np.bool_]
+Passed = NDArray[np.bool_]
 
 EVERY = 2
 """Step, along Y and X, between the pixels that make the entropy."""

@@ -1,47 +1,41 @@
-"""The part of an image that a picture shows, and what a model makes of it."""
+"""The planes of images that pictures consist of, and what a model makes of them."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from numpy.typing import NDArray
 
+from careamics_dm.images.image_set import ImageSet
+from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Region, read_region
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+Planes = dict[str, NDArray[Any]]
 
-    from numpy.typing import NDArray
-
-    from careamics_dm.images.image_set import ImageSet
-    from careamics_dm.images.image_stack import ImageStack
-
-    Planes = dict[str, NDArray[Any]]
-
-VIEW = {"Y": 512, "X": 512, "Z": 16}
-"""A picture shows at most this many pixels per axis."""
+LARGEST = {"Y": 512, "X": 512, "Z": 16}
+"""The most pixels per axis of an image in a picture, and of what a model restores for it."""
 
 
-def middle(stack: ImageStack, view: Mapping[str, int] = VIEW) -> Region:
-    """Return the middle of the first sample, as much of it as a picture shows; see `around`."""
+def middle(stack: ImageStack, largest: Mapping[str, int] = LARGEST) -> Region:
+    """Return the middle of the first sample, at most ``largest`` pixels."""
     size = tuple(stack.data_shape[2:])
-    return around(Region(0, 0, (0,) * len(size), size), stack, view)
+    return around(Region(0, 0, (0,) * len(size), size), stack, largest)
 
 
-def around(patch: Region, stack: ImageStack, view: Mapping[str, int] = VIEW) -> Region:
-    """Return a patch and its surroundings, at most ``view`` pixels, moved inwards at borders."""
+def around(patch: Region, stack: ImageStack, largest: Mapping[str, int] = LARGEST) -> Region:
+    """Return a patch and its surroundings, at most ``largest`` pixels, inside the image."""
     size = stack.data_shape[2:]
-    shown = [min(n, view[axis]) for n, axis in zip(size, "ZYX"[-len(size) :], strict=True)]
-    columns = zip(patch.start, patch.stop, shown, size, strict=True)
+    extent = [min(n, largest[axis]) for n, axis in zip(size, "ZYX"[-len(size) :], strict=True)]
+    columns = zip(patch.start, patch.stop, extent, size, strict=True)
     start = tuple(max(min((a + b - m) // 2, n - m), 0) for a, b, m, n in columns)
-    stop = tuple(a + m for a, m in zip(start, shown, strict=True))
+    stop = tuple(a + m for a, m in zip(start, extent, strict=True))
     return patch._replace(start=start, stop=stop)
 
 
 def middle_plane(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the plane of a region, ``C (Z) Y X``, that a picture shows: ``Y X``."""
+    """Return the plane ``Y X`` in the middle of the first channel of ``C (Z) Y X``."""
     first: NDArray[Any] = pixels[0]
     return first[len(first) // 2] if first.ndim == 3 else first
 
@@ -54,13 +48,13 @@ def restored_planes(model: Any, data: Any, images: ImageSet, region: Region) -> 
     """
     i = region.image
     noisy = read_region(images.stacks[i], region, images.channels[i])
-    planes = {"noisy": noisy, "denoised": restore_region(model, data, noisy)}
+    planes = {"noisy": noisy, "denoised": _restore(model, data, noisy)}
     if images.targets:
         planes["target"] = read_region(images.targets[i], region, images.target_channels[i])
     return {name: middle_plane(pixels) for name, pixels in planes.items()}
 
 
-def restore_region(model: Any, data: Any, noisy: NDArray[Any]) -> NDArray[np.float32]:
+def _restore(model: Any, data: Any, noisy: NDArray[Any]) -> NDArray[np.float32]:
     """Restore ``C (Z) Y X``, as stored, without a change to the model or any random state."""
     # Data with NaN only come here where nan_policy allows them.
     image = torch.from_numpy(np.nan_to_num(noisy.astype(np.float32)))[None]

@@ -9,15 +9,15 @@ import pytest
 from apps import SMALL, run, succeed, write_tiffs
 from matplotlib.image import imread
 
-from careamics_dm.cli.sweep_table import (
+from careamics_dm.cli.sweep import (
     Job,
     compare,
     note_job,
     over_folds,
     read_jobs,
     read_scenes,
-    write_scores,
 )
+from careamics_dm.evaluation.text_table import write_csv
 
 SWEEP = ("-m", *SMALL, "hydra.sweep.dir=sweep")
 
@@ -114,7 +114,7 @@ def test_folds_end_with_their_mean(tmp_path):
 
 def test_a_single_run_compares_nothing(tmp_path, images):
     done = succeed("train", tmp_path, *SMALL, *images)
-    assert not list(tmp_path.rglob("comparison*")) and not list(tmp_path.rglob("view.npz"))
+    assert not list(tmp_path.rglob("comparison*")) and not list(tmp_path.rglob("planes.npz"))
     assert "comparison" not in done.out
 
 
@@ -142,7 +142,7 @@ def test_only_files_count(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         note_job(tmp_path, Job(number, {"seed": str(number)}, folder, state))
-        write_scores(folder / "scores.csv", {"val_loss": float(number)})
+        write_csv(folder / "scores.csv", ["val_loss"], [{"val_loss": float(number)}])
     assert json.loads((tmp_path / ".jobs/2.json").read_text())["state"] == "unfinished"
     jobs = read_jobs(tmp_path)
     assert [one.number for one in jobs] == [2, 10]
@@ -160,8 +160,8 @@ def test_the_same_image_is_one_row_of_panels(tmp_path):
         (folder / ".hydra").mkdir(parents=True)
         note_job(tmp_path, Job(number, {"seed": str(number)}, folder, "done"))
         image = noisy[number // 2]
-        views = {"noisy": image, "denoised": image + number}
-        np.savez(folder / ".hydra/view.npz", **views | ({"clean": image} if number < 2 else {}))
+        planes = {"noisy": image, "denoised": image + number}
+        np.savez(folder / ".hydra/planes.npz", **planes | ({"clean": image} if number < 2 else {}))
     compare(tmp_path)
     assert panels(tmp_path / "comparison.png") == 4  # noisy, two jobs, clean
     assert panels(tmp_path / "comparison.png", slice(-300, None)) == 3
@@ -171,7 +171,7 @@ def test_long_settings_break_into_lines_above_their_panel(tmp_path):
     keys = {"data.normalization": "quantile", "callbacks": "early_stopping", "x": "y" * 99}
     job = Job(0, keys, tmp_path, "done", {"psnr": 20.0})
     (tmp_path / ".hydra").mkdir()
-    np.savez(tmp_path / ".hydra" / "view.npz", noisy=np.eye(3), denoised=np.eye(3))
+    np.savez(tmp_path / ".hydra" / "planes.npz", noisy=np.eye(3), denoised=np.eye(3))
     _, titles = read_scenes([job], list(keys))
     first, *lines, last = titles["0"].split("\n")
     assert first == "normalization=quantile," and lines[0].startswith("callbacks=early_stopping,")

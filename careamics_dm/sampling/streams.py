@@ -1,0 +1,178 @@
+"""Streams: an epoch is cut into runs of places, each of which one rank reads, block by block.
+
+Patch number ``k`` of an epoch is of stream ``k % n``. A batch of all ranks together is the next
+patches of all streams in turn; of W ranks, rank r serves the streams r, r + W, r + 2 W, ...
+So the same patches make a batch of 1, 2, 4 or 8 ranks, and of any number of workers. Other numbers
+of ranks need other streams (see `count_streams`), and draw other patches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import lcm
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from careamics_dm.images.region import Region
+from careamics_dm.sampling.keyed_random import mixed, permuted
+from careamics_dm.sampling.read_windows import Places, WindowTable
+
+Numbers = NDArray[np.int64]
+
+STREAMS = 8
+"""Of an epoch, as a rule; see `count_streams`."""
+PORTION = 2**16
+"""Places whose windows are looked up together."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Who I am among ranks."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+def count_streams(share: Share, window_bytes: int, pool_bytes: int) -> int:
+    """Count the streams of an epoch, whose largest window has so many bytes.
+
+    8; fewer if one window per stream does not fit in half of the pool; and always a multiple of the
+    number of ranks, so that each serves equally many: 24 for 3 ranks.
+    """
+    n = STREAMS
+    while n > 1 and n * window_bytes > pool_bytes // 2:
+        n //= 2
+    return lcm(n, share.world_size)
+
+
+class Epoch(Protocol):
+    """The places of an epoch, in the order of the windows that serve them."""
+
+    @property
+    def table(self) -> WindowTable:
+        """Windows in that order."""
+
+    def __len__(self) -> int:
+        """Count places."""
+        ...
+
+    def windows(self, marks: Numbers) -> Numbers:
+        """Return the window of each place."""
+        ...
+
+    def places(self, marks: Numbers) -> Places:
+        """Return places by number."""
+        ...
+
+    def first(self, window: int) -> int:
+        """Return the first place in a window, or after it."""
+        ...
+
+    def region(self, window: int, *, whole: bool = False) -> Region:
+        """Return what is to be read of a window."""
+        ...
+
+
+class Block(NamedTuple):
+    """Places of a stream that are drawn in random order."""
+
+    first: int
+    """Position in the stream of the first."""
+    stop: int
+    mark: int
+    """Number in the epoch of the first."""
+
+
+class Stream:
+    """One stream of an epoch.
+
+    Parameters
+    ----------
+    epoch : Epoch
+        All places.
+    number, n_streams : int
+        Which of how many.
+    key : uint64
+        Of the order within blocks.
+    window_bytes : int or None
+        Bytes of the first block; the next ones grow, so that the first batch comes soon.
+        ``None``: all places of the stream are one block.
+    growth : int or None
+        The largest block has so many ``window_bytes``, a power of 2; ``None``: no bound.
+    """
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        number: int,
+        n_streams: int,
+        key: np.uint64,
+        window_bytes: int | None,
+        growth: int | None,
+    ) -> None:
+        self.epoch, self.number, self._key = epoch, number, key
+        self._unit, self._growth = window_bytes, growth
+        self._n_streams = n_streams
+        each, rest = divmod(len(epoch), n_streams)
+        self._first = number * each + min(number, rest)
+        self.n = each + (number < rest)
+
+    def others(self) -> Iterator["Stream"]:
+        """Yield the other streams of the epoch, from the next one on."""
+        for step in range(1, self._n_streams):
+            number = (self.number + step) % self._n_streams
+            yield Stream(self.epoch, number, self._n_streams, self._key, self._unit, self._growth)
+
+    def blocks(self, position: int) -> Iterator[Block]:
+        """Yield the blocks of the stream from the one that has a position on."""
+        while position < self.n:
+            block = self._block_at(position)
+            yield block
+            position = block.stop
+
+    def marks(self, block: Block, first: int, stop: int) -> Numbers:
+        """Return the numbers in the epoch of positions of a block, in the order of drawing."""
+        key = mixed(self._key, np.array([block.mark]))[0]
+        inside = np.arange(first - block.first, stop - block.first)
+        return block.mark + permuted(key, inside, block.stop - block.first)
+
+    def windows(self, block: Block) -> Numbers:
+        """Return the windows that serve a block."""
+        stop = block.mark + block.stop - block.first
+        parts = [np.arange(a, min(a + PORTION, stop)) for a in range(block.mark, stop, PORTION)]
+        return np.unique(np.concatenate([np.unique(self.epoch.windows(part)) for part in parts]))
+
+    def _block_at(self, position: int) -> Block:
+        first, stop = self._first, self._first + self.n
+        if self._unit is not None:
+            mark, table = first + position, self.epoch.table
+            begin, window = self.epoch.windows(np.array([first, mark])).tolist()
+            before = table.bytes_before(begin)
+            block = _block_of((table.bytes_before(window) - before) // self._unit, self._growth)
+            while True:
+                ends = [before + end * self._unit for end in _ends(block, self._growth)]
+                low, high = (self.epoch.first(table.window_from(end)) for end in ends)
+                if low > mark and block:  # where blocks meet, rounding decides
+                    block -= 1
+                elif high <= mark:
+                    block += 1
+                else:
+                    break
+            first, stop = max(first, low) if block else first, min(stop, high)
+        return Block(first - self._first, stop - self._first, first)
+
+
+def _block_of(unit: int, growth: int | None) -> int:
+    """Return the block that has a unit: blocks have 1, 1, 2, 4, ... units, then ``growth`` each."""
+    if growth is None or unit < growth:
+        return unit.bit_length()
+    return growth.bit_length() + (unit - growth) // growth
+
+
+def _ends(block: int, growth: int | None) -> tuple[int, int]:
+    """First unit of a block, and one after its last."""
+    if growth is None or block < growth.bit_length():
+        return (1 << block) >> 1, 1 << block
+    first = growth * (block - growth.bit_length() + 1)
+    return first, first + growth
