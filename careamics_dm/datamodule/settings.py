@@ -160,8 +160,8 @@ class Settings:
         What modules get as a batch. ``{"image", "target", "region"}``; ``(image, target or
         region)``; or the image alone.
     num_workers : int
-        Loader processes; 0 reads ahead in threads, usually faster. Unless decoding needs more than
-        the cores of one process can do.
+        Loader processes, at most 8 divided by the number of ranks in training. 0 reads ahead in
+        threads, which is usually faster.
     start_method : {"fork", "spawn", "forkserver"}, optional
         How loader processes start. By default as is usual on the platform.
     seed : int

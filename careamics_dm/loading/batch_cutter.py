@@ -50,6 +50,7 @@ class BatchCutter:
         """Cut the patches of a batch out of their regions."""
         rows, drawn = step.rows, portion.drawn
         windows: list[int] = drawn.window[rows].tolist()
+        self.reader.load_ahead()
         blocks = {window: self.reader.get(window).blocks for window in set(windows)}
         cuts = self.images.cut(
             blocks, windows, at[rows].tolist(), portion.size[rows.start].tolist()

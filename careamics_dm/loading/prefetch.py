@@ -69,7 +69,6 @@ class Reader(Generic[Content]):
         """Return a window, waiting for it where need be."""
         while not (window in self._live or window in self._users or self._next is None):
             self._pull()
-        self._load_ahead()
         if window not in self._live:
             self._live[window] = self._load(self.region(window))
         content = self._live[window]
@@ -123,7 +122,8 @@ class Reader(Generic[Content]):
             self._found[window] = self._find(window)
         return self._found[window]
 
-    def _load_ahead(self) -> None:
+    def load_ahead(self) -> None:
+        """Begin to load what comes next, as far as the budget allows."""
         while self._pool is not None and self._next is not None and len(self._live) < AHEAD:
             _, window, _ = self._next
             if window not in self._live and self._held + self._look_up(window)[1] > self._budget:

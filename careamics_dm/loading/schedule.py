@@ -96,9 +96,8 @@ class FixedPass:
     def needs(self) -> Iterator[Need]:
         """See `Pass.needs`."""
         for rows in self._batches():
-            windows = self.plan.places(self.numbers[rows]).window
-            new = windows[np.flatnonzero(np.diff(windows, prepend=-1))].tolist()
-            yield Need(rows.start, (0, rows.start), new)
+            windows = self.plan.places(self.numbers[rows]).window.tolist()
+            yield Need(rows.start, (0, rows.start), [*dict.fromkeys(windows)])
 
     def portions(self) -> Iterator[Portion]:
         """See `Pass.portions`."""

@@ -113,10 +113,14 @@ class Stream:
     ) -> None:
         self.epoch, self.number, self._key = epoch, number, key
         self._unit, self._growth = window_bytes, growth
-        self._n_streams = n_streams
+        self._n_streams, self._found = n_streams, dict[int, Block]()
         each, rest = divmod(len(epoch), n_streams)
         self._first = number * each + min(number, rest)
         self.n = each + (number < rest)
+        self._bytes_before = 0
+        if self.n and window_bytes is not None:
+            begin = int(epoch.windows(np.array([self._first]))[0])
+            self._bytes_before = epoch.table.bytes_before(begin)
 
     def others(self) -> Iterator["Stream"]:
         """Yield the other streams of the epoch, from the next one on."""
@@ -127,7 +131,10 @@ class Stream:
     def blocks(self, position: int) -> Iterator[Block]:
         """Yield the blocks of the stream from the one that has a position on."""
         while position < self.n:
-            block = self._block_at(position)
+            # Asked for twice: to read what it needs, and to draw from it.
+            block = self._found.pop(position, None)
+            if block is None:
+                block = self._found[position] = self._block_at(position)
             yield block
             position = block.stop
 
@@ -141,14 +148,14 @@ class Stream:
         """Return the windows that serve a block."""
         stop = block.mark + block.stop - block.first
         parts = [np.arange(a, min(a + PORTION, stop)) for a in range(block.mark, stop, PORTION)]
-        return np.unique(np.concatenate([np.unique(self.epoch.windows(part)) for part in parts]))
+        return _different(np.concatenate([_different(self.epoch.windows(part)) for part in parts]))
 
     def _block_at(self, position: int) -> Block:
         first, stop = self._first, self._first + self.n
         if self._unit is not None:
             mark, table = first + position, self.epoch.table
-            begin, window = self.epoch.windows(np.array([first, mark])).tolist()
-            before = table.bytes_before(begin)
+            window = int(self.epoch.windows(np.array([mark]))[0])
+            before = self._bytes_before
             block = _block_of((table.bytes_before(window) - before) // self._unit, self._growth)
             while True:
                 ends = [before + end * self._unit for end in _ends(block, self._growth)]
@@ -161,6 +168,12 @@ class Stream:
                     break
             first, stop = max(first, low) if block else first, min(stop, high)
         return Block(first - self._first, stop - self._first, first)
+
+
+def _different(windows: Numbers) -> Numbers:
+    """Return each of ascending numbers once."""
+    found: Numbers = windows[np.flatnonzero(np.diff(windows, prepend=-1))]
+    return found
 
 
 def _block_of(unit: int, growth: int | None) -> int:

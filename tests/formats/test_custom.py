@@ -514,6 +514,7 @@ class TestImportPaths:
     )
     def test_what_is_none(self, path, message, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.delitem(sys.modules, "broken", raising=False)  # of another test
         (tmp_path / "broken.py").write_text("1 / 0")
         (tmp_path / "needy.py").write_text("import qqqq")
         with chdir(tmp_path), pytest.raises(DataError, match=message):

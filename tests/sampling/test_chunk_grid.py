@@ -182,7 +182,7 @@ def weights_of_windows(axes: list[Axis], shifts: list[int], allowed: np.ndarray)
     return found
 
 
-@PROPERTY
+@settings(PROPERTY, max_examples=25)
 @given(grids(), st.data())
 def test_masks_and_gaps_take_the_weight_of_what_they_forbid(
     case: tuple[list[Axis], list[int], int], data: st.DataObject

@@ -235,7 +235,7 @@ def test_over_the_epochs_every_allowed_origin_is_equally_likely(
     # One patch per epoch: those of an epoch share their grid of windows.
     patches = RandomPatches(tuple(on_disk(size, block=block)), patch, 1, 0, budget, allowed)
     counts = np.zeros(np.maximum(np.subtract(size, patch), 0) + 1)
-    n_epochs = 1500
+    n_epochs = 500
     for epoch in range(n_epochs):
         counts[tuple(places(patches, epoch).start[0])] += 1
     may = allowed[0, 0].within([0] * len(size), counts.shape) if allowed else counts >= 0
@@ -249,7 +249,7 @@ def test_over_the_epochs_origins_are_equally_likely_in_each_of_unequal_images() 
     extents[2] = extents[2]._replace(in_memory=True)
     patches = RandomPatches(tuple(extents), (3, 3), 1, 0, 40)
     counts = [np.zeros(np.subtract(size, 2)) for size in sizes]
-    n_epochs = 2000
+    n_epochs = 1000
     for epoch in range(n_epochs):
         found = places(patches, epoch)
         counts[found.image[0]][tuple(found.start[0])] += 1
@@ -262,14 +262,14 @@ def test_over_the_epochs_origins_are_equally_likely_in_each_of_unequal_images() 
 
 
 def test_away_from_the_border_every_pixel_is_equally_likely_to_be_covered() -> None:
-    patches = RandomPatches(tuple(on_disk((60, 60), block=(8, 8))), (6, 6), 20, 0, 500)
+    patches = RandomPatches(tuple(on_disk((60, 60), block=(8, 8))), (6, 6), 40, 0, 500)
     covered = np.zeros((60, 60))
-    n_epochs = 1000
+    n_epochs = 500
     for epoch in range(n_epochs):
         for y, x in places(patches, epoch).start:
             covered[y : y + 6, x : x + 6] += 1
     inner = covered[6:-6, 6:-6]
-    expected = n_epochs * 20 * 36 / 55**2
+    expected = n_epochs * 40 * 36 / 55**2
     assert abs(inner.mean() / expected - 1) < 0.02
     # Rows and columns beside block borders are covered as often as others.
     for axis in (0, 1):
