@@ -23,7 +23,7 @@ from careamics_dm.sampling.tiling import GridPatches, TileGrid
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
-PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 N, SHAPE = 210, (1, 1, 64, 64)
 
 

@@ -13,7 +13,7 @@ from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
 from careamics_dm.sampling.chunk_grid import Axis, SeparableOrder, WindowGrid, window_shape
 
 # No deadlines: they tell how busy the machine is.
-PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite

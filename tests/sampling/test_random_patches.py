@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from careamics_dm.sampling.read_windows import Places
 
 # No deadlines: they tell how busy the machine is.
-PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 Allowed = dict[tuple[int, int], OriginMask | ValidOrigins]
 
@@ -235,7 +235,7 @@ def test_over_the_epochs_every_allowed_origin_is_equally_likely(
     # One patch per epoch: those of an epoch share their grid of windows.
     patches = RandomPatches(tuple(on_disk(size, block=block)), patch, 1, 0, budget, allowed)
     counts = np.zeros(np.maximum(np.subtract(size, patch), 0) + 1)
-    n_epochs = 500
+    n_epochs = 300
     for epoch in range(n_epochs):
         counts[tuple(places(patches, epoch).start[0])] += 1
     may = allowed[0, 0].within([0] * len(size), counts.shape) if allowed else counts >= 0
@@ -264,7 +264,7 @@ def test_over_the_epochs_origins_are_equally_likely_in_each_of_unequal_images() 
 def test_away_from_the_border_every_pixel_is_equally_likely_to_be_covered() -> None:
     patches = RandomPatches(tuple(on_disk((60, 60), block=(8, 8))), (6, 6), 40, 0, 500)
     covered = np.zeros((60, 60))
-    n_epochs = 500
+    n_epochs = 300
     for epoch in range(n_epochs):
         for y, x in places(patches, epoch).start:
             covered[y : y + 6, x : x + 6] += 1

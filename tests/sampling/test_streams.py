@@ -13,7 +13,7 @@ from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.streams import Share, Stream, count_streams
 from careamics_dm.sampling.tiling import GridPatches, TileGrid
 
-PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite

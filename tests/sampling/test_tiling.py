@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from careamics_dm.sampling.read_windows import Places
 
 # No deadlines: they tell how busy the machine is.
-PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 EXTENT_LISTS = st.integers(2, 3).flatmap(
