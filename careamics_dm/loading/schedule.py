@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,18 +67,6 @@ class Need(NamedTuple):
     windows: list[int]
 
 
-class Pass(Protocol):
-    """What one process draws in an epoch."""
-
-    def needs(self) -> Iterator[Need]:
-        """Yield the windows to read, in the order of need."""
-        ...
-
-    def portions(self) -> Iterator[Portion]:
-        """Yield the batches."""
-        ...
-
-
 @dataclass
 class FixedPass:
     """Batches of places in their order: of validation, test and prediction.
@@ -94,13 +82,13 @@ class FixedPass:
     workers: int
 
     def needs(self) -> Iterator[Need]:
-        """See `Pass.needs`."""
+        """Yield the windows to read, in the order of need."""
         for rows in self._batches():
             windows = self.plan.places(self.numbers[rows]).window.tolist()
             yield Need(rows.start, (0, rows.start), [*dict.fromkeys(windows)])
 
     def portions(self) -> Iterator[Portion]:
-        """See `Pass.portions`."""
+        """Yield the batches, portion by portion."""
         for rows in self._batches():
             numbers = self.numbers[rows]
             places = self.plan.places(numbers)
@@ -163,11 +151,11 @@ class RandomPass:
         self.draw: Callable[[Stream, Block, int, int], Drawn] | None = None
 
     def needs(self) -> Iterator[Need]:
-        """See `Pass.needs`."""
+        """Yield the windows to read, in the order of need."""
         yield from merge(*map(self._needs_of, self._mine), key=lambda need: need.number)
 
     def portions(self) -> Iterator[Portion]:
-        """See `Pass.portions`."""
+        """Yield the batches, portion by portion."""
         blocks = {s: self._blocks_of(s) for s in self._mine}
         current = {s: next(blocks[s], None) for s in self._mine}
         first = self._first
