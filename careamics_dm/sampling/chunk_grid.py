@@ -171,10 +171,9 @@ class SeparableOrder:
         index: list[Numbers] = []
         scale: Any = 1
         left: Any = place
+        divide = np.floor_divide if np.issubdtype(place.dtype, np.integer) else np.true_divide
         for length, until, inner in zip(self.lengths, self._until, self._inner, strict=True):
-            is_whole = np.issubdtype(left.dtype, np.integer)
-            here = left // (scale * inner) if is_whole else left / (scale * inner)
-            i = np.clip(np.searchsorted(until, here, side="right") - 1, 0, len(length) - 1)
+            i = np.searchsorted(until[1:-1], divide(left, scale * inner), side="right")
             left = left - scale * (until[i] * inner)
             index, scale = [*index, i], scale * length[i]
         return index, left

@@ -23,11 +23,11 @@ patch crosses ``c`` block borders, is inside a window, times the weight ``1 / (m
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,6 +166,15 @@ class RandomPatches:
         return find_geometries(self.extents, self.runs, *how)
 
 
+class Ruler(NamedTuple):
+    """The windows of a run."""
+
+    grid: WindowGrid
+    losses: Losses | None
+    length: float
+    """Weight of all its windows."""
+
+
 class RandomEpoch:
     """The places of the random patches of one epoch; see `random_patches`.
 
@@ -182,13 +191,12 @@ class RandomEpoch:
         runs, weight = plan.runs, plan.area.copy()
         n_windows = np.ones(len(weight), np.int64)
         window_bytes = np.array([e.sample_bytes for e in plan.extents])[runs.image] * runs.n
-        self._grids: list[WindowGrid] = []
-        self._grid_of = np.full(len(weight), -1)
-        self._losses: dict[int, Losses] = {}
+        self._rulers: list[Ruler] = []
+        self._ruler_of = np.full(len(weight), -1)
         for geometry in plan.geometries:
             self._add(geometry, weight, rng)
             mine = geometry.runs
-            n_windows[mine] = self._grids[-1].n_windows
+            n_windows[mine] = self._rulers[-1].grid.n_windows
             window_bytes[mine] = geometry.window_bytes
         # Where windows have less than a patch each, only these are read.
         patch_bytes = np.array([e.pixel_bytes for e in plan.extents])[runs.image]
@@ -223,12 +231,9 @@ class RandomEpoch:
         shape = self._plan.sizes[image] - patch + 1
         hashed = self._hashed(marks, 0)
         start = (hashed.T * shape).astype(np.int64)
-        kinds = self._grid_of[of]
-        for g in np.unique(kinds[kinds >= 0]).tolist():
-            mine = np.flatnonzero(kinds == g)
-            grid = self._grids[g]
-            start[mine] = grid.draw(rank[mine], [*hashed[:, mine]])
-            sample[mine] = runs.first[of[mine]] + grid.numbers(rank[mine])[1]
+        for ruler, mine in self._by_ruler(of):
+            start[mine] = ruler.grid.draw(rank[mine], [*hashed[:, mine]])
+            sample[mine] = runs.first[of[mine]] + ruler.grid.numbers(rank[mine])[1]
         if self._plan.restricted:
             self._restrict(marks, of, rank, sample, start)
         size = np.broadcast_to(patch, start.shape)
@@ -241,9 +246,8 @@ class RandomEpoch:
             return self._n
         begin, of = float(self._until[run]), int(self._order[run])
         if inside := window - int(self.table.first[run]):
-            grid, losses = self._grids[self._grid_of[of]], self._losses.get(of)
-            total = grid.total - (0.0 if losses is None else float(losses.until[-1]))
-            begin += grid.before(inside * grid.n_samples, losses) / total * self._weight[of]
+            grid, losses, length = self._rulers[self._ruler_of[of]]
+            begin += grid.before(inside * grid.n_samples, losses) / length * self._weight[of]
         return min(max(ceil(begin / self._step - self._offset), 0), self._n)
 
     def region(self, window: int, *, whole: bool = False) -> Region:
@@ -255,10 +259,10 @@ class RandomEpoch:
             marks = np.arange(*near)
             return reach(self.places(marks[self.windows(marks) == window]))
         image, sample, n = (int(column[of]) for column in self._plan.runs)
-        if self._grid_of[of] < 0:
+        if self._ruler_of[of] < 0:
             size = tuple(self._plan.sizes[image].tolist())
             return Region(image, sample, (0,) * len(size), size, n)
-        grid = self._grids[self._grid_of[of]]
+        grid = self._rulers[self._ruler_of[of]].grid
         rank = np.array([(window - self.table.first[run]) * grid.n_samples])
         numbers, _ = grid.numbers(rank)
         boxes = zip(grid.axes, grid.shifts, numbers, self._plan.patch_size, strict=True)
@@ -274,40 +278,37 @@ class RandomEpoch:
         mine = [run for run in geometry.runs.tolist() if run in restricted]
         masks = [allowed for run in mine for _, allowed in restricted[run]]
         grid = WindowGrid(geometry.axes, draw_shifts(geometry, masks, rng), geometry.n, rng)
-        share, of_runs = weight[geometry.runs].sum(), np.full(len(geometry.runs), grid.total)
-        place = {run: i for i, run in enumerate(geometry.runs.tolist())}
-        for run in mine:
+        share, lengths = weight[geometry.runs].sum(), np.full(len(geometry.runs), grid.total)
+        self._ruler_of[geometry.runs] = len(self._rulers) + len(mine)
+        for i in np.flatnonzero(np.isin(geometry.runs, mine)).tolist():
+            run = int(geometry.runs[i])
             lost = [allowed.lost(grid, sample) for sample, allowed in restricted[run]]
-            ranks, weights = (np.concatenate(column) for column in zip(*lost, strict=True))
-            losses = self._losses[run] = grid.lose(ranks, weights)
+            losses = grid.lose(*(np.concatenate(column) for column in zip(*lost, strict=True)))
             left = grid.total - float(losses.until[-1])
-            of_runs[place[run]] = left if left > 1e-9 * grid.total else 0
-        if of_runs.any():
-            weight[geometry.runs] = share * of_runs / of_runs.sum()
-        self._grid_of[geometry.runs] = len(self._grids)
-        self._grids.append(grid)
+            lengths[i] = left if left > 1e-9 * grid.total else 0
+            self._ruler_of[run] = len(self._rulers)
+            self._rulers.append(Ruler(grid, losses, left))
+        self._rulers.append(Ruler(grid, None, grid.total))
+        if lengths.any():
+            weight[geometry.runs] = share * lengths / lengths.sum()
 
     def _find(self, marks: Numbers) -> tuple[Numbers, Numbers]:
         """Return the run of each mark, in the order of the epoch, and a rank in it."""
         at = (marks + self._offset) * self._step
-        run = np.clip(np.searchsorted(self._until, at, side="right") - 1, 0, len(self._order) - 1)
+        run = np.searchsorted(self._until[1:-1], at, side="right")
         of = self._order[run]
-        inside = np.clip((at - self._until[run]) / self._weight[of], 0, 1 - 1e-12)
+        inside = (at - self._until[run]) / self._weight[of]
+        inside = np.minimum(np.maximum(inside, 0), 1 - 1e-12)
         rank = (inside * self._plan.runs.n[of]).astype(np.int64)
-        kinds = self._grid_of[of]
-        if (kinds < 0).all():
-            return run, rank
-        # Runs that lose something are located one by one, all others by geometry.
-        lossy = [r for r in np.unique(of).tolist() if r in self._losses]
-        is_lossy = np.isin(of, lossy)
-        for g in np.unique(kinds[(kinds >= 0) & ~is_lossy]).tolist():
-            mine = np.flatnonzero((kinds == g) & ~is_lossy)
-            rank[mine] = self._grids[g].at(inside[mine] * self._grids[g].total)
-        for r in lossy:
-            mine, grid, losses = np.flatnonzero(of == r), self._grids[self._grid_of[r]], None
-            losses = self._losses[r]
-            rank[mine] = grid.at(inside[mine] * (grid.total - losses.until[-1]), losses)
+        for (grid, losses, length), mine in self._by_ruler(of):
+            rank[mine] = grid.at(inside[mine] * length, losses)
         return run, rank
+
+    def _by_ruler(self, of: Numbers) -> Iterator[tuple["Ruler", Numbers]]:
+        """Yield the rulers of runs, and which of these have each; none of runs read as a whole."""
+        numbers = self._ruler_of[of]
+        for number in set(numbers.tolist()) - {-1}:
+            yield self._rulers[number], np.flatnonzero(numbers == number)
 
     def _number(self, run: Numbers, rank: Numbers) -> Numbers:
         """Return the numbers of windows, counted through all runs."""
@@ -328,11 +329,11 @@ class RandomEpoch:
         for r in np.unique(of).tolist():
             for s, allowed in self._plan.restricted.get(r, ()):
                 mine = np.flatnonzero((of == r) & (sample == self._plan.runs.first[r] + s))
-                if self._grid_of[r] < 0:
+                if self._ruler_of[r] < 0:
                     number = self._hashed(marks[mine], 0)[0] * allowed.n_allowed
                     start[mine] = allowed.at(number.astype(np.int64))
                     continue
-                grid = self._grids[self._grid_of[r]]
+                grid = self._rulers[self._ruler_of[r]].grid
                 for attempt in range(1, TRIES):
                     mine = mine[~allowed.allows(start[mine])]
                     if not len(mine):

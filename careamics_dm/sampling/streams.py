@@ -112,15 +112,13 @@ class Stream:
         growth: int | None,
     ) -> None:
         self.epoch, self.number, self._key = epoch, number, key
-        self._unit, self._growth = window_bytes, growth
-        self._n_streams, self._found = n_streams, dict[int, Block]()
+        self._unit, self._growth, self._n_streams = window_bytes, growth, n_streams
         each, rest = divmod(len(epoch), n_streams)
         self._first = number * each + min(number, rest)
         self.n = each + (number < rest)
         self._bytes_before = 0
         if self.n and window_bytes is not None:
-            begin = int(epoch.windows(np.array([self._first]))[0])
-            self._bytes_before = epoch.table.bytes_before(begin)
+            self._bytes_before = self._bytes_at(0)
 
     def others(self) -> Iterator["Stream"]:
         """Yield the other streams of the epoch, from the next one on."""
@@ -130,13 +128,19 @@ class Stream:
 
     def blocks(self, position: int) -> Iterator[Block]:
         """Yield the blocks of the stream from the one that has a position on."""
-        while position < self.n:
-            # Asked for twice: to read what it needs, and to draw from it.
-            block = self._found.pop(position, None)
-            if block is None:
-                block = self._found[position] = self._block_at(position)
-            yield block
-            position = block.stop
+        block = 0
+        if self._unit is not None and position < self.n:
+            unit = (self._bytes_at(position) - self._bytes_before) // self._unit
+            block = _block_of(unit, self._growth)
+        first = self._end(block - 1)
+        while first > position:  # where blocks meet, rounding decides
+            block -= 1
+            first = self._end(block - 1)
+        while first < self.n:
+            stop = self._end(block)
+            if stop > max(first, position):
+                yield Block(first, stop, self._first + first)
+            first, block = max(first, stop), block + 1
 
     def marks(self, block: Block, first: int, stop: int) -> Numbers:
         """Return the numbers in the epoch of positions of a block, in the order of drawing."""
@@ -150,24 +154,20 @@ class Stream:
         parts = [np.arange(a, min(a + PORTION, stop)) for a in range(block.mark, stop, PORTION)]
         return _different(np.concatenate([_different(self.epoch.windows(part)) for part in parts]))
 
-    def _block_at(self, position: int) -> Block:
-        first, stop = self._first, self._first + self.n
-        if self._unit is not None:
-            mark, table = first + position, self.epoch.table
-            window = int(self.epoch.windows(np.array([mark]))[0])
-            before = self._bytes_before
-            block = _block_of((table.bytes_before(window) - before) // self._unit, self._growth)
-            while True:
-                ends = [before + end * self._unit for end in _ends(block, self._growth)]
-                low, high = (self.epoch.first(table.window_from(end)) for end in ends)
-                if low > mark and block:  # where blocks meet, rounding decides
-                    block -= 1
-                elif high <= mark:
-                    block += 1
-                else:
-                    break
-            first, stop = max(first, low) if block else first, min(stop, high)
-        return Block(first - self._first, stop - self._first, first)
+    def _bytes_at(self, position: int) -> int:
+        """Count the bytes of the windows of the epoch before the one of a position."""
+        window = self.epoch.windows(np.array([self._first + position]))[0]
+        return self.epoch.table.bytes_before(int(window))
+
+    def _end(self, block: int) -> int:
+        """Return the position after the last of a block."""
+        if block < 0:
+            return 0
+        if self._unit is None:
+            return self.n
+        n_bytes = self._bytes_before + _end(block, self._growth) * self._unit
+        mark = self.epoch.first(self.epoch.table.window_from(n_bytes))
+        return min(max(mark - self._first, 0), self.n)
 
 
 def _different(windows: Numbers) -> Numbers:
@@ -183,9 +183,8 @@ def _block_of(unit: int, growth: int | None) -> int:
     return growth.bit_length() + (unit - growth) // growth
 
 
-def _ends(block: int, growth: int | None) -> tuple[int, int]:
-    """First unit of a block, and one after its last."""
+def _end(block: int, growth: int | None) -> int:
+    """Unit after the last of a block."""
     if growth is None or block < growth.bit_length():
-        return (1 << block) >> 1, 1 << block
-    first = growth * (block - growth.bit_length() + 1)
-    return first, first + growth
+        return 1 << block
+    return growth * (block - growth.bit_length() + 2)
