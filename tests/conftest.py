@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import settings
 
 # For so little work, more threads only wait for each other (measured: up to ten times as long).
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start, and of notebooks
 # No deadlines: they tell how busy the machine is.
 settings.register_profile("no deadlines", deadline=None)
 settings.load_profile("no deadlines")
