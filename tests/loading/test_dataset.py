@@ -264,12 +264,12 @@ class TestReading:
         ledger, image = Ledger(), np.zeros((1, 1, 64, 64), np.float32)
         stacks = [Live(image, "a", None, ledger) for _ in range(n_images)]
         dataset = make(
-            stacks, n=40 * n_images, pool_bytes=16 * image.nbytes, window_bytes=image.nbytes
+            stacks, n=10 * n_images, pool_bytes=16 * image.nbytes, window_bytes=image.nbytes
         )
         most = {}
         for workers in (0, 2, 4):
             loader = PatchLoader(dataset, num_workers=workers, start_method="fork")
-            batches = (batch for _ in range(4) for batch in loader)
+            batches = (batch for _ in range(2) for batch in loader)
             most[workers] = max(float(batch["image"].max()) for batch in batches) / image.nbytes
             loader.close()
             dataset.images.kept.clear()
