@@ -93,7 +93,7 @@ def _read_prediction(
     channels = data.images_of("predict").channels[0]
     layout = Layout(stack.original_axes, tuple(stack.original_data_shape))
     axes = layout.with_channels(data.n_target_channels).axes  # as the writer arranges them
-    denoised = open_tiff(prediction.writer.paths[0], axes, trust_axes=True)
+    denoised = open_tiff(prediction.writer.paths[0], axes, trust_axes=True)[0]
     region = middle(stack)
     planes = {
         "noisy": middle_plane(read_region(stack, region, channels)),

@@ -39,6 +39,7 @@ class ArrayStack:
         self.original_axes, self.original_data_shape = axes, self.layout.shape
         self.data_shape = self.layout.data_shape  # asked for often
         self.source = source
+        self.note = ""  # for the summary: what of a file this is
         self.data_dtype = np.dtype(array.dtype)
         self.scale = scale or {}
         fits = "C" in axes and len(channel_names or ()) == self.data_shape[1]
@@ -113,6 +114,7 @@ class ArrayStack:
             whole = np.array(whole, order="C", subok=False)
         names, axes = self.channel_names, self.original_axes
         loaded = ArrayStack(whole, axes, self.source, scale=self.scale, channel_names=names)
+        loaded.note = self.note
         if hasattr(self.array, "valid_region"):
             n, n_channels = self.data_shape[:2]
             same: dict[str, Boxes | None] = {}  # most samples and channels are alike

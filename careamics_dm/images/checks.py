@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from math import inf
 from numbers import Integral
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import AXES
 
+N = TypeVar("N", int, None)
 
 def sizes(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
     """Return 2 or 3 whole numbers of pixels."""
@@ -42,7 +43,7 @@ def positive(value: Any) -> float:
     return found if 0 < found < inf else 0.0
 
 
-def key(name: str, value: str | None, otherwise: int) -> int:
+def key(name: str, value: str | None, otherwise: N) -> int | N:
     """Return the number in a field of a manifest, or ``otherwise`` where it is left out."""
     if value is None:
         return otherwise

@@ -165,11 +165,14 @@ def describe(role: str, images: ImageSet) -> str:
     missing = sum(images.n_not_acquired().values())
     share = missing / sum(e.samples * prod(e.size) for e in extents)
     gaps = f", {share:.0%} not acquired" if missing else ""
+    notes = [(s.source, note) for s in images.stacks if (note := getattr(s, "note", ""))]
+    taken = "".join(f"\n{'':<8} of {source}: {note}" for source, note in notes[:5])
+    taken += f"\n{'':<8} and so on, {len(notes)} files" * (len(notes) > 5)
     extra = " with targets" * bool(images.targets) + " with masks" * bool(images.masks)
     return (
         f"{role:<8} {len(extents)} image(s) {axes}{extra}, {samples} sample(s) of {size}, "
         f"{images.n_channels} channel(s), {dtypes}, {images.n_bytes() / 2**20:.1f} MiB{gaps}, "
-        f"{'in memory' if all(getattr(s, 'in_memory', False) for s in images.stacks) else how}"
+        f"{'in memory' if all(getattr(s, 'in_memory', False) for s in images.stacks) else how}{taken}"
     )
 
 

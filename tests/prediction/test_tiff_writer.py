@@ -133,7 +133,7 @@ class TestLayout:
         data = arrays(image, axes, patch_size=size, tile_size=size)
         predict(data, TiffWriter(tmp_path / "out", dtype=dtype), tmp_path)
         path = tmp_path / "out" / "predict_data.tif"
-        back = open_tiff(path, axes)
+        (back,) = open_tiff(path, axes)
         assert (back.original_axes, tuple(back.original_data_shape)) == (axes, shape)
         assert back.data_dtype == (np.float32 if dtype == "float32" else np.uint16)
         for sample in range(back.data_shape[0]):
@@ -141,7 +141,7 @@ class TestLayout:
             ours = read_region(data.predict_stacks[0], region, None)
             assert np.array_equal(read_region(back, region, None), ours)
         back.close()
-        by_itself = open_tiff(path)
+        (by_itself,) = open_tiff(path)
         long = "".join(a for a, n in zip(axes, shape, strict=True) if n > 1 or a in "YX")
         assert set(long) <= set(by_itself.original_axes)
         assert tifffile.imread(path).shape == shape  # also axes of size 1
@@ -237,7 +237,7 @@ class TestMetadata:
         size = (4, 8, 8) if "Z" in axes else (8, 8)
         data = tiffs(tmp_path / "in", patch_size=size, tile_size=size)
         predict(data, TiffWriter(tmp_path / "out"), tmp_path)
-        before, after = (open_tiff(tmp_path / part / name) for part in ("in", "out"))
+        before, after = (open_tiff(tmp_path / part / name)[0] for part in ("in", "out"))
         assert after.original_axes == before.original_axes == axes
         assert tuple(after.original_data_shape) == shape
         expected = {a: SCALE[a] for a in axes if a in SCALE}
@@ -256,7 +256,7 @@ class TestMetadata:
         image = noise(2, 20, 30)
         tifffile.imwrite(tmp_path / "in" / "a.ome.tif", image, metadata=metadata)
         predict(tiffs(tmp_path / "in"), TiffWriter(tmp_path / "out"), tmp_path)
-        result = open_tiff(tmp_path / "out" / "a.ome.tif")
+        (result,) = open_tiff(tmp_path / "out" / "a.ome.tif")
         assert result.channel_names == ("DAPI", "GFP")
         result.close()
 

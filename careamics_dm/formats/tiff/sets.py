@@ -1,0 +1,201 @@
+"""Sets of TIFF files that hold images together: OME-TIFF, Micro-Manager, NDTiff.
+
+A set is named wholly (all of its files, or the one that describes it) and is one source then, or in
+part: then each file that is named is a source of its own, with its own pages.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import prod
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from lightning.pytorch.utilities import rank_zero_warn
+
+from careamics_dm.sources.listing import Listing
+
+COMPANION = ".companion.ome"
+RECORDINGS = ("mmstack", "ndtiff")
+"""Kinds of series of Micro-Manager, which finds the files of a recording by their names."""
+Files = frozenset[Path]
+
+
+@dataclass(frozen=True)
+class SetPart(PathLike[str]):
+    """A file of a set that is read alone."""
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    __str__ = __fspath__
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What a file says of its set: the files of each image, and the file that says so."""
+
+    main: Path
+    root: ElementTree.Element  # the OME-XML; empty for other files
+    images: list[Files]
+
+    def files_with(self, path: Path) -> Files:
+        """Return the files that have images in common with a file, directly or by way of others."""
+        files = frozenset([path])
+        if path == self.main and not any(path in image for image in self.images):
+            return files.union(*self.images)
+        while more := files.union(*(image for image in self.images if image & files)) - files:
+            files |= more
+        return files
+
+
+@contextmanager
+def open_set(path: Path, alone: bool) -> Iterator[tuple[tifffile.TiffFile, Files]]:
+    """Open a file with the rest of its set, unless ``alone``; also gives the files to read."""
+    path = path.resolve()  # as tifffile does
+    said = _describe(path)
+    files = frozenset([path]) if alone else said.files_with(path)
+    main, omexml = path, None
+    if len(said.root) and (said.main != path or set().union(*said.images) != {path}):
+        # tifffile would open the other files too, and read those that are missing as zeros.
+        for pixels in said.root.iterfind("{*}Image/{*}Pixels"):
+            for data in pixels.findall("{*}TiffData"):
+                if _file_of(data, said.main, said.root) not in files:
+                    pixels.remove(data)
+        omexml = ElementTree.tostring(said.root, "unicode")
+        main = said.main
+        if _is_companion(main):
+            main = min((file for file in files - {main} if file.is_file()), default=path)
+    with tifffile.TiffFile(main, omexml=omexml) as file:
+        yield file, files
+
+
+def group_sets(listing: Listing, what: str, elsewhere: Collection[Path] = ()) -> Listing:
+    """Let one file stand for each set that is named wholly; those of others are read alone.
+
+    The file that describes a set does not stand for it where others are named, here or
+    ``elsewhere``.
+    """
+    paths = [Path(path).resolve() for path in listing.inputs]
+    rows = listing.keys or [{}] * len(paths)
+    sets, wholes, parts = dict[Path, Files](), dict[Any, int](), list[int]()
+    # Companions first: each stands for all that it describes.
+    for i in sorted(range(len(paths)), key=lambda i: not _is_companion(paths[i])):
+        files = _find_set(paths[i], sets)
+        source = (files, *sorted(rows[i].items()))
+        if len(files) == 1:
+            wholes[i] = i
+        elif source in wholes or _is_whole(paths[i], files, {*paths}, {*elsewhere}):
+            wholes.setdefault(source, i)
+        else:
+            parts.append(i)
+    if parts:
+        some = ", ".join(paths[i].name for i in parts[:5]) + ", ..." * (len(parts) > 5)
+        rank_zero_warn(
+            f"{what}: {len(parts)} file(s) belong to sets of files that are named in part: {some}. "
+            "Each is an image of its own pages. To read a set as one image, name all of its files, "
+            "or only the file that describes the others."
+        )
+    for column in (listing.inputs, listing.targets, listing.masks):
+        for i in parts if column else ():
+            column[i] = SetPart(column[i])
+    return listing.take(sorted([*wholes.values(), *parts]))
+
+
+def dimensions(file: tifffile.TiffFile, number: int, level: int = 0) -> tuple[str, list[int]]:
+    """Return axes and shape of a series, with the dimensions of length 1 too."""
+    if callable(file.series):  # tifffile 2026.5 and later
+        full = file.series(squeeze=False)[number].levels[level]
+        return full.axes, [*full.shape]
+    pages = file.series[number].levels[level]
+    return pages.get_axes(squeeze=False), [*pages.get_shape(squeeze=False)]
+
+
+def by_position(axes: str, shape: Sequence[int], n_pages: int) -> list[list[int]]:
+    """Number the pages of each position of a recording, which is the dimension ``R``."""
+    numbers = np.arange(n_pages)
+    if "R" not in axes:
+        return [numbers.tolist()]
+    at = axes.index("R")
+    n = next(d for d in range(at + 1, len(shape) + 1) if prod(shape[:d]) == n_pages)
+    numbers = np.moveaxis(numbers.reshape(shape[:n]), at, 0)
+    return [of_one.ravel().tolist() for of_one in numbers]
+
+
+def _describe(path: Path) -> _Description:
+    """Read what a file says of its set, or the file that it refers to."""
+    said = _read(path)
+    pointer = said.root.find("{*}BinaryOnly")
+    if pointer is None:
+        return said
+    main = path.parent / pointer.get("MetadataFile", "")
+    of_set = _read(main) if main != path and main.is_file() else said
+    if any(path in image for image in of_set.images):
+        return of_set
+    return _Description(path, ElementTree.Element("OME"), [])  # nothing is known of the set
+
+
+def _read(path: Path) -> _Description:
+    root = ElementTree.Element("OME")
+    try:
+        if _is_companion(path):
+            root = ElementTree.fromstring(path.read_bytes())
+        else:
+            with tifffile.TiffFile(path) as file:
+                if images := _of_recording(file):
+                    main = min(set[Path]().union(*images), key=lambda p: (len(p.name), p))
+                    return _Description(main, root, images)
+                root = ElementTree.fromstring(file.ome_metadata or "<OME/>")
+    except Exception:  # not a TIFF, or damaged: said when it is opened
+        return _Description(path, root, [])
+    pixels = root.iterfind("{*}Image/{*}Pixels")
+    files = (frozenset(_file_of(d, path, root) for d in p.iterfind("{*}TiffData")) for p in pixels)
+    return _Description(path, root, [*files])
+
+
+def _of_recording(file: tifffile.TiffFile) -> list[Files]:
+    """Return the files of each position of a recording of Micro-Manager; none of other files."""
+    if not (file.is_mmstack or file.is_ndtiff) or file.series[0].kind not in RECORDINGS:
+        return []
+    pages = list(file.series[0])
+    positions = by_position(*dimensions(file, 0), len(pages))
+    there = ([pages[i] for i in numbers if pages[i] is not None] for numbers in positions)
+    return [frozenset(Path(page.parent.filehandle.path) for page in some) for some in there]
+
+
+def _file_of(data: ElementTree.Element, main: Path, root: ElementTree.Element) -> Path:
+    """Return the file that a ``TiffData`` element of a description refers to."""
+    uuid = data.find("{*}UUID")
+    if uuid is None or uuid.text == root.get("UUID"):
+        return main
+    return main.parent / uuid.get("FileName", main.name)
+
+
+def _is_companion(path: Path) -> bool:
+    return path.name.lower().endswith(COMPANION)
+
+
+def _find_set(path: Path, sets: dict[Path, Files]) -> Files:
+    """Return the files of a set; it is read once, for all of them."""
+    if path not in sets:
+        files = _describe(path).files_with(path)
+        sets |= dict.fromkeys(files, files)
+    return sets[path]
+
+
+def _is_whole(path: Path, files: Files, named: set[Path], elsewhere: set[Path]) -> bool:
+    """Whether all files of a set are named, or only the one that describes it."""
+    if _is_companion(path) or all(file in named for file in files if file.is_file()):
+        return True
+    others = files - {path}
+    if others & (named | elsewhere):
+        return False
+    # Some writers describe the set in each of its files: then none of them stands for the others.
+    said = [_describe(file) for file in files if file.is_file()]
+    return all(one.main == path or not one.images for one in said)
