@@ -10,6 +10,7 @@ from careamics_dm.images.axes import AXES
 
 N = TypeVar("N", int, None)
 
+
 def sizes(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
     """Return 2 or 3 whole numbers of pixels."""
     if isinstance(value, str) or not hasattr(value, "__len__") or len(value) not in (2, 3):

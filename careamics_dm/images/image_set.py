@@ -165,9 +165,11 @@ def describe(role: str, images: ImageSet) -> str:
     missing = sum(images.n_not_acquired().values())
     share = missing / sum(e.samples * prod(e.size) for e in extents)
     gaps = f", {share:.0%} not acquired" if missing else ""
-    notes = [(s.source, note) for s in images.stacks if (note := getattr(s, "note", ""))]
-    taken = "".join(f"\n{'':<8} of {source}: {note}" for source, note in notes[:5])
-    taken += f"\n{'':<8} and so on, {len(notes)} files" * (len(notes) > 5)
+    notes = [note for stack in images.stacks if (note := getattr(stack, "note", ""))]
+    notes[5:] = [f"and {len(notes) - 5} more files of which several or not all images are read"] * (
+        len(notes) > 5
+    )
+    taken = "".join(f"\n{'':<8} {note}" for note in notes)
     extra = " with targets" * bool(images.targets) + " with masks" * bool(images.masks)
     return (
         f"{role:<8} {len(extents)} image(s) {axes}{extra}, {samples} sample(s) of {size}, "

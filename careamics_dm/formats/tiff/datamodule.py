@@ -21,10 +21,11 @@ from careamics_dm.formats.tiff.headers import (
     images_in,
     open_file,
     surplus,
+    were_appended,
 )
 from careamics_dm.formats.tiff.metadata import channel_names, pixel_size
 from careamics_dm.formats.tiff.pages import TiffArray, map_series
-from careamics_dm.formats.tiff.sets import SetPart, group_sets
+from careamics_dm.formats.tiff.sets import Files, SetPart, group_sets
 from careamics_dm.images import checks as check
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import check_axes, contradicted_axes, same_roles, unstated_axes
@@ -119,14 +120,29 @@ def open_tiff(
     alone, trim = isinstance(path, SetPart), incomplete == "trim"
     key = Key(str(path), level=level, alone=alone, trim=trim)
     with open_file(key) as (file, files):
-        images = images_in(file, files, key, series)
-        found = {name: find_series(file, files, one) for name, one in images.keys.items()}
-        _check_together(found, key.path)
-        stacks = [_open_image(one, name, axes, trust_axes) for name, one in found.items()]
-        problems = [one.problem for one in found.values()] + [surplus(file, files, key)]
-    for problem in filter(None, problems):
-        rank_zero_warn(problem)
-    stacks[0].note = _note(images, found)
+        if series is not None or not were_appended(file, key):
+            return _open_images(file, files, key, series, axes, trust_axes)
+    key = key._replace(pages=True)
+    with open_file(key) as (file, files):
+        return _open_images(file, files, key, series, axes, trust_axes)
+
+
+def _open_images(
+    file: tifffile.TiffFile,
+    files: Files,
+    key: Key,
+    series: int | None,
+    axes: str,
+    trust_axes: bool,
+) -> list[ArrayStack]:
+    images = images_in(file, files, key, series)
+    found = {name: find_series(file, files, one) for name, one in images.keys.items()}
+    _check_together(found, key.path)
+    stacks = [_open_image(one, name, axes, trust_axes) for name, one in found.items()]
+    for problem in [one.problem for one in found.values()] + [surplus(file, files, key)]:
+        if problem:
+            rank_zero_warn(problem)
+    stacks[0].note = _note(images, found, key.path)
     return stacks
 
 
@@ -160,21 +176,19 @@ def _check_together(found: dict[str, FoundSeries], path: str) -> None:
         kinds.append((file.letters(file.usual), str(one.pages.dtype)))
     if len(set(kinds)) > 1:
         columns = zip(found.values(), kinds, strict=True)
-        there = ", ".join(f"{f.key.series[0]}: {k[0]} {f.pages.shape} {k[1]}" for f, k in columns)
+        there = ", ".join(f"{f.key.series}: {k[0]} {f.pages.shape} {k[1]}" for f, k in columns)
         raise DataError(
             f"{path}: its series do not go together: {there}. Choose one of them with series, or "
             "with a column of that name in a manifest."
         )
 
 
-def _note(images: Images, found: dict[str, FoundSeries]) -> str:
+def _note(images: Images, found: dict[str, FoundSeries], path: str) -> str:
     """Say what of a file is taken, where that is not all of it or more than one image."""
-    several = [len(one.key.series) for one in found.values() if len(one.key.series) > 1]
-    return ", ".join(
-        [f"{len(found)} images"] * (len(found) > 1)
-        + [f"{n} series appended one by one, a stack" for n in several]
-        + [f"without series {', '.join(images.left)}"] * bool(images.left)
-    )
+    notes = [f"{len(found)} images"] * (len(found) > 1)
+    notes += [f"a stack of {len(f.rows)} appended pages" for f in found.values() if f.key.pages]
+    notes += [f"without series {', '.join(images.left)}"] * bool(images.left)
+    return f"{path}: {', '.join(notes)}" * bool(notes)
 
 
 def _files_of(data: Any) -> list[Path]:
@@ -220,8 +234,8 @@ def _describe(found: FoundSeries) -> _Description:
             axes[at] = claims[at] = "?"  # channels of several samples each
     elif kind != "shaped" and axes[-1] == "S" and found.shape[-1] == 1:
         dims.pop()  # tifffile's filler
-    if axes[0] == "+":
-        axes[0], claims[0] = next(letter for letter in "STN" if letter not in axes), "?"
+    if found.key.pages:
+        axes[0] = "S"
     usual = [d for d in dims if kind == "shaped" or found.shape[d] > 1 or axes[d] in "YX"]
     return _Description(
         "".join(axes[d] for d in dims),

@@ -48,7 +48,9 @@ def n_undeclared(file: tifffile.TiffFile) -> int:
         return len(file.pages) - prod(series.shape) // prod(series.keyframe.shaped)
     if kind != "ome":
         return 0
-    used = {p.index for series in file.series for p in series if p and p.parent is file}
+    pages = (page for series in file.series for page in series if page)
+    path = file.filehandle.path
+    used = {page.index for page in pages if page.parent.filehandle.path == path}
     return len(file.pages) - len(used)
 
 

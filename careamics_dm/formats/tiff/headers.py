@@ -4,7 +4,6 @@ A *page* is what one directory (IFD) of the file describes. A *series* is pages 
 image. tifffile reads much of what is missing as zeros, or leaves it out; here it is an error.
 """
 
-import logging
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -13,14 +12,13 @@ from dataclasses import dataclass, replace
 from html import unescape
 from math import prod
 from pathlib import Path
-from threading import get_ident
 from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
 
 from careamics_dm.errors import DataError
-from careamics_dm.formats.tiff.declared import declared, n_undeclared
+from careamics_dm.formats.tiff.declared import declared, n_undeclared, shaped_metadata
 from careamics_dm.formats.tiff.page_rows import PageRows, find_rows, part_of, whole_frames
 from careamics_dm.formats.tiff.sets import RECORDINGS, Files, by_position, dimensions, open_set
 
@@ -36,11 +34,12 @@ class Key(NamedTuple):
     """Names an image: the file, what of it, and how it is read."""
 
     path: str
-    series: range = range(1)  # several, where pages were appended one by one
+    series: int = 0
     level: int = 0  # of the pyramid
     position: int | None = None  # of a recording of Micro-Manager
     alone: bool = False  # without the rest of its set
     trim: bool = False  # to the frames that are there
+    pages: bool = False  # every page is one of a stack to which they were appended
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +50,7 @@ class FoundSeries:
     file: tifffile.TiffFile
     base: tifffile.TiffPageSeries  # full resolution
     pages: tifffile.TiffPageSeries  # the level asked for
-    axes: str  # + is the dimension along which pages were appended
+    axes: str
     shape: tuple[int, ...]  # with every dimension that tifffile knows, also those of length 1
     rows: PageRows
     problem: str  # what is missing, where that is left out
@@ -70,9 +69,8 @@ class Images(NamedTuple):
 def open_file(key: Key) -> Iterator[tuple[tifffile.TiffFile, Files]]:
     """Open a file and its set; whatever goes wrong is a `DataError`. Only headers are read."""
     path = Path(key.path)
-    _QUIET.add(get_ident())
     try:
-        with open_set(path, key.alone) as (file, files):
+        with open_set(path, key.alone, key.pages) as (file, files):
             if (problem := _end_of_pages(file, key)) and not key.trim:
                 raise DataError(f"{problem} {COMPLETE_IT}")
             yield file, files
@@ -84,13 +82,6 @@ def open_file(key: Key) -> Iterator[tuple[tifffile.TiffFile, Files]]:
         raise DataError(
             f"{path}: not a readable TIFF file: {found}. Save it again or take it off the list."
         ) from error
-    finally:
-        _QUIET.discard(get_ident())
-
-
-_QUIET: set[int] = set()
-"""Threads in which tifffile does not log: what it passes over is an error or a warning here."""
-logging.getLogger("tifffile").addFilter(lambda record: record.thread not in _QUIET)
 
 
 def images_in(file: tifffile.TiffFile, files: Files, key: Key, series: int | None) -> Images:
@@ -104,30 +95,38 @@ def images_in(file: tifffile.TiffFile, files: Files, key: Key, series: int | Non
         raise DataError(f"{key.path}: series={series} does not exist. There are {there}.")
     chosen = [n for n in own if not _is_beside_images(every[n])] or own
     chosen = chosen if series is None else [own[series]]
-    runs: list[range] = []
-    for n in chosen:
-        if runs and runs[-1].stop == n and _were_appended(every[runs[-1].start], every[n]):
-            runs[-1] = range(runs[-1].start, n + 1)
-        else:
-            runs.append(range(n, n + 1))
-    names = [f"/series_{own.index(run.start)}" * (len(runs) > 1) for run in runs]
-    keys = {name: key._replace(series=run) for name, run in zip(names, runs, strict=True)}
+    several = len(chosen) > 1
+    keys = {f"/series_{own.index(n)}" * several: key._replace(series=n) for n in chosen}
     if every[0].kind in RECORDINGS:
         keys = _positions(file, files, key)
     left = [f"{own.index(n)} ({every[n].name or every[n].shape})" for n in own if n not in chosen]
     return Images(keys, left)
 
 
+def were_appended(file: tifffile.TiffFile, key: Key) -> bool:
+    """Whether tifffile wrote the pages of a file one by one, and all are alike."""
+    page = file.pages.first if len(file.pages) > 1 else None
+    if not page or not page.is_shaped or page.subifds:
+        return False
+    if prod(shaped_metadata(page).get("shape", ())) != prod(page.shaped):
+        return False
+    try:
+        with open_file(key._replace(pages=True)) as (again, _):
+            return len(again.series) == 1 and len(again.series[0]) == len(again.pages)
+    except DataError:  # tifffile compares pages of some files only when it lists them
+        return False
+
+
 def find_series(file: tifffile.TiffFile, files: Files, key: Key) -> FoundSeries:
     """Find an image and the places of its pages, and check that all of them are there."""
-    base = file.series[key.series[0]]
+    base = file.series[key.series]
     if 0 in base.keyframe.shaped:
         shape = base.keyframe.shape
         raise DataError(f"{key.path}: shape {shape} holds no pixel. Take it off the list.")
     if not 0 <= key.level < len(base.levels):
         there = ", ".join(f"{n}: {one.shape}" for n, one in enumerate(base.levels))
         raise DataError(
-            f"{key.path}: level={key.level} does not exist in series {key.series[0]}. There are "
+            f"{key.path}: level={key.level} does not exist in series {key.series}. There are "
             f"{there}. Choose one of these numbers; 0 is full resolution."
         )
     axes, sizes, rows = _all_rows(file, files, key)
@@ -155,22 +154,18 @@ def surplus(file: tifffile.TiffFile, files: Files, key: Key) -> str:
     ) * (n > 0)
 
 
-def _all_rows(
-    file: tifffile.TiffFile, files: Files, key: Key
-) -> tuple[str, list[int], PageRows]:
+def _all_rows(file: tifffile.TiffFile, files: Files, key: Key) -> tuple[str, list[int], PageRows]:
     """Return axes, shape and pages as they are declared; those of files not read are missing."""
-    pages = file.series[key.series[0]].levels[key.level]
-    axes, sizes, numbers = declared(file, pages, *dimensions(file, key.series[0], key.level))
+    pages = file.series[key.series].levels[key.level]
+    axes, sizes, numbers = declared(file, pages, *dimensions(file, key.series, key.level))
     n_pages = prod(sizes) // prod(pages.keyframe.shaped)
     if n_pages > sum(name.stat().st_size for name in files if name.is_file()):
-        raise DataError(f"{key.path}: declares {n_pages} pages, but has fewer bytes. Copy it again.")
+        raise DataError(
+            f"{key.path}: declares {n_pages} pages, but has fewer bytes. Copy it again."
+        )
     rows = find_rows(file, pages, n_pages if numbers is None else len(pages))
-    for n in key.series[1:]:
-        rows += find_rows(file, file.series[n], n_pages)
     if numbers is not None:
         rows = rows.take(numbers)
-    if len(key.series) > 1:
-        axes, sizes = "+" + axes, [len(key.series), *sizes]
     if key.position is not None:
         rows = rows.take(np.array(by_position(axes, sizes, len(rows))[key.position]))
         sizes = [1 if axis == "R" else n for axis, n in zip(axes, sizes, strict=True)]
@@ -208,14 +203,6 @@ def _any_in(pages: Iterable[Any], files: Files) -> bool:
 def _is_beside_images(series: tifffile.TiffPageSeries) -> bool:
     page = series.keyframe
     return bool(page.is_reduced or page.is_mask or BESIDE_IMAGES.fullmatch(series.name.strip()))
-
-
-def _were_appended(first: tifffile.TiffPageSeries, other: tifffile.TiffPageSeries) -> bool:
-    """Whether tifffile wrote two series, one by one, that are alike."""
-    same = [
-        (one.kind, one.axes, one.shape, one.keyframe.hash, len(one.levels)) for one in (first, other)
-    ]
-    return same[0] == same[1] and same[0][0] == "shaped" and same[0][-1] == 1
 
 
 def _end_of_pages(file: tifffile.TiffFile, key: Key) -> str:

@@ -69,7 +69,9 @@ def _tagged_sizes(found: FoundSeries) -> Sizes:
     factor, unit = UNITS.get(int(page.resolutionunit), 0.0), MICROMETER
     if metadata is not None:
         factor, unit = 1.0, metadata.get("unit", "")
-    elif any(abs(25400 / dots / (size * factor or 1) - 1) < 1e-3 for dots in SCREENS for size in sizes):
+    elif any(
+        abs(25400 / dots / (size * factor or 1) - 1) < 1e-3 for dots in SCREENS for size in sizes
+    ):
         return {}
     if len(sizes) < 2 or not factor:
         return {}
@@ -100,6 +102,8 @@ def _ome_pixels(found: FoundSeries) -> ElementTree.Element | None:
     root = ElementTree.fromstring(found.file.ome_metadata or "<OME/>")
     images = [p for p in root.iterfind("{*}Image/{*}Pixels") if p.find("{*}TiffData") is not None]
     if found.base.kind == "ome" and len(images) == len(found.file.series):
-        return images[found.key.series[0]]
-    said = {tuple(p.get(f"PhysicalSize{a}{u}") for a in "ZYX" for u in ("", "Unit")) for p in images}
+        return images[found.key.series]
+    said = {
+        tuple(p.get(f"PhysicalSize{a}{u}") for a in "ZYX" for u in ("", "Unit")) for p in images
+    }
     return images[0] if len(said) == 1 else None

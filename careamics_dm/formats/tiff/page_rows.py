@@ -44,16 +44,6 @@ class PageRows:
             there=self.there[numbers] & (numbers >= 0),
         )
 
-    def __add__(self, other: "PageRows") -> "PageRows":
-        return PageRows(
-            self.files + other.files,
-            np.concatenate([self.offsets, other.offsets]),
-            np.concatenate([self.counts, other.counts]),
-            self.jpeg_tables + other.jpeg_tables,
-            np.concatenate([self.there, other.there]),
-            self.is_raw and other.is_raw,
-        )
-
 
 def grid_of(page_shape: Sequence[int], segment_shape: Sequence[int]) -> list[int]:
     """Segments per dimension of a page."""
@@ -134,7 +124,12 @@ def _start_of_array(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
     if series.is_multifile:
         return None
     # ImageJ writes one directory, then all planes: tifffile doubts it where some are missing.
-    if file.is_imagej and len(file.pages) == 1 and page.is_final and page.offset < page.dataoffsets[0]:
+    if (
+        file.is_imagej
+        and len(file.pages) == 1
+        and page.is_final
+        and page.offset < page.dataoffsets[0]
+    ):
         return int(page.dataoffsets[0])
     return series.dataoffset
 

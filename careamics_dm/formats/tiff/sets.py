@@ -4,12 +4,14 @@ A set is named wholly (all of its files, or the one that describes it) and is on
 part: then each file that is named is a source of its own, with its own pages.
 """
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from os import PathLike
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 from xml.etree import ElementTree
 
@@ -17,6 +19,7 @@ import numpy as np
 import tifffile
 from lightning.pytorch.utilities import rank_zero_warn
 
+from careamics_dm.errors import DataError
 from careamics_dm.sources.listing import Listing
 
 COMPANION = ".companion.ome"
@@ -56,24 +59,57 @@ class _Description:
 
 
 @contextmanager
-def open_set(path: Path, alone: bool) -> Iterator[tuple[tifffile.TiffFile, Files]]:
-    """Open a file with the rest of its set, unless ``alone``; also gives the files to read."""
+def open_set(path: Path, alone: bool, pages: bool) -> Iterator[tuple[tifffile.TiffFile, Files]]:
+    """Open a file with the rest of its set, unless ``alone``; also gives the files to read.
+
+    With ``pages``, what tifffile wrote of its series does not count.
+    """
     path = path.resolve()  # as tifffile does
-    said = _describe(path)
-    files = frozenset([path]) if alone else said.files_with(path)
-    main, omexml = path, None
-    if len(said.root) and (said.main != path or set().union(*said.images) != {path}):
-        # tifffile would open the other files too, and read those that are missing as zeros.
-        for pixels in said.root.iterfind("{*}Image/{*}Pixels"):
-            for data in pixels.findall("{*}TiffData"):
-                if _file_of(data, said.main, said.root) not in files:
-                    pixels.remove(data)
-        omexml = ElementTree.tostring(said.root, "unicode")
-        main = said.main
-        if _is_companion(main):
-            main = min((file for file in files - {main} if file.is_file()), default=path)
-    with tifffile.TiffFile(main, omexml=omexml) as file:
+    with ExitStack() as opened:
+        if _is_companion(path):
+            said = _read(path)
+            files = said.files_with(path)
+            yield opened.enter_context(_open_described(said, files)), files
+            return
+        file = opened.enter_context(_open(path, is_shaped=False if pages else None))
+        said = _follow(_said_in(file, path), path)
+        files = frozenset([path]) if alone else said.files_with(path)
+        if len(said.root) and set[Path]().union(*said.images) != {path}:
+            file = opened.enter_context(_open_described(said, files))
         yield file, files
+
+
+def _open_described(said: _Description, files: Files) -> AbstractContextManager[tifffile.TiffFile]:
+    """Open some files of a set; tifffile would open the others too, and take them for zeros."""
+    for pixels in said.root.iterfind("{*}Image/{*}Pixels"):
+        for data in pixels.findall("{*}TiffData"):
+            if _file_of(data, said.main, said.root) not in files:
+                pixels.remove(data)
+    main = said.main
+    if _is_companion(main):
+        there = sorted(file for file in files - {main} if file.is_file())
+        if not there:
+            raise DataError(f"{main}: none of the files that it names is there. Complete the set.")
+        main = there[0]
+    return _open(main, omexml=ElementTree.tostring(said.root, "unicode"))
+
+
+@contextmanager
+def _open(path: Path, **how: Any) -> Iterator[tifffile.TiffFile]:
+    """Open a file for tifffile to read without logging what it passes over: that is said here."""
+    outer = get_ident() not in _QUIET
+    _QUIET.add(get_ident())
+    try:
+        with tifffile.TiffFile(path, **how) as file:
+            yield file
+    finally:
+        if outer:
+            _QUIET.discard(get_ident())
+
+
+_QUIET: set[int] = set()
+"""Threads that have a file open here."""
+logging.getLogger("tifffile").addFilter(lambda record: record.thread not in _QUIET)
 
 
 def group_sets(listing: Listing, what: str, elsewhere: Collection[Path] = ()) -> Listing:
@@ -128,35 +164,42 @@ def by_position(axes: str, shape: Sequence[int], n_pages: int) -> list[list[int]
     return [of_one.ravel().tolist() for of_one in numbers]
 
 
-def _describe(path: Path) -> _Description:
-    """Read what a file says of its set, or the file that it refers to."""
-    said = _read(path)
+def _read(path: Path) -> _Description:
+    """Read what a file says of its set."""
+    try:
+        if _is_companion(path):
+            return _said_in_xml(path.read_bytes(), path)
+        with _open(path) as file:
+            return _said_in(file, path)
+    except Exception:  # not a TIFF, or damaged: said when it is opened
+        return _said_in_xml("", path)
+
+
+def _said_in(file: tifffile.TiffFile, path: Path) -> _Description:
+    if images := _of_recording(file):
+        main = min(set[Path]().union(*images), key=lambda path: (len(path.name), path))
+        return replace(_said_in_xml("", main), images=images)
+    return _said_in_xml(file.ome_metadata or "", path)
+
+
+def _said_in_xml(text: str | bytes, path: Path) -> _Description:
+    root = ElementTree.Element("OME")
+    with suppress(ElementTree.ParseError):  # tifffile does not read it either
+        root = ElementTree.fromstring(text)
+    pixels = root.iterfind("{*}Image/{*}Pixels")
+    files = (frozenset(_file_of(d, path, root) for d in p.iterfind("{*}TiffData")) for p in pixels)
+    return _Description(path, root, [*files])
+
+
+def _follow(said: _Description, path: Path) -> _Description:
+    """Return what the file says to which another one refers, if it does."""
     pointer = said.root.find("{*}BinaryOnly")
     if pointer is None:
         return said
     main = path.parent / pointer.get("MetadataFile", "")
     of_set = _read(main) if main != path and main.is_file() else said
-    if any(path in image for image in of_set.images):
-        return of_set
-    return _Description(path, ElementTree.Element("OME"), [])  # nothing is known of the set
-
-
-def _read(path: Path) -> _Description:
-    root = ElementTree.Element("OME")
-    try:
-        if _is_companion(path):
-            root = ElementTree.fromstring(path.read_bytes())
-        else:
-            with tifffile.TiffFile(path) as file:
-                if images := _of_recording(file):
-                    main = min(set[Path]().union(*images), key=lambda p: (len(p.name), p))
-                    return _Description(main, root, images)
-                root = ElementTree.fromstring(file.ome_metadata or "<OME/>")
-    except Exception:  # not a TIFF, or damaged: said when it is opened
-        return _Description(path, root, [])
-    pixels = root.iterfind("{*}Image/{*}Pixels")
-    files = (frozenset(_file_of(d, path, root) for d in p.iterfind("{*}TiffData")) for p in pixels)
-    return _Description(path, root, [*files])
+    known = any(path in image for image in of_set.images)
+    return of_set if known else _said_in_xml("", path)  # a file of its own
 
 
 def _of_recording(file: tifffile.TiffFile) -> list[Files]:
@@ -184,7 +227,7 @@ def _is_companion(path: Path) -> bool:
 def _find_set(path: Path, sets: dict[Path, Files]) -> Files:
     """Return the files of a set; it is read once, for all of them."""
     if path not in sets:
-        files = _describe(path).files_with(path)
+        files = _follow(_read(path), path).files_with(path)
         sets |= dict.fromkeys(files, files)
     return sets[path]
 
@@ -197,5 +240,5 @@ def _is_whole(path: Path, files: Files, named: set[Path], elsewhere: set[Path]) 
     if others & (named | elsewhere):
         return False
     # Some writers describe the set in each of its files: then none of them stands for the others.
-    said = [_describe(file) for file in files if file.is_file()]
+    said = [_follow(_read(file), file) for file in files if file.is_file()]
     return all(one.main == path or not one.images for one in said)
