@@ -174,7 +174,8 @@ def describe(role: str, images: ImageSet) -> str:
     return (
         f"{role:<8} {len(extents)} image(s) {axes}{extra}, {samples} sample(s) of {size}, "
         f"{images.n_channels} channel(s), {dtypes}, {images.n_bytes() / 2**20:.1f} MiB{gaps}, "
-        f"{'in memory' if all(getattr(s, 'in_memory', False) for s in images.stacks) else how}{taken}"
+        f"{'in memory' if all(getattr(s, 'in_memory', False) for s in images.stacks) else how}"
+        f"{taken}"
     )
 
 

@@ -18,6 +18,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiff_files import numbers
 
 from careamics_dm.errors import DataError
 from careamics_dm.formats.tiff import pages as _tiff_pages
@@ -32,11 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-
-
-def numbers(shape: tuple[int, ...], dtype: str = "uint16") -> NDArray[Any]:
-    values = np.random.default_rng(0).integers(0, 250, shape)
-    return values > 125 if dtype == "bool" else values.astype(dtype)
 
 
 def open_tiff(path: Path, axes: str = "auto", **how: Any) -> ArrayStack:
@@ -644,18 +640,6 @@ def test_a_missing_file_of_a_set_is_named_never_read_as_zeros(tmp_path: Path) ->
     (tmp_path / "b.ome.tif").unlink()
     with pytest.raises(DataError, match=r"a\.ome\.tif: .* 6 pages, but 4 .* no b\.ome\.tif"):
         open_tiff(tmp_path / "a.ome.tif")
-
-
-def test_a_part_of_a_set_leads_to_the_file_with_the_metadata(tmp_path: Path) -> None:
-    write_set(tmp_path, [["b.ome.tif"]])
-    xml = (
-        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-        '<BinaryOnly MetadataFile="b.ome.tif" UUID="urn:uuid:b.ome.tif"/></OME>'
-    )
-    tifffile.imwrite(tmp_path / "a.ome.tif", numbers((40, 50)), description=xml, metadata=None)
-    module = TiffDataModule(train_data=tmp_path, patch_size=(8, 8), batch_size=1)
-    listing = module.list_sources(tmp_path, "train_data")
-    assert [path.name for path in listing.inputs] == ["b.ome.tif"]
 
 
 # ---------------------------------------------------------------------------- scale and names

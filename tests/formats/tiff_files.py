@@ -109,10 +109,10 @@ def nd_tiff(folder: Path, files: dict[str, NDArray[Any]]) -> None:
     (folder / "NDTiff.index").write_bytes(index)
 
 
-def scan_image(path: Path, pages: NDArray[Any], first: int = 1, **settings: Any) -> None:
-    """Write a file of ScanImage, which starts at frame ``first`` of the recording."""
-    software = "\n".join(f"SI.{name.replace('__', '.')} = {v}" for name, v in settings.items())
+def scan_image(path: Path, pages: NDArray[Any], first: int, settings: dict[str, Any]) -> None:
+    """Write a file of ScanImage that starts at frame ``first`` of the recording."""
+    software = "\n".join(f"SI.{name} = {value}" for name, value in settings.items())
     with tifffile.TiffWriter(path, bigtiff=True) as file:
         for i, page in enumerate(pages):
-            text = f"frameNumbers = {first + i}\nacquisitionNumbers = 1"
+            text = f"frameNumbers = {first + i}"
             file.write(page, software=software, description=text, metadata=None, contiguous=False)

@@ -1,6 +1,5 @@
 """Pixel size and channel names, where a TIFF file really says them."""
 
-from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -40,7 +39,7 @@ def channel_names(found: FoundSeries) -> tuple[str, ...]:
 
 def _stated_sizes(found: FoundSeries) -> Sizes:
     """Return what the metadata of a microscope say, else ImageJ's, else the tags of TIFF."""
-    file, kind = found.file, found.base.kind
+    file = found.file
     if (pixels := _ome_pixels(found)) is not None:
         return {
             a: (pixels.get(f"PhysicalSize{a}"), pixels.get(f"PhysicalSize{a}Unit", MICROMETER))

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
 
-
 LAST_OF_ALL = "ZC"
 """A recording that stopped lacks frames; planes or channels only where it has one frame."""
 

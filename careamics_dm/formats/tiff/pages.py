@@ -121,12 +121,13 @@ class PageTable:
             data = file.read(offset, count)
             if len(data) < count:
                 raise truncated(self.rows.files[page], offset + count, offset + len(data))
+        path = self.rows.files[page]
         try:
             jpeg = {"jpegtables": self.rows.jpeg_tables[page], "jpegheader": self.jpeg_header}
             return self.decode(data, index, **jpeg, _fullsize=False)
         except Exception as error:  # codecs raise what they like
             raise DataError(
-                f"{self.rows.files[page]}: segment {index} of page {page} at byte {offset} cannot be "
+                f"{path}: segment {index} of page {page} at byte {offset} cannot be "
                 f"decoded ({error}). The file is damaged: copy or save it again."
             ) from error
 

@@ -154,7 +154,7 @@ def dimensions(file: tifffile.TiffFile, number: int, level: int = 0) -> tuple[st
 
 
 def by_position(axes: str, shape: Sequence[int], n_pages: int) -> list[list[int]]:
-    """Number the pages of each position of a recording, which is the dimension ``R``."""
+    """Return the numbers of the pages of each position of a recording, the dimension ``R``."""
     numbers = np.arange(n_pages)
     if "R" not in axes:
         return [numbers.tolist()]
