@@ -116,3 +116,39 @@ def scan_image(path: Path, pages: NDArray[Any], first: int, settings: dict[str, 
         for i, page in enumerate(pages):
             text = f"frameNumbers = {first + i}"
             file.write(page, software=software, description=text, metadata=None, contiguous=False)
+
+
+def stk(path: Path, planes: NDArray[Any], size: float, step: float) -> None:
+    """Write a Z stack as MetaMorph does, with its pixel size in micrometers."""
+    n, height, width = planes.shape
+    after = 8 + 2 + 11 * 12 + 4  # the header and one directory
+    of_plane = struct.pack("<6I", round(step * 1000), 1000, 0, 0, 0, 0) * n
+    first, second, values = after, after + 24, after + 24 + len(of_plane)
+    fraction = struct.pack("<2I", round(size * 1000), 1000)
+    text = struct.pack("<I", 3) + b"um\0"
+    pixels = values + len(fraction) + len(text)
+    calibration = struct.pack("<6I", 4, values, 5, values, 6, values + len(fraction))
+    tags = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 1),
+        (273, 4, 1, pixels), (277, 3, 1, 1), (278, 3, 1, height), (279, 4, 1, planes[0].nbytes),
+        (33628, 4, 3, first), (33629, 5, n, second),
+    ]  # fmt: skip
+    out = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    out += b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    path.write_bytes(out + calibration + of_plane + fraction + text + planes.tobytes())
+
+
+def lsm(path: Path, planes: NDArray[Any], size: float, step: float) -> None:
+    """Write a Z stack as Zeiss LSM microscopes do, each plane with a thumbnail."""
+    info = np.zeros(1, tifffile.TIFF.CZ_LSMINFO)
+    info["MagicNumber"], info["StructureSize"] = 67127628, info.itemsize
+    for axis, n in zip("ZYX", planes.shape, strict=True):
+        info[f"Dimension{axis}"] = n
+        info[f"VoxelSize{axis}"] = (step if axis == "Z" else size) * 1e-6
+    info["DimensionChannels"] = info["DimensionTime"] = 1
+    tag = [(34412, 1, info.nbytes, info.tobytes(), True)]
+    with tifffile.TiffWriter(path) as file:
+        for i, plane in enumerate(planes):
+            how: dict[str, Any] = {"metadata": None, "contiguous": False}
+            file.write(plane, subfiletype=0, extratags=tag if i == 0 else (), **how)
+            file.write(plane[:8, :8], subfiletype=1, **how)

@@ -57,6 +57,21 @@ class TestFiles:
             one, other = (tifffile.imread(tmp_path / part / name) for part in ("in", "out"))
             assert np.array_equal(one, other)
 
+    def test_every_image_of_a_file_is_given_back(self, tmp_path):
+        stack = noise(6, 20, 30)
+        (tmp_path / "in").mkdir()
+        for page in stack:
+            tifffile.imwrite(tmp_path / "in" / "appended.tif", page, append=True)
+        with tifffile.TiffWriter(tmp_path / "in" / "images.ome.tif", ome=True) as file:
+            for page in stack[:3]:
+                file.write(page, metadata={"axes": "YX"})
+        predict(tiffs(tmp_path / "in"), TiffWriter(tmp_path / "out"), tmp_path)
+        names = [f"images.ome/series_{i}.tif" for i in range(3)]
+        assert written(tmp_path / "out") == ["appended.tif", *names]
+        assert np.array_equal(tifffile.imread(tmp_path / "out" / "appended.tif"), stack)
+        for name, page in zip(names, stack, strict=False):
+            assert np.array_equal(tifffile.imread(tmp_path / "out" / name), page)
+
     def test_other_files_and_arrays_become_tif(self, tmp_path):
         np.save(tmp_path / "a.b.npy", noise(20, 30))
         predict(arrays(tmp_path / "a.b.npy"), TiffWriter(tmp_path / "files"), tmp_path)
