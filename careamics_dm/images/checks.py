@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, overload
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import AXES
 
-N = TypeVar("N", int, None)
+N = TypeVar("N")
 
 
 def sizes(name: str, value: Any, least: int = 1) -> tuple[int, ...]:

@@ -247,7 +247,7 @@ def _yaml_row(number: int, row: Any) -> dict[str, str]:
 def _by_name(listing: Listing, what: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for i, path in enumerate(listing.inputs):
-        bare = Path(path).relative_to(listing.root).with_suffix("")
+        bare = path.relative_to(listing.root).with_suffix("")
         name = str(bare.with_suffix("") if bare.suffix.lower() == ".ome" else bare)
         if name in found:
             raise DataError(

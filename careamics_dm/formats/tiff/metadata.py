@@ -1,5 +1,6 @@
 """Pixel size and channel names, where a TIFF file really says them."""
 
+from functools import lru_cache
 from typing import Any
 from xml.etree import ElementTree
 
@@ -30,10 +31,8 @@ def pixel_size(found: FoundSeries) -> dict[str, tuple[float, str]]:
 
 def channel_names(found: FoundSeries) -> tuple[str, ...]:
     """Return the names of channels; nothing where they do not tell channels apart."""
-    pixels, summary = _ome_pixels(found), _summary(found)
-    names = summary.get("ChNames") or []
-    if pixels is not None:
-        names = [channel.get("Name", "") for channel in pixels.iterfind("{*}Channel")]
+    pixels = _ome_pixels(found)
+    names = _summary(found).get("ChNames") or [] if pixels is None else _names_in(pixels)
     return tuple(names) if names and all(names) and len(set(names)) == len(names) else ()
 
 
@@ -41,10 +40,7 @@ def _stated_sizes(found: FoundSeries) -> Sizes:
     """Return what the metadata of a microscope say, else ImageJ's, else the tags of TIFF."""
     file = found.file
     if (pixels := _ome_pixels(found)) is not None:
-        return {
-            a: (pixels.get(f"PhysicalSize{a}"), pixels.get(f"PhysicalSize{a}Unit", MICROMETER))
-            for a in "ZYX"
-        }
+        return _sizes_in(pixels)
     if summary := _summary(found):
         pixel, step = summary.get("PixelSize_um"), summary.get("z-step_um")
         return {a: (size, MICROMETER) for a, size in zip("ZYX", (step, pixel, pixel), strict=True)}
@@ -98,11 +94,29 @@ def _summary(found: FoundSeries) -> dict[str, Any]:
 
 def _ome_pixels(found: FoundSeries) -> ElementTree.Element | None:
     """Return what OME-XML says of an image; None where it cannot be told which it is."""
-    root = ElementTree.fromstring(found.file.ome_metadata or "<OME/>")
-    images = [p for p in root.iterfind("{*}Image/{*}Pixels") if p.find("{*}TiffData") is not None]
+    images = _all_pixels(found.file.ome_metadata or "<OME/>")
     if found.base.kind == "ome" and len(images) == len(found.file.series):
         return images[found.key.series]
-    said = {
-        tuple(p.get(f"PhysicalSize{a}{u}") for a in "ZYX" for u in ("", "Unit")) for p in images
-    }
+    said = {(*_sizes_in(pixels).items(), *_names_in(pixels)) for pixels in images}
     return images[0] if len(said) == 1 else None
+
+
+def _sizes_in(pixels: ElementTree.Element) -> Sizes:
+    return {
+        a: (pixels.get(f"PhysicalSize{a}"), pixels.get(f"PhysicalSize{a}Unit", MICROMETER))
+        for a in "ZYX"
+    }
+
+
+def _names_in(pixels: ElementTree.Element) -> list[str]:
+    return [channel.get("Name", "") for channel in pixels.iterfind("{*}Channel")]
+
+
+@lru_cache(8)
+def _all_pixels(text: str) -> list[ElementTree.Element]:
+    """Parse OME-XML once for all images of a file; what tifffile cannot parse says nothing."""
+    try:
+        pixels = ElementTree.fromstring(text).iterfind("{*}Image/{*}Pixels")
+    except ElementTree.ParseError:
+        return []
+    return [image for image in pixels if image.find("{*}TiffData") is not None]

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import prod
-from os import PathLike
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -29,15 +28,17 @@ Files = frozenset[Path]
 
 
 @dataclass(frozen=True)
-class SetPart(PathLike[str]):
+class SetPart:
     """A file of a set that is read alone."""
 
     path: Path
 
-    def __fspath__(self) -> str:
+    def __str__(self) -> str:
         return str(self.path)
 
-    __str__ = __fspath__
+    def relative_to(self, folder: Path) -> Path:
+        """Return the path below a folder, by which files pair."""
+        return self.path.relative_to(folder)
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ def group_sets(listing: Listing, what: str, elsewhere: Collection[Path] = ()) ->
             "Each is an image of its own pages. To read a set as one image, name all of its files, "
             "or only the file that describes the others."
         )
-    for column in (listing.inputs, listing.targets, listing.masks):
-        for i in parts if column else ():
+    for column in filter(None, (listing.inputs, listing.targets, listing.masks)):
+        for i in parts:
             column[i] = SetPart(column[i])
     return listing.take(sorted([*wholes.values(), *parts]))
 
@@ -208,8 +209,10 @@ def _of_recording(file: tifffile.TiffFile) -> list[Files]:
         return []
     pages = list(file.series[0])
     positions = by_position(*dimensions(file, 0), len(pages))
-    there = ([pages[i] for i in numbers if pages[i] is not None] for numbers in positions)
-    return [frozenset(Path(page.parent.filehandle.path) for page in some) for some in there]
+    return [
+        frozenset(Path(page.parent.filehandle.path) for i in numbers if (page := pages[i]))
+        for numbers in positions
+    ]
 
 
 def _file_of(data: ElementTree.Element, main: Path, root: ElementTree.Element) -> Path:
