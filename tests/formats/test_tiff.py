@@ -1150,8 +1150,9 @@ def test_without_a_whole_frame_trim_does_not_help(tmp_path: Path) -> None:
         open_tiff(tmp_path / "b.tif", incomplete="trim")
 
 
-def test_a_number_of_pages_that_no_file_can_hold(tmp_path: Path) -> None:
-    described(tmp_path / "a.tif", 2, by_imagej(10**9))
+@pytest.mark.parametrize("text", [by_ome(10**9), by_imagej(10**9)], ids=["OME", "ImageJ"])
+def test_a_number_of_pages_that_no_file_can_hold(tmp_path: Path, text: str) -> None:
+    described(tmp_path / "a.tif", 2, text)
     with pytest.raises(DataError, match=r"a\.tif: declares 1000000000 pages, but has \d+ bytes"):
         open_tiff(tmp_path / "a.tif", incomplete="trim")
 

@@ -48,6 +48,7 @@ def test_a_folder_with_a_whole_set_is_one_image(tmp_path: Path, described_by: st
     ome_set(tmp_path, STACK, described_by)
     module = module_of(tmp_path)
     assert read(module) == WHOLE
+    assert "f0.ome.tif: from a set of 6 files" in module.summary()
     assert module.predict_stacks[0].scale == {"Y": (0.5, "µm"), "X": (0.5, "µm")}
 
 
@@ -214,6 +215,16 @@ def test_a_recording_of_micromanager_that_stopped(tmp_path: Path, n_files: int) 
     with pytest.warns(UserWarning, match=f"are read, {n} page"):
         module = module_of(tmp_path, patch_size=(16, 16), incomplete="trim")
     assert read(module) == {"a_MMStack.ome.tif": ("TYX", planes(*range(n)))}
+
+
+def test_a_number_of_frames_that_no_file_can_hold(tmp_path: Path) -> None:
+    mm_stack(tmp_path / "a_MMStack.ome.tif", FRAMES, times(0, 6), **(SUMMARY | {"Frames": 10**9}))
+    with pytest.raises(DataError, match=r"declares 1000000000 pages, but has \d+ bytes"):
+        module_of(tmp_path, patch_size=(16, 16))
+    cycle = {"hStackManager.numFramesPerVolumeWithFlyback": 10**9}
+    scan_image(tmp_path / "b.tif", FRAMES, 1, VOLUMES | cycle)
+    with pytest.raises(DataError, match=r"b\.tif: declares 1000000000 pages, but has \d+ bytes"):
+        module_of(tmp_path / "b.tif", patch_size=(16, 16))
 
 
 def test_positions_are_images(tmp_path: Path) -> None:

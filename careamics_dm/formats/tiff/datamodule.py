@@ -186,6 +186,8 @@ def _check_together(found: dict[str, FoundSeries], path: str) -> None:
 def _note(images: Images, found: dict[str, FoundSeries], path: str) -> str:
     """Say what of a file is taken, where that is not all of it or more than one image."""
     notes = [f"{len(found)} images"] * (len(found) > 1)
+    n_files = sum(len(set(f.rows.files)) for f in found.values())
+    notes += [f"from a set of {n_files} files"] * (n_files > len(found))
     notes += [f"a stack of {len(f.rows)} appended pages" for f in found.values() if f.key.pages]
     notes += [f"without series {', '.join(images.left)}"] * bool(images.left)
     return f"{path}: {', '.join(notes)}" * bool(notes)

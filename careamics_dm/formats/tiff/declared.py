@@ -4,11 +4,14 @@ import json
 import re
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+
+from careamics_dm.formats.tiff.sets import check_number
 
 
 class Declared(NamedTuple):
@@ -100,6 +103,8 @@ def _by_scanimage(file: tifffile.TiffFile, axes: str, shape: list[int]) -> Decla
     slices = max(slices, 1)
     repeats = (number("framesPerSlice") or 1) if slices > 1 else 1
     cycle = max(slices * repeats, number("numFramesPerVolumeWithFlyback") if slices > 1 else 1)
+    path = file.filehandle.path
+    check_number(cycle * n_channels, path, [Path(path)])
     first = number("frameNumberAcquisition", "frameNumbers") or 1
     places = np.arange(len(file.pages)) + (first - 1) % cycle * n_channels
     frames, channel = np.divmod(places, n_channels)
@@ -120,6 +125,8 @@ def _by_micromanager(file: tifffile.TiffFile, axes: str, shape: Sequence[int]) -
         max(size, int(summary.get(stated.get(axis, ""), 0)))
         for axis, size in zip(axes[:4], shape[:4], strict=True)  # the others are of a page
     ]
+    path = file.filehandle.path
+    check_number(prod(full), path, [Path(path)])
     numbers = np.full(full, -1, np.int64)
     numbers[tuple(map(slice, shape[:4]))] = np.arange(prod(shape[:4])).reshape(shape[:4])
     return Declared(axes, [*full, *shape[4:]], numbers.ravel())

@@ -20,7 +20,14 @@ import tifffile
 from careamics_dm.errors import DataError
 from careamics_dm.formats.tiff.declared import declared, n_undeclared, shaped_metadata
 from careamics_dm.formats.tiff.page_rows import PageRows, find_rows, part_of, whole_frames
-from careamics_dm.formats.tiff.sets import RECORDINGS, Files, by_position, dimensions, open_set
+from careamics_dm.formats.tiff.sets import (
+    RECORDINGS,
+    Files,
+    by_position,
+    check_number,
+    dimensions,
+    open_set,
+)
 
 BESIDE_IMAGES = re.compile(r"(label|macro|thumbnail|map|overview)( image)?", re.IGNORECASE)
 """Names of what slide scanners save beside an image."""
@@ -159,11 +166,7 @@ def _all_rows(file: tifffile.TiffFile, files: Files, key: Key) -> tuple[str, lis
     pages = file.series[key.series].levels[key.level]
     axes, sizes, numbers = declared(file, pages, *dimensions(file, key.series, key.level))
     n_pages = prod(sizes) // prod(pages.keyframe.shaped)
-    n_bytes = sum(name.stat().st_size for name in files if name.is_file())
-    if n_pages > max(n_bytes, 100_000):  # rows are made for all of them
-        raise DataError(
-            f"{key.path}: declares {n_pages} pages, but has {n_bytes} bytes. Copy it again."
-        )
+    check_number(n_pages, key.path, files)
     rows = find_rows(file, pages, n_pages if numbers is None else len(pages))
     if numbers is not None:
         rows = rows.take(numbers)

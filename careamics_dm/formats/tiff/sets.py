@@ -154,6 +154,16 @@ def dimensions(file: tifffile.TiffFile, number: int, level: int = 0) -> tuple[st
     return pages.get_axes(squeeze=False), [*pages.get_shape(squeeze=False)]
 
 
+def check_number(n_pages: int, path: Path | str, files: Collection[Path]) -> None:
+    """Refuse a number of pages that no file can hold, before room is made for them."""
+    if n_pages > 100_000:
+        n_bytes = sum(file.stat().st_size for file in files if file.is_file())
+        if n_pages > n_bytes:
+            raise DataError(
+                f"{path}: declares {n_pages} pages, but has {n_bytes} bytes. Copy it again."
+            )
+
+
 def by_position(axes: str, shape: Sequence[int], n_pages: int) -> list[list[int]]:
     """Return the numbers of the pages of each position of a recording, the dimension ``R``."""
     numbers = np.arange(n_pages)
@@ -187,9 +197,13 @@ def _said_in_xml(text: str | bytes, path: Path) -> _Description:
     root = ElementTree.Element("OME")
     with suppress(ElementTree.ParseError):  # tifffile does not read it either
         root = ElementTree.fromstring(text)
-    pixels = root.iterfind("{*}Image/{*}Pixels")
-    files = (frozenset(_file_of(d, path, root) for d in p.iterfind("{*}TiffData")) for p in pixels)
-    return _Description(path, root, [*files])
+    images = []
+    for pixels in root.iterfind("{*}Image/{*}Pixels"):
+        data = pixels.iterfind("{*}TiffData")
+        images.append(frozenset(_file_of(element, path, root) for element in data))
+        n_planes = prod(int(pixels.get(f"Size{axis}", "1")) for axis in "ZCT")
+        check_number(n_planes, path, images[-1])
+    return _Description(path, root, images)
 
 
 def _follow(said: _Description, path: Path) -> _Description:
