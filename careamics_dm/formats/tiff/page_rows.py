@@ -148,17 +148,17 @@ def _rows_of(pages: list[Any], n_pages: int, series: tifffile.TiffPageSeries) ->
     keyframe = series.keyframe
     path = keyframe.parent.filehandle.path
     n = prod(grid_of(keyframe.shaped, segment_shape_of(keyframe)))
-    offsets, counts = np.zeros((2, n_pages, n), np.int64)
     for i, page in enumerate(pages):
-        if page is None:
-            continue
-        if min(len(page.dataoffsets), len(page.databytecounts)) < n:
+        if page and min(len(page.dataoffsets), len(page.databytecounts)) < n:
             raise DataError(
                 f"{path}: page {i} lists {len(page.dataoffsets)} strips or tiles where {n} are "
                 "needed. The file is damaged: copy or save it again."
             )
-        offsets[i], counts[i] = page.dataoffsets[:n], page.databytecounts[:n]
     pages = pages + [None] * (n_pages - len(pages))
+    offsets, counts = np.zeros((2, n_pages, n), np.int64)
+    for i, page in enumerate(pages):
+        if page:
+            offsets[i], counts[i] = page.dataoffsets[:n], page.databytecounts[:n]
     there = np.array([page is not None for page in pages], bool)
     if series.kind == "mmstack":  # frames that are only in the index
         there &= offsets[:, 0] > 0
