@@ -213,8 +213,9 @@ def _follow(said: _Description, path: Path) -> _Description:
         return said
     main = path.parent / pointer.get("MetadataFile", "")
     of_set = _read(main) if main != path and main.is_file() else said
-    known = any(path in image for image in of_set.images)
-    return of_set if known else _said_in_xml("", path)  # a file of its own
+    if any(path in image for image in of_set.images):
+        return of_set
+    return _said_in_xml("", path)  # a file of its own
 
 
 def _of_recording(file: tifffile.TiffFile) -> list[Files]:
