@@ -63,6 +63,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "target_channels": check.channels,
     "repeats": _one_of(None, "T", "S"),
     "patch_size": check.sizes,
+    "z_as_samples": check.boolean,
     "batch_size": _whole_or_none(1),
     "sampling": _one_of("random", "grid"),
     "patches_per_epoch": _whole_or_none(1),

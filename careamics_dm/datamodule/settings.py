@@ -39,6 +39,7 @@ class SharedSettings(TypedDict, total=False):
     target_channels: Sequence[int | str] | None
     repeats: Literal["T", "S"] | None
     patch_size: Sequence[int]
+    z_as_samples: bool
     batch_size: int | None
     sampling: Literal["random", "grid"]
     patches_per_epoch: int | None
@@ -104,7 +105,11 @@ class Settings:
         image are inputs, and their targets are frames 1, 3, 5, .... For training, validation and
         test; prediction takes every frame.
     patch_size : sequence of int
-        Size of patches, ``Y X`` or ``Z Y X``, pixels.
+        Size of patches, ``Y X`` or ``Z Y X``, pixels. A Z of length 1 is no depth: give two
+        numbers.
+    z_as_samples : bool
+        With a patch size of two numbers, take every plane of a Z stack as a sample. Results have
+        the axes of the images.
     batch_size : int or None
         Patches per batch; ``None`` for single patches. These are neither batched nor turned, and
         prediction then goes tile by tile.
@@ -188,6 +193,7 @@ class Settings:
     target_channels: Sequence[int | str] | None = None
     repeats: Literal["T", "S"] | None = None
     patch_size: tuple[int, ...] = (64, 64)
+    z_as_samples: bool = False
     batch_size: int | None = 16
     sampling: Literal["random", "grid"] = "random"
     patches_per_epoch: int | None = None
@@ -286,6 +292,11 @@ class Settings:
 
     def _check_together(self) -> None:
         """Refuse values that contradict each other."""
+        if self.z_as_samples and len(self.patch_size) == 3:
+            raise DataError(
+                f"z_as_samples=true makes every plane a sample, which has no depth, but patch_size="
+                f"{self.patch_size} has 3 numbers. Give 2 (Y X), or leave z_as_samples out."
+            )
         if self.repeats and self.has_targets:
             raise DataError(
                 f"repeats={self.repeats} makes targets of every second frame, but targets are "

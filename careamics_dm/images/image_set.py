@@ -15,6 +15,7 @@ from careamics_dm.images.boxes import Boxes, common, n_pixels
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.frame_pairs import AlternateFrames
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.plane_stack import PlaneStack
 from careamics_dm.images.region import Kept, block_shape_of
 
 PROGRESS_AFTER = 2.0  # seconds after which work shows a progress bar
@@ -121,14 +122,14 @@ class ImageSet:
             prod(stack.data_shape) * np.dtype(stack.data_dtype).itemsize
             for stacks, _ in self.sides
             for stack in stacks
-            if isinstance(stack, ArrayStack) and not stack.in_memory
+            if isinstance(stack, ArrayStack | PlaneStack) and not getattr(stack, "in_memory", False)
         )
 
     def load(self) -> None:
         """Read all pixels into memory, in the stored dtype."""
         for stacks, _ in self.sides:
             bar = tqdm(stacks, "loading", unit="image", delay=PROGRESS_AFTER, leave=False)
-            stacks[:] = [s.load() if isinstance(s, ArrayStack) else s for s in bar]
+            stacks[:] = [s.load() if isinstance(s, ArrayStack | PlaneStack) else s for s in bar]
 
     def pair_within(self, repeats: str | None) -> None:
         """Find targets inside the images: other channels or, along ``repeats``, every second frame.

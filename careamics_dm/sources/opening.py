@@ -193,19 +193,15 @@ def _check_partner(stack: ImageStack, other: ImageStack | None, name: str) -> No
 
 
 def _fits(stack: ImageStack, patch_size: Sequence[int], small_images: str) -> bool:
-    """Whether to use an image; an error where the patch does not suit it."""
+    """Whether to use an image; an error where it is smaller than the patch."""
     size = tuple(stack.data_shape[2:])
-    if len(size) != len(patch_size):
-        depth = "with" if len(size) == 3 else "without"
-        raise DataError(
-            f"{stack.source}: axes {stack.original_axes} are {depth} Z, so patch_size needs "
-            f"{len(size)} numbers, but is {tuple(patch_size)}."
-        )
     if all(n >= p for n, p in zip(size, patch_size, strict=True)):
         return True
     if small_images == "error":
+        no_depth = "A Z of length 1 is no depth: give patch_size 2 numbers (Y X). "
         raise DataError(
-            f"{stack.source}: size {size} is smaller than patch_size {tuple(patch_size)}. Use "
+            f"{stack.source}: size {size} is smaller than patch_size {tuple(patch_size)}. "
+            f"{no_depth * (len(size) == 3 and size[0] == 1)}Use "
             "smaller patches, or set small_images to pad (by reflection) or skip."
         )
     return small_images == "pad"

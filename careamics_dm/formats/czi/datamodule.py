@@ -41,9 +41,9 @@ class CziDataModule(PatchDataModule):
     ``axes`` is ``SCYX``, ``SCZYX`` or ``SCTYX``: planes, or volumes with Z or T as depth (T
     is then called Z in the image). Whatever is not depth folds into samples: T, then Z, then
     other dimensions (B, H, I, R, V) in alphabetical order, the last one running fastest.
-    ``auto`` takes ``SCYX`` for a patch size of two numbers, else the depth that the file has,
-    Z before T. The components of colour pixels are channels: R, G, B of the first channel, of
-    the second, and so on.
+    ``auto`` takes the depth that the file has, Z before T; for a patch size of two numbers, T
+    folds into samples (Z too, with ``z_as_samples``). The components of colour pixels are channels:
+    R, G, B of the first channel, of the second, and so on.
 
     Parameters
     ----------
@@ -91,6 +91,7 @@ class CziDataModule(PatchDataModule):
             axes,
             scenes=row or self.scenes,
             patch_dims=len(self.settings.patch_size),
+            keep_z=True,
             cache_mib=self.cache_mib,
             convert_pixel_types=self.convert_pixel_types,
             name_scene=row is not None,
@@ -104,13 +105,15 @@ def open_czi(
     *,
     scenes: Sequence[int] | None = None,
     patch_dims: int = 2,
+    keep_z: bool = False,
     cache_mib: int = 256,
     convert_pixel_types: bool = False,
     name_scene: bool = False,
 ) -> list[ArrayStack]:
     """Open the scenes of a CZI file, in the order of ``scenes``; no pixels are read.
 
-    ``patch_dims`` (2 or 3) is what ``axes="auto"`` goes by; for other arguments see
+    ``patch_dims`` (2 or 3) is what ``axes="auto"`` goes by; with ``keep_z``, also for 2 Z of
+    several planes is depth, and what is named as depth may have length 1. For other arguments see
     `CziDataModule`. Each scene is ``SCYX`` or ``SCZYX``; its ``source`` is the path, or, where
     several are taken or ``name_scene`` is true, ``path/scene_2``.
     """
@@ -121,7 +124,7 @@ def open_czi(
     present = np.unique(blocks.index["S"]).tolist() if "S" in blocks.index else None
     chosen = _choose_scenes(present, scenes, name)
     of_scene = {n: blocks.of_scene(n if present is not None else None) for n in chosen}
-    depth = _depth(axes, patch_dims, [*of_scene.values()], name)
+    depth = _depth(axes, patch_dims, keep_z, [*of_scene.values()], name)
     sizes = pixel_size(metadata)
     stacks = []
     for n, part in of_scene.items():
@@ -167,12 +170,14 @@ def _choose_scenes(present: Scenes, scenes: Scenes, path: str) -> Sequence[int]:
     return scenes
 
 
-def _depth(axes: str, patch_dims: int, parts: Sequence[SubBlocks], path: str) -> str:
+def _depth(axes: str, patch_dims: int, keep_z: bool, parts: Sequence[SubBlocks], path: str) -> str:
     """Return the dimension that is depth, or nothing."""
     lengths = {a: [len(np.unique(p.index[a])) if a in p.index else 1 for p in parts] for a in "ZT"}
     there = " and ".join(f"{letter} of length {max(n)}" for letter, n in lengths.items())
     if axes.lower() == "auto":
-        found = [letter for letter, n in lengths.items() if max(n) > 1] if patch_dims == 3 else [""]
+        found = [letter for letter, n in lengths.items() if max(n) > 1]
+        if patch_dims == 2:
+            return "Z" if keep_z and "Z" in found else ""
         if not found:
             raise DataError(
                 f"{path}: a patch size of 3 numbers, but with {there}, the file has no depth. Give "
@@ -187,7 +192,7 @@ def _depth(axes: str, patch_dims: int, parts: Sequence[SubBlocks], path: str) ->
             "SCTYX (T is depth). S, C, Y and X are always there, in this order, also where there "
             "is one channel; Z and T are never both depth: what is not depth folds into S."
         )
-    if depth and min(lengths[depth]) < 2:
+    if depth and min(lengths[depth]) < 2 and not (keep_z and patch_dims == 2):
         some = max(lengths[depth]) > 1
         others = [a for a, d in DEPTH.items() if not d or min(lengths[d]) > 1]
         raise DataError(

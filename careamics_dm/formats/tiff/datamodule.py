@@ -182,8 +182,8 @@ def _match(file: _Description, axes: str, trust_axes: bool, source: str) -> Dime
     shape = tuple(file.shape[d] for d in (options or [file.usual])[0])
     axes = check_axes(axes, shape, source)
     for dims in options:
-        claim = file.letters(dims, claimed=True)
-        if trust_axes or all(same_roles(*a) for a in zip(axes, claim, strict=True) if a[1] != "?"):
+        sizes = [file.shape[d] for d in dims]
+        if trust_axes or same_roles(axes, file.letters(dims, claimed=True), sizes):
             return dims, axes
     raise contradicted_axes(source, axes, file.letters(file.usual, claimed=True), shape)
 

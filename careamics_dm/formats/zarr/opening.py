@@ -138,7 +138,7 @@ def _axes(found: str, axes: str, shape: tuple[int, ...], trust_axes: bool, sourc
         why = "neither OME metadata nor names of dimensions say what they are"
         raise unstated_axes(source, why, shape)
     axes = check_axes(axes, shape, source)
-    if found and not trust_axes and not same_roles(axes, found):
+    if found and not trust_axes and not same_roles(axes, found, shape):
         raise contradicted_axes(source, axes, found, shape)
     return axes
 
