@@ -27,17 +27,24 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import AXES, check_axes, contradicted_axes, same_roles, unstated_axes
 
 
+class Remarks(NamedTuple):
+    """What is to be said of an image."""
+
+    n_filled: int  # chunks that are missing
+    odd_scale: bool  # whether its pixel size can't be read
+
+
 def open_zarr(
     source: ZarrSource,
     axes: str = "auto",
     *,
     level: int = 0,
     trust_axes: bool = False,
-    missing_chunks: Literal["error", "fill"] = "error",
+    fill: bool = False,
     storage_options: Options | None = None,
     engine: str = "auto",
-) -> tuple[ArrayStack, int]:
-    """Open an array; also returns how many of its chunks are missing. See `ZarrDataModule`."""
+) -> tuple[ArrayStack, Remarks]:
+    """Open an array; for the arguments see `ZarrDataModule`."""
     options = storage_options or {}
     files = Files(source.place.root, options)
     place, found, zarr_format = _describe(files, options, source, axes, level)
@@ -58,9 +65,14 @@ def open_zarr(
     folder = Path(place.root) if Path(place.root).is_dir() else None
     missing = find_missing(array, files, place.path, folder)
     if missing is None:
-        key = key._replace(strict=missing_chunks == "error")
-    elif missing.n and missing_chunks == "error":
-        raise DataError(missing_message(str(place), missing.first, missing.n, missing.total))
+        key = key._replace(missing="fill" if fill else "unlisted")
+    elif not missing.n:
+        key = key._replace(missing="gone")
+    elif not fill:
+        setting = f"missing_chunks={{{source.argument}: fill}}"
+        raise DataError(
+            missing_message(str(place), missing.first, missing.n, missing.total, setting)
+        )
     stack = ArrayStack(
         ZarrArray(key, tuple(array.shape), array.dtype),
         axes,
@@ -73,7 +85,7 @@ def open_zarr(
         },
         channel_names=found.channel_names,
     )
-    return stack, missing.n if missing else 0
+    return stack, Remarks(missing.n if missing else 0, found.odd_scale)
 
 
 def _describe(
