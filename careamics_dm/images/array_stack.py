@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from multiprocessing.context import get_spawning_popen
 from typing import Any
 
@@ -14,6 +15,8 @@ from careamics_dm.images.boxes import Boxes, common
 from careamics_dm.images.image_stack import Channels, StoredArray
 from careamics_dm.images.region import read_padded
 from careamics_dm.images.shared_memory import file_of, share, shared_pixels
+
+MOST_BYTES = 2**60  # an exbibyte
 
 
 class ArrayStack:
@@ -56,6 +59,11 @@ class ArrayStack:
             )
         if 0 in self.layout.shape:
             raise DataError(f"{source}: shape {self.layout.shape} holds no pixel.")
+        if prod(self.layout.shape) * self.data_dtype.itemsize >= MOST_BYTES:
+            raise DataError(
+                f"{source}: shape {self.layout.shape} is more than any disk holds. The file is "
+                "damaged: copy or save it again."
+            )
 
     @property
     def in_memory(self) -> bool:

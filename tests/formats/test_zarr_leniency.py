@@ -309,6 +309,51 @@ def test_what_is_in_memory_only_is_refused() -> None:
         module(group.store_path).setup("fit")
 
 
+# --------------------------------------------------------------------------------- declared sizes
+
+
+def declare(path: Path, **sizes: Any) -> None:
+    """Change what metadata say of an array of 64² pixels in chunks of 16²."""
+    name = path / ("zarr.json" if (path / "zarr.json").exists() else ".zarray")
+    content = json.loads(name.read_text())
+    if "chunks" in sizes and "chunk_grid" in content:
+        content["chunk_grid"]["configuration"]["chunk_shape"] = sizes.pop("chunks")
+    name.write_text(json.dumps(content | sizes))
+
+
+@pytest.mark.parametrize("how", [{}, {"zarr_format": 2}, {"shards": (32, 32)}])
+def test_a_trillion_chunks_are_not_counted_one_by_one(tmp_path: Path, how: dict[str, Any]) -> None:
+    write_array(tmp_path / "a.zarr", numbers((64, 64)), **how)
+    (tmp_path / "a.zarr/notes.0").touch()  # no chunk
+    declare(tmp_path / "a.zarr", shape=[16_000_000, 16_000_000])
+    made = module(tmp_path / "a.zarr", axes="YX")
+    total, first = (10**12, 4) if "shards" not in how else (10**12, 2)
+    message = rf"{total - 16} of {total} chunk\(s\) are missing: \S*0.{first},"
+    with pytest.raises(DataError, match=message):
+        made.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"chunks": [2**20, 2**16]}, r"chunks of \(1048576, 65536\) pixels, but the array has"),
+        (
+            {"chunks": [2**20] * 2, "shape": [2**20] * 2},
+            r"takes 2048\.0 GiB of memory, but .* free",
+        ),
+        ({"shape": [2**40, 2**40]}, r"is more than any disk holds"),
+    ],
+)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_sizes_that_cannot_be_are_said_at_once(
+    tmp_path: Path, sizes: dict[str, Any], message: str, zarr_format: int
+) -> None:
+    write_array(tmp_path / "a.zarr", numbers((64, 64)), zarr_format=zarr_format)
+    declare(tmp_path / "a.zarr", **sizes)
+    with pytest.raises(DataError, match=rf"a\.zarr: .*{message}"):
+        module(tmp_path / "a.zarr", axes="YX", missing_chunks="fill").setup("fit")
+
+
 # ----------------------------------------------------------------- stores that change after set-up
 
 
