@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import open_files
 from czi_files import (
+    OF_DIMENSION,
     Tile,
     change_entry,
     directory_position,
@@ -564,6 +565,62 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "mixed types": (lambda p: change_entry(p, 1, pixel_type=0), "mixes the pixel types Gray8, Gr"),
     "JPEG": (lambda p: change_entry(p, 1, compression=1), "compression JPEG, which cannot be read"),
 }
+
+
+def own_entry(path: Path, number: int, field: str, value: int) -> None:
+    """Change what a sub-block says of itself, but not the directory."""
+    content = path.read_bytes()
+    change_entry(path, number, "X" if field in OF_DIMENSION else "", **{field: value})
+    start = directory_position(content)
+    overwrite(path, start, content[start:])
+
+
+def in_directory(path: Path, number: int, dimension: str, **values: Any) -> None:
+    """Change the directory, but not what a sub-block says of itself."""
+    content = path.read_bytes()
+    change_entry(path, number, dimension, **values)
+    start = directory_position(content)
+    path.write_bytes(content[:start] + path.read_bytes()[start:])
+
+
+def sizes(path: Path, number: int, layout: str, at: int, value: int) -> None:
+    """Change how many bytes a sub-block says it has."""
+    overwrite(path, sub_block_position(path, number) - 16 + at, struct.pack(layout, value))
+
+
+FAR = {"start": 2**20}
+CONTRADICTIONS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a place": (lambda p: in_directory(p, 1, "X", start=4), "sub-block 1 .* other sizes, places"),
+    "a plane": (lambda p: in_directory(p, 2, "T", start=9), "sub-block 2 .* other sizes, places"),
+    "a size": (lambda p: in_directory(p, 3, "Y", size=8, stored=8), "sub-block 3 .* other sizes"),
+    "a level": (lambda p: in_directory(p, 1, "Y", stored=8), "sub-block 1 .* other sizes"),
+    "a type": (lambda p: in_directory(p, 1, "", pixel_type=2), "sub-block 1 .* types than the dir"),
+    "its own size": (lambda p: own_entry(p, 0, "size", 2**30), "sub-block 0 .* other sizes"),
+    "its own type": (lambda p: own_entry(p, 0, "pixel_type", 0), "sub-block 0 .* or types"),
+    "too many bytes": (lambda p: sizes(p, 1, "<q", 8, 2**33), "1 .* has 8589934592 bytes .* room"),
+    "too few bytes": (lambda p: sizes(p, 1, "<q", 8, 100), "has 100 bytes of pixels, but declares"),
+    "negative bytes": (lambda p: sizes(p, 1, "<i", 0, -5), "sub-block 1 .* more than there is"),
+    "huge and compressed": (
+        lambda p: [
+            write_czi(p, planes(T=range(4), C=[0]), compression="zstd0:ExplicitLevel=1"),
+            *(change_entry(p, 1, axis, size=2**20, stored=2**20) for axis in "XY"),
+        ],
+        r"declares 2048\.0 GiB of pixels in \d+ bytes",
+    ),
+    "far apart": (
+        lambda p: [change_entry(p, 1, axis, **FAR) for axis in "XY"],
+        "so far apart that the image would be 10486.. × 10486.. pixels, of which",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, case: str) -> None:
+    damage, message = CONTRADICTIONS[case]
+    path = write_czi(tmp_path / "bad.czi", planes(T=range(4), C=[0]))
+    damage(path)
+    with pytest.raises(DataError, match=rf"bad\.czi: .*{message}"):
+        open_czi(path, "SCYX")
 
 
 @pytest.fixture

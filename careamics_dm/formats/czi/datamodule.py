@@ -23,6 +23,8 @@ from careamics_dm.sources.listing import Listing, list_files
 Scenes = Sequence[int] | None
 DEPTH = {"SCYX": "", "SCZYX": "Z", "SCTYX": "T"}
 """The axes to choose from, and the dimension that is depth with each."""
+LARGE_AREA, SPARSEST = 2**32, 2**12
+"""Pixels of a scene from which its gaps are doubted, and how many times what was acquired it is."""
 COMPRESSIONS = (0, 4, 5, 6)
 """Those that libCZI decodes: none, JPEG XR, Zstandard, Zstandard with a header."""
 OTHERS = "Bgr96Float, Bgra32, Gray64ComplexFloat, Bgr192ComplexFloat, Gray32, Gray64Float"
@@ -207,6 +209,16 @@ def _layout(path: str, scene: int | None, blocks: SubBlocks, depth: str, name: s
     """Describe a scene: where it lies, and the planes it has."""
     top, left = blocks.start.min(axis=0).tolist()
     bottom, right = blocks.stop.max(axis=0).tolist()
+    area, acquired = (
+        (bottom - top) * (right - left),
+        int((blocks.stop - blocks.start).prod(1).sum()),
+    )
+    if area > LARGE_AREA and area > acquired * SPARSEST:
+        raise DataError(
+            f"{name}: its sub-blocks lie so far apart that the image would be {bottom - top} × "
+            f"{right - left} pixels, of which {acquired} were acquired. Where they lie is damaged: "
+            "copy or save it again, or choose other scenes."
+        )
     letters = [a for a in "TZ" if a in blocks.index]
     letters += sorted(set(blocks.index) - set("SMCTZ"))
     dimensions = [(a, indices_of(blocks.index[a])) for a in letters]
