@@ -12,10 +12,10 @@ from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.plane_stack import suit_patch
 from careamics_dm.sampling.image_origins import warn_of_images_without_patch
-from careamics_dm.sources.data_warnings import warn_of_gaps, warn_of_odd_frames
+from careamics_dm.sources.data_warnings import warn_of_dtypes, warn_of_gaps, warn_of_odd_frames
 from careamics_dm.sources.free_memory import available_bytes
 from careamics_dm.sources.listing import CHANNELS, COLUMNS, Listing, pair
-from careamics_dm.sources.opening import open_images
+from careamics_dm.sources.opening import check_no_image_in_both, open_images
 
 STAGE_ROLES = {
     "fit": ("train", "val"),
@@ -73,6 +73,8 @@ class SourceOpener:
         if faults:
             raise DataError("\n".join(faults))
         self._check_channels()
+        if {"train", "val"} <= self.images.keys():
+            check_no_image_in_both(self.images["train"], self.images["val"])
         return roles
 
     def expect(self, n_channels: int | None, n_target_channels: int | None) -> None:
@@ -174,6 +176,7 @@ class SourceOpener:
                 f"{what}: {len(too_small)} image(s) smaller than patch_size {settings.patch_size} "
                 f"are left out: {', '.join(too_small[:5])}{', ...' * (len(too_small) > 5)}."
             )
+        warn_of_dtypes(what, images)
         if role == "train":
             warn_of_images_without_patch(images, settings.patch_size)
         return images

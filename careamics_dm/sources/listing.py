@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from careamics_dm.errors import DataError
 
 MANIFESTS = (".csv", ".yaml", ".yml", ".txt")
@@ -80,6 +82,7 @@ def list_files(data: Data, extensions: Sequence[str], what: str) -> Listing:
         # Path.glob would take hidden files too.
         found = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
         files = [name for name in found if name.is_file() or _is_store(name, extensions)]
+        files = _each_once(files, what)
         if not files:
             raise DataError(f"{what}: no file matches the pattern {path}. Check the pattern.")
         return Listing([*files])
@@ -193,14 +196,21 @@ def _is_store(path: Path, extensions: Sequence[str]) -> bool:
 
 
 def _search(folder: Path, extensions: Sequence[str], what: str) -> list[Any]:
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.name.lower().endswith(tuple(extensions))
-        and path.is_file()
+    unreadable: list[OSError] = []
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
         # Hidden: macOS leaves a "._name.tif" beside every file on a foreign disk.
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent) / name for name in names if not name.startswith(".")]
+    found = sorted(path for path in found if path.name.lower().endswith(tuple(extensions)))
+    faults = [f"{path} is a link to what is not there" for path in found if not path.exists()]
+    faults += [f"{error.filename} cannot be read ({error.strerror})" for error in unreadable]
+    if faults:
+        raise DataError(
+            f"{what}: folder {folder}: {'; '.join(faults[:5])}{'; ...' * (len(faults) > 5)}. "
+            "Repair or remove them, or list the files."
+        )
+    files = _each_once([path for path in found if path.is_file()], what)
     if not files:
         others = sorted({p.suffix or p.name for p in folder.rglob("*") if p.is_file()})
         raise DataError(
@@ -208,6 +218,27 @@ def _search(folder: Path, extensions: Sequence[str], what: str) -> list[Any]:
             f"(found: {_some(others) if others else 'nothing'}). Check the folder and the format."
         )
     return list(files)
+
+
+def _each_once(files: list[Path], what: str) -> list[Path]:
+    """Leave out links to files that are there themselves, with a warning."""
+    if not any(path.is_symlink() for path in files):
+        return files
+    real = {path.resolve() for path in files if not path.is_symlink()}
+    chosen, links = [], []
+    for path in files:
+        target = path.resolve()
+        if path.is_symlink() and target in real:
+            links.append(str(path))
+        else:
+            chosen.append(path)
+            real.add(target)
+    if links:
+        rank_zero_warn(
+            f"{what}: {len(links)} link(s) to files that are taken already are left out: "
+            f"{_some(links)}."
+        )
+    return chosen
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -234,12 +234,31 @@ def _select(stack: ImageStack, channels: Channels) -> list[int] | None:
     return select_channels(channels, stack.data_shape[1], names, stack.source)
 
 
-def _twice(images: ImageSet) -> list[str]:
-    """Images that are listed again: validation patches of one would be trained on in the other."""
-    found: dict[Any, list[str]] = {}
+def check_no_image_in_both(train: ImageSet, val: ImageSet) -> None:
+    """Refuse images that train and validate: validation would see what is trained on."""
+    ours, theirs = _by_place(train), _by_place(val)
+    if both := [theirs[place][0] for place in theirs if place in ours and place[0].exists()]:
+        raise DataError(
+            f"val_data: {len(both)} image(s) are in train_data too, {', '.join(both[:5])}"
+            f"{', ...' * (len(both) > 5)}. Name each in one of them, or leave out val_data to hold "
+            "patches out of the training data."
+        )
+
+
+def _by_place(images: ImageSet) -> dict[tuple[Path, Path, tuple[int, ...]], list[str]]:
+    """Group the names of images by their file, links resolved, place in it, and channels."""
+    found: dict[tuple[Path, Path, tuple[int, ...]], list[str]] = {}
     for stack, chosen in zip(images.stacks, images.channels, strict=True):
         channels = range(stack.data_shape[1]) if chosen is None else chosen
-        found.setdefault((absolute(stack.source), tuple(channels)), []).append(stack.source)
+        file = file_of(stack.source)
+        key = file.resolve(), absolute(stack.source).relative_to(file), tuple(channels)
+        found.setdefault(key, []).append(stack.source)
+    return found
+
+
+def _twice(images: ImageSet) -> list[str]:
+    """Images that are listed again: validation patches of one would be trained on in the other."""
+    found = _by_place(images)
     return [
         f"{sources[0]} is listed {len(sources)} times. Name it once."
         for sources in found.values()
