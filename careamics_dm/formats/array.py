@@ -11,6 +11,7 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import check_axes, unstated_axes
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.shared_memory import MappedArray
+from careamics_dm.sources.file_kind import other_kind
 from careamics_dm.sources.listing import Listing, list_files
 
 
@@ -57,7 +58,8 @@ def _map_npy(path: Path) -> MappedArray:
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: not a readable .npy file ({error}). Save it anew.") from error
+        advice = other_kind(path, "array") or " Save it anew."
+        raise DataError(f"{path}: not a readable .npy file ({error}).{advice}") from error
     if not isinstance(mapped, np.memmap):
         mapped.close()
         raise DataError(f"{path}: holds no single array. Save one array with numpy.save.")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.errors import DataError
+from careamics_dm.sources.file_kind import other_kind
 
 MANIFESTS = (".csv", ".yaml", ".yml", ".txt")
 COLUMNS = ("input", "target", "mask", "split")
@@ -75,6 +76,7 @@ def list_files(data: Data, extensions: Sequence[str], what: str) -> Listing:
     if path.is_dir():
         return Listing(_search(path, extensions, what), root=path)
     if path.exists():
+        _check_kind(path, what)
         if path.suffix.lower() in MANIFESTS and path.suffix.lower() not in extensions:
             return read_manifest(path, what, extensions)
         return Listing([path])
@@ -184,10 +186,19 @@ def _check_files(paths: list[Path], extensions: Sequence[str], what: str) -> Non
             f"{what}: {len(faults)} file(s) do not exist: {_some(faults, 20)} (seen from "
             f"{Path.cwd()}). Check the paths."
         )
+    for path in paths:
+        _check_kind(path, what)
     if folders := [str(p) for p in paths if p.is_dir() and not _is_store(p, extensions)]:
         raise DataError(
             f"{what}: {_some(folders)} is a folder in a list. Name its files, or the folder alone."
+            f"{other_kind(folders[0], '')}"
         )
+
+
+def _check_kind(path: Path, what: str) -> None:
+    """Refuse what would keep its reader waiting for ever."""
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"{what}: {path} is a pipe or a device. Name a file or a folder.")
 
 
 def _is_store(path: Path, extensions: Sequence[str]) -> bool:
@@ -216,6 +227,7 @@ def _search(folder: Path, extensions: Sequence[str], what: str) -> list[Any]:
         raise DataError(
             f"{what}: folder {folder} has no file ending in {', '.join(extensions)} "
             f"(found: {_some(others) if others else 'nothing'}). Check the folder and the format."
+            f"{other_kind(folder, '')}"
         )
     return list(files)
 

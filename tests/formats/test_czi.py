@@ -947,3 +947,30 @@ def test_prediction_tells_what_was_not_acquired(tmp_path: Path) -> None:
 def test_stacks_are_arrays_that_are_read_by_boxes(tmp_path: Path) -> None:
     stack = only(open_czi(write_czi(tmp_path / "a.czi", planes(C=[0])), "SCYX"))
     assert isinstance(stack, ArrayStack) and isinstance(stack.array, CziArray)
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ({"channels": [1]}, True),
+        ({"channels": ["B"]}, True),
+        ({"channels": ["A"], "target_channels": ["B"]}, False),
+        ({"channels": [0, 1]}, False),
+        ({}, False),
+        ({"convert_pixel_types": True}, True),
+    ],
+)
+def test_pixel_types_of_channels_that_are_not_read_do_not_matter(
+    tmp_path: Path, options: dict[str, Any], allowed: bool
+) -> None:
+    tiles = [Tile(numbers(dtype="uint8"), {"C": 0}), Tile(numbers(seed=1), {"C": 1})]
+    path = write_czi(tmp_path / "a.czi", tiles, names={0: "A", 1: "B"})
+    data = CziDataModule(train_data=path, patch_size=(8, 8), n_val_patches=0, **options)
+    if not allowed:
+        with pytest.raises(DataError, match=r"different pixel types .*, or select channels of one"):
+            data.setup("fit")
+        return
+    data.setup("fit")
+    (stack,) = data.images_of("train").stacks
+    np.testing.assert_array_equal(stack.extract_patch(0, [1], (0, 0), (H, W))[0], numbers(seed=1))
+    data.teardown("fit")

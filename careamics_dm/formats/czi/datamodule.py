@@ -17,7 +17,9 @@ from careamics_dm.formats.czi.metadata import channel_names, parse, pixel_size
 from careamics_dm.formats.czi.planes import CziArray, Key, OpenCzi
 from careamics_dm.images import checks as check
 from careamics_dm.images.array_stack import ArrayStack
+from careamics_dm.images.axes import select_channels
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.sources.file_kind import other_kind
 from careamics_dm.sources.listing import Listing, list_files
 
 Scenes = Sequence[int] | None
@@ -79,7 +81,7 @@ class CziDataModule(PatchDataModule):
         if isinstance(data, str | PathLike) and Path(data).expanduser().is_dir():
             raise DataError(
                 f"{what}: {data} is a folder. List its CZI files, or give a pattern "
-                f"({Path(data) / '*.czi'}) or a manifest."
+                f"({Path(data) / '*.czi'}) or a manifest.{other_kind(data, 'czi')}"
             )
         return list_files(data, (".czi",), what)
 
@@ -96,9 +98,15 @@ class CziDataModule(PatchDataModule):
             keep_z=True,
             cache_mib=self.cache_mib,
             convert_pixel_types=self.convert_pixel_types,
+            channels=self._channels(),
             name_scene=row is not None,
         )
         return [*stacks]
+
+    def _channels(self) -> list[int | str] | None:
+        """Return the channels that are read of any image; ``None``: all."""
+        inputs, targets = self.settings.channels, self.settings.target_channels
+        return None if inputs is None else [*inputs, *(targets or ())]
 
 
 def open_czi(
@@ -110,14 +118,15 @@ def open_czi(
     keep_z: bool = False,
     cache_mib: int = 256,
     convert_pixel_types: bool = False,
+    channels: Sequence[int | str] | None = None,
     name_scene: bool = False,
 ) -> list[ArrayStack]:
     """Open the scenes of a CZI file, in the order of ``scenes``; no pixels are read.
 
-    ``patch_dims`` (2 or 3) is what ``axes="auto"`` goes by; with ``keep_z``, also for 2 Z of
-    several planes is depth, and what is named as depth may have length 1. For other arguments see
-    `CziDataModule`. Each scene is ``SCYX`` or ``SCZYX``; its ``source`` is the path, or, where
-    several are taken or ``name_scene`` is true, ``path/scene_2``.
+    ``channels`` are those that will be read: their pixel types must agree. ``patch_dims`` (2 or 3)
+    is what ``axes="auto"`` goes by; with ``keep_z``, also for 2 Z of several planes is depth, and
+    what is named as depth may have length 1. For other arguments see `CziDataModule`. Each scene
+    is ``SCYX`` or ``SCZYX``; its ``source`` is the path, or, where several are taken or ``name_scene`` is true, ``path/scene_2``.
     """
     name = str(path)
     blocks = read_directory(name)
@@ -133,7 +142,9 @@ def open_czi(
         of_several = len(chosen) > 1 or (name_scene and len(present or ()) > 1)
         source = f"{name}/scene_{n}" if of_several else name
         layout = _layout(name, None if present is None else n, part, depth, source)
-        dtype = _dtype(layout, convert_pixel_types, source)
+        names = _names(channel_names(metadata, list(layout.channels)), layout)
+        alike = channels is not None and _are_alike(channels, names, layout)
+        dtype = _dtype(layout, convert_pixel_types or alike, source)
         array = CziArray(layout, part, dtype, cache_mib * 2**20)
         stacks.append(
             ArrayStack(
@@ -142,7 +153,7 @@ def open_czi(
                 source,
                 block_shape=array.block_shape,
                 scale={a: s for a, s in sizes.items() if a in "YX" or depth == "Z"},
-                channel_names=_names(channel_names(metadata, list(layout.channels)), layout),
+                channel_names=names,
             )
         )
     return stacks
@@ -256,6 +267,18 @@ def _pixel_type(blocks: SubBlocks, channel: int, source: str) -> int:
     return int(types[0])
 
 
+def _are_alike(
+    channels: Sequence[int | str], names: Sequence[str] | None, layout: SceneLayout
+) -> bool:
+    """Whether some channels have one pixel type, so that those of others do not matter."""
+    try:
+        chosen = select_channels(channels, len(layout.components), names, "")
+    except DataError:  # said where the selection is checked
+        return False
+    of = [layout.pixel_types[layout.components[i][0]] for i in chosen or ()]
+    return len({PIXEL_TYPES[number].dtype for number in of}) == 1
+
+
 def _dtype(layout: SceneLayout, convert: bool, source: str) -> np.dtype[Any]:
     """Return the dtype of the image: that of all channels."""
     types = [PIXEL_TYPES[number] for number in layout.pixel_types]
@@ -264,7 +287,7 @@ def _dtype(layout: SceneLayout, convert: bool, source: str) -> np.dtype[Any]:
         each = ", ".join(f"{c}: {t.name}" for c, t in zip(layout.channels, types, strict=True))
         raise DataError(
             f"{source}: its channels have different pixel types ({each}). Set "
-            f"convert_pixel_types=true to read all as {dtype}."
+            f"convert_pixel_types=true to read all as {dtype}, or select channels of one type."
         )
     return dtype
 

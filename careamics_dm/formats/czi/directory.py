@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError, truncated
+from careamics_dm.sources.file_kind import other_kind
 
 NONE = -(2**31)  # the index of a sub-block along a dimension that it does not have
 DIMENSIONS = "XYMSTZCRIHVB"
@@ -266,7 +267,8 @@ def _segment(file: BinaryIO, path: str, position: int, name: bytes) -> tuple[int
     if not name.startswith(head[: len(name)]) or not size:
         if name is FILE:
             what = f"starts with {head[:10]!r}, as no CZI does" if size else "is empty (0 bytes)"
-            raise DataError(f"{path}: not a CZI file: it {what}. Take it off the list.")
+            advice = other_kind(path, "czi") or " Take it off the list."
+            raise DataError(f"{path}: not a CZI file: it {what}.{advice}")
         raise DataError(
             f"{path}: there is no {name.decode()} at byte {position}, where one should be. The "
             "file is damaged: copy or save it again."

@@ -19,6 +19,7 @@ import numpy as np
 import tifffile
 
 from careamics_dm.errors import DataError, truncated
+from careamics_dm.sources.file_kind import other_kind
 
 
 class Key(NamedTuple):
@@ -58,9 +59,8 @@ def open_series(key: Key) -> Iterator[FoundSeries]:
     except Exception as error:  # a damaged file makes tifffile raise all sorts
         size = Path(key.path).stat().st_size if Path(key.path).is_file() else None
         found = "it is empty (0 bytes)" if size == 0 else str(error)
-        raise DataError(
-            f"{key.path}: not a readable TIFF file: {found}. Save it again or take it off the list."
-        ) from error
+        advice = other_kind(key.path, "tiff") or " Save it again or take it off the list."
+        raise DataError(f"{key.path}: not a readable TIFF file: {found}.{advice}") from error
 
 
 def all_pages(found: FoundSeries) -> list[Any]:

@@ -109,6 +109,8 @@ class ZarrArray:
                     f"{self.key.place}: chunk {name} is missing, but was there at set-up. Copy or "
                     "write the store again."
                 ) from error
+            except MemoryError:  # no fault of the chunk
+                raise
             except Exception as error:  # as above
                 fault = f"chunk {name} cannot be read ({type(error).__name__}: {error})"
                 raise DataError(

@@ -27,6 +27,7 @@ from careamics_dm.formats.zarr.store_files import (
     read_node,
     scheme_of,
 )
+from careamics_dm.sources.file_kind import other_kind
 from careamics_dm.sources.listing import at_home
 
 Choice = str | int | list[str | int] | tuple[str | int, ...] | None
@@ -291,4 +292,5 @@ def _no_node(files: Files, place: Place) -> str:
     return (
         f"{place}: not a Zarr store, group or array: there is no zarr.json, .zgroup or .zarray"
         f"{inside}. Check the {'URL' if url else 'path'}{url}."
+        f"{'' if url or place.path else other_kind(place.root, 'zarr')}"
     )

@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
 from careamics_dm.errors import DataError
+from careamics_dm.sources.file_kind import other_kind
 
 Options = dict[str, Any]
 """What a remote file system is opened with: ``endpoint_url``, ``key``, ``anon`` and so on."""
@@ -148,8 +149,8 @@ def _open_zip_at(root: str) -> ZipFileSystem:
         return _open_zip(root, found.st_mtime_ns, found.st_size)
     except (BadZipFile, OSError) as error:
         raise DataError(
-            f"{root}: not a Zarr store: neither a folder nor a readable zip file ({error}). "
-            "Check the path and the format."
+            f"{root}: not a Zarr store: neither a folder nor a readable zip file ({error})."
+            f"{other_kind(root, 'zarr') or ' Check the path and the format.'}"
         ) from error
 
 
