@@ -105,8 +105,7 @@ class Settings:
         image are inputs, and their targets are frames 1, 3, 5, .... For training, validation and
         test; prediction takes every frame.
     patch_size : sequence of int
-        Size of patches, ``Y X`` or ``Z Y X``, pixels. A Z of length 1 is no depth: give two
-        numbers.
+        Size of patches, ``Y X`` or ``Z Y X``, pixels; ``Y X`` too where Z has length 1.
     z_as_samples : bool
         With a patch size of two numbers, take every plane of a Z stack as a sample. Results have
         the axes of the images.
@@ -226,10 +225,7 @@ class Settings:
             object.__setattr__(self, name, check_value(name, getattr(self, name)))
         self._check_together()
         self._check_split()
-        _ = (
-            self.overlap,
-            self.orientations,
-        )  # they check: overlaps fit tiles, turned patches are square
+        _ = self.overlap, self.orientations  # they check: overlaps fit tiles, patches are square
 
     def data(self, role: str) -> Any:
         """Return what the argument ``train_data``, ``val_data``, ... says."""
@@ -293,10 +289,7 @@ class Settings:
     def _check_together(self) -> None:
         """Refuse values that contradict each other."""
         if self.z_as_samples and len(self.patch_size) == 3:
-            raise DataError(
-                f"z_as_samples=true makes every plane a sample, which has no depth, but patch_size="
-                f"{self.patch_size} has 3 numbers. Give 2 (Y X), or leave z_as_samples out."
-            )
+            raise DataError("z_as_samples=true takes planes: give patch_size 2 numbers, not 3.")
         if self.repeats and self.has_targets:
             raise DataError(
                 f"repeats={self.repeats} makes targets of every second frame, but targets are "

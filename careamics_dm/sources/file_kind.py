@@ -1,5 +1,6 @@
 """What a file is, by its first bytes, where the format that was chosen can't read it."""
 
+from os import PathLike
 from pathlib import Path
 
 KINDS = {
@@ -20,7 +21,7 @@ SUFFIXES = {".czi": "czi", ".tif": "tiff", ".tiff": "tiff", ".zarr": "zarr", ".n
 METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 
 
-def other_kind(path: Path | str, own: str) -> str:
+def other_kind(path: str | PathLike[str], own: str) -> str:
     """Say, in a sentence with a space before it, which format would read a file or folder.
 
     Nothing where that is the format at hand, ``own``, or unclear.

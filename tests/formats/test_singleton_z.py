@@ -119,5 +119,5 @@ def test_a_patch_with_depth_for_images_of_one_plane_is_explained(tmp_path: Path)
 
 
 def test_planes_as_samples_have_no_depth() -> None:
-    with pytest.raises(DataError, match=r"z_as_samples=true .* 3 numbers\. Give 2"):
+    with pytest.raises(DataError, match=r"z_as_samples=true .* 2 numbers, not 3"):
         careamics_dm.ArrayDataModule(z_as_samples=True, patch_size=(4, 8, 8))

@@ -126,7 +126,8 @@ def open_czi(
     ``channels`` are those that will be read: their pixel types must agree. ``patch_dims`` (2 or 3)
     is what ``axes="auto"`` goes by; with ``keep_z``, also for 2 Z of several planes is depth, and
     what is named as depth may have length 1. For other arguments see `CziDataModule`. Each scene
-    is ``SCYX`` or ``SCZYX``; its ``source`` is the path, or, where several are taken or ``name_scene`` is true, ``path/scene_2``.
+    is ``SCYX`` or ``SCZYX``; its ``source`` is the path, or, where several are taken or
+    ``name_scene`` is true, ``path/scene_2``.
     """
     name = str(path)
     blocks = read_directory(name)

@@ -197,7 +197,7 @@ class ZarrDataModule(PatchDataModule):
             for name, value in given.items():
                 check.one_of("a name in missing_chunks", name, get_args(Argument))
                 check.one_of(f"missing_chunks.{name}", value, ("error", "fill"))
-            return {name for name, value in ({"mask": "fill"} | given).items() if value == "fill"}
+            return {name for name, value in {"mask": "fill", **given}.items() if value == "fill"}
         if check.one_of("missing_chunks", given, ("error", "fill")) == "error":
             return {"mask"}
         alone = not self.settings.has_targets and self.settings.train_mask is None

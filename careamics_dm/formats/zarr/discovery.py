@@ -97,12 +97,12 @@ def locate(item: str | os.PathLike[str]) -> Place:
             text = text[1:]
     path = at_home(Path(text))
     # zarr prints URIs as they are, others (a browser, pathlib) with %20 for a space.
-    for found in (path, at_home(Path(unquote(text)))) if scheme else (path,):
-        if found.is_dir():
-            return Place(str(found))
-        for parent in (found, *found.parents):
+    for node in (path, at_home(Path(unquote(text)))) if scheme else (path,):
+        if node.is_dir():
+            return Place(str(node))
+        for parent in (node, *node.parents):
             if parent.is_file():
-                inner = found.relative_to(parent).as_posix()
+                inner = node.relative_to(parent).as_posix()
                 return Place(str(parent), "" if inner == "." else inner)
     there = next(parent for parent in path.parents if parent.is_dir())
     names = sorted(p.name for p in there.iterdir())[:5]
