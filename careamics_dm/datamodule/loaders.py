@@ -1,5 +1,6 @@
 """The loader of each stage: which patches, from which pool of decoded blocks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,13 @@ class Loaders:
         self._loaders: list[PatchLoader] = []
 
     def train(
-        self, images: ImageSet, split: Split | None, share: Share, epoch: int = 0
+        self,
+        images: ImageSet,
+        split: Split | None,
+        share: Share,
+        epoch: Callable[[], int | None],
     ) -> PatchLoader:
-        """Load new patches in every pass, from ``epoch`` on."""
+        """Load new patches in every pass, of the ``epoch`` that it then is; see `PatchLoader`."""
         settings = self.settings
         return self._loader(
             images,
@@ -133,7 +138,7 @@ class Loaders:
         images: ImageSet,
         plan: Plan,
         share: Share,
-        epoch: int = 0,
+        epoch: Callable[[], int | None] = lambda: None,
         **options: Any,
     ) -> PatchLoader:
         settings = self.settings

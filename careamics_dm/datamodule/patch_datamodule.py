@@ -128,13 +128,11 @@ class PatchDataModule(L.LightningDataModule):
         """Batches of new patches in every pass; the first call computes the statistics."""
         images = self.images_of("train")
         self.measure_statistics()
-        trainer, epoch = self.trainer, 0
-        if trainer and trainer.state.fn == "fit" and trainer.state.status == "running":
-            epoch = trainer.current_epoch  # loaders that are made anew go on from it
-            if not self._described:
-                rank_zero_info(self.summary())
-                self._described = True
-        return self._loaders.train(images, self._held_out.split, self._share, epoch)
+        if self._epoch() is not None and not self._described:
+            rank_zero_info(self.summary())
+            self._described = True
+        # Asked for when a pass begins: a trainer that resumes does not know it yet.
+        return self._loaders.train(images, self._held_out.split, self._share, self._epoch)
 
     def val_dataloader(self) -> PatchLoader | list[Any]:
         """Batches of the same validation patches in every pass; no loader without any."""
@@ -164,6 +162,13 @@ class PatchDataModule(L.LightningDataModule):
     def _share(self) -> Share:
         trainer = self.trainer
         return Share(trainer.global_rank, trainer.world_size) if trainer else Share()
+
+    def _epoch(self) -> int | None:
+        """Return the epoch that a trainer is in; always the same where it is to overfit batches."""
+        trainer = self.trainer
+        if trainer is None or trainer.state.fn != "fit" or trainer.state.status != "running":
+            return None
+        return 0 if trainer.overfit_batches else trainer.current_epoch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise and augment a batch on its device; called by Lightning."""

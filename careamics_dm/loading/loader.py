@@ -1,6 +1,6 @@
 """Passes over a dataset: which epoch, which batch comes next, and who reads."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from careamics_dm.loading.dataset import PatchDataset
 class PatchLoader:
     """Passes over a `PatchDataset`: counts epochs, and resumes inside one.
 
-    Every pass draws the patches of the next epoch. Lightning saves `state_dict` with a
+    Every pass draws the patches of the next epoch, or of the one that ``epoch`` returns when it
+    begins: a trainer's, which a checkpoint restores, where there is one. Lightning saves `state_dict` with a
     checkpoint and restores it, so that training goes on with the very next patch, also with another
     number of ranks or workers or another batch size. With ``num_workers=0`` threads of this process
     read; more make a batch together.
@@ -26,12 +27,13 @@ class PatchLoader:
         *,
         num_workers: int = 0,
         start_method: str | None = None,
-        epoch: int = 0,
+        epoch: Callable[[], int | None] = lambda: None,
     ) -> None:
         # Neither a DataLoader nor with an attribute `dataset`: Lightning warns that the length of
         # an iterable dataset may be wrong, and asks for more workers than threads need.
         self.patches = dataset
-        self.epoch, self.batch = epoch, 0
+        self.epoch, self.batch = epoch() or 0, 0
+        self._epoch_now = epoch
         # In this epoch, batches that an earlier run drew, and patches, over all ranks.
         self._skipped, self._patch = 0, 0
         self._begun = False
@@ -52,8 +54,10 @@ class PatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the next epoch, or the rest of a resumed one."""
-        if self._begun:
-            self.epoch, self.batch, self._skipped, self._patch = self.epoch + 1, 0, 0, 0
+        now = self._epoch_now()
+        epoch = self.epoch + self._begun if now is None else now
+        if self._begun or epoch != self.epoch:
+            self.epoch, self.batch, self._skipped, self._patch = epoch, 0, 0, 0
         self._begun = True
         self.patches.set_epoch(self.epoch, self._patch)
         if self._loader is None:

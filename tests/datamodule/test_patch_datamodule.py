@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import reader_threads
-from modules import Autoencoder, Identity, SaveAt, trainer
+from modules import Autoencoder, Identity, SaveAll, SaveAt, trainer
 
 from careamics_dm import (
     ArrayDataModule,
@@ -182,6 +182,36 @@ class TestTraining:
             assert first.seen == whole.seen[:stop]
             assert second.seen == whole.seen[stop:]
             assert after.statistics == before.statistics
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"val_check_interval": 2},
+            {"limit_train_batches": 3},
+            {"max_steps": 7, "max_epochs": -1},
+            {"reload_dataloaders_every_n_epochs": 1},
+        ],
+        ids=str,
+    )
+    def test_a_run_resumed_from_any_checkpoint_goes_on_with_the_same_batches(
+        self, tmp_path, options
+    ):
+        options = {"max_epochs": 2, "num_sanity_val_steps": 0} | options
+        data = {"train_data": noise(3, 64, 64), "n_val_patches": 32}
+        whole, saved = Identity(), SaveAll(tmp_path)
+        trainer(tmp_path, callbacks=[saved], **options).fit(whole, datamodule=module(**data))
+        for path in saved.paths:
+            rest = Identity()
+            fit = trainer(tmp_path, **options).fit
+            fit(rest, datamodule=module(**data), ckpt_path=path, weights_only=True)
+            done = torch.load(path, weights_only=True)["global_step"]
+            assert rest.seen == whole.seen[done:], path.name
+
+    def test_overfitting_sees_the_same_batches_in_every_epoch(self, tmp_path):
+        model = Identity()
+        trainer(tmp_path, max_epochs=3, overfit_batches=2).fit(model, datamodule=module())
+        assert model.seen == model.seen[:2] * 3 and model.seen[0] != model.seen[1]
 
     def test_single_patches_are_normalised_but_neither_batched_nor_turned(self):
         data = module(batch_size=None, axes="CYX")

@@ -384,7 +384,7 @@ class TestOrder:
     def test_a_loader_may_begin_at_any_epoch(self):
         loader = PatchLoader(make(recorded()))
         list(loader)
-        assert same(list(loader), list(PatchLoader(make(recorded()), epoch=1)))
+        assert same(list(loader), list(PatchLoader(make(recorded()), epoch=lambda: 1)))
 
     @pytest.mark.parametrize("kept", [True, False])
     @pytest.mark.parametrize("workers", [0, 2])
