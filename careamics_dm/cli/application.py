@@ -2,11 +2,13 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -40,7 +42,7 @@ _NOISE = (
 
 
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-    lambda record: "Tip:" not in record.getMessage()
+    lambda record: not any(text in record.getMessage() for text in ("Tip:", "graceful shutdown"))
 )
 
 
@@ -76,12 +78,17 @@ def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
             raise  # Hydra goes on with the next job
         except (KeyboardInterrupt, SystemExit) as stop:
             # Lightning turns the former into the latter, once everything is cleaned up.
-            if not isinstance(stop.__context__ or stop, KeyboardInterrupt):
+            request = stop if isinstance(stop, KeyboardInterrupt) else stop.__context__
+            if not isinstance(request, KeyboardInterrupt):
                 raise
-            _report(name, f"stopped from the keyboard.{_how_to_go_on(name, config, folder)}")
-            sys.exit(130)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # it ends already
+            ended = signal.SIGTERM in request.args
+            why = "ended by SIGTERM" if ended else "stopped from the keyboard"
+            _report(name, f"{why}.{_how_to_go_on(name, config, folder)}")
+            sys.exit(128 + (signal.SIGTERM if ended else signal.SIGINT))
 
-    with _hydra_raises() as asked_for_trace, warnings.catch_warnings():
+    with _hydra_raises() as asked_for_trace, warnings.catch_warnings(), _sigterm_raises():
         for noise in _NOISE:
             warnings.filterwarnings("ignore", noise)
         try:
@@ -158,6 +165,21 @@ def _hydra_raises() -> Iterator[bool]:
             os.environ[_FULL_ERROR] = before
 
 
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise what Ctrl+C does, until that has ended the application."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is interrupt:
+            signal.signal(signal.SIGTERM, before)
+
+
 def _run_and_compare(job: Callable[[], Any]) -> Any:
     """Run one job or a sweep, which ends with a comparison."""
     try:
@@ -175,7 +197,7 @@ def _how_to_go_on(name: str, config: DictConfig, folder: Path) -> str:
         where = "" if config.writer.folder else f"hydra.run.dir={folder} "
         return f" Continue with {where}writer.existing=skip"
     left = [path for path in (folder / LAST, folder / "model.ckpt") if path.exists()]
-    return f" Continue with checkpoint={left[0]}" if left else ""
+    return f" Continue with careamics-train checkpoint={left[0]}" if left else ""
 
 
 def _report(name: str, message: str, *, hint: bool = False) -> None:

@@ -140,7 +140,7 @@ def make_trainer(config: dict[str, Any], folder: Path, report: TestReport | None
     logger, given = config.get("logger"), config.get("callbacks") or {}
     logger = logger is not None and build(config, "logger", **into(folder, logger))
     callbacks = [build(given, name, **into(folder, given[name])) for name in given]
-    callbacks += [SaveConfig(config), StopOnRequest(), *([report] if report else [])]
+    callbacks += [SaveConfig(config), StopOnRequest(folder), *([report] if report else [])]
     settings = {"default_root_dir": folder, "logger": logger, "callbacks": callbacks}
     trainer: L.Trainer = build(config, "trainer", **settings)
     return trainer

@@ -1,5 +1,6 @@
 """Passes over a dataset: which epoch, which batch comes next, and who reads."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,6 +45,7 @@ class PatchLoader:
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,
             "multiprocessing_context": start_method if num_workers else None,
+            "worker_init_fn": _leave_signals_to_main if num_workers else None,
             "pin_memory": torch.cuda.is_available(),
         }
         self._loader: DataLoader[Batch] | None = None
@@ -122,6 +124,13 @@ def _join(parts: list[Batch]) -> Batch:
     if "orientation" in full[0]:
         batch["orientation"] = full[0]["orientation"]
     return batch
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    """Ignore Ctrl+C and the first SIGTERM, which a whole group gets: the run still needs batches."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 def _as_it_is(batch: Any) -> Any:
