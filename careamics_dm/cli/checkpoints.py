@@ -36,7 +36,8 @@ class SaveConfig(L.Callback):
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint that was written with `SaveConfig`, without running any code in it.
 
-    Returns the "config" of the run, the "weights" of the model and the state of the "data" module.
+    Returns the "config" of the run, the "weights" of the model, the state of the "data" module, and
+    how many "epochs" and "steps" have been trained.
     Raises a DataError if there is no such file, or it is no checkpoint of ours, has pickled code, a
     configuration of other than plain values, or weights or statistics that are no finite numbers.
     """
@@ -57,7 +58,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     check_plain(data[0], path)
     _check_weights(weights, path)
     _check_data(data[0], path)
-    return {"config": config, "weights": weights, "data": data[0]}
+    done = {"epochs": _epochs(content), "steps": content["global_step"]}
+    return {"config": config, "weights": weights, "data": data[0]} | done
 
 
 @contextmanager
@@ -73,6 +75,14 @@ def explaining_weights(path: str | None, advice: str) -> Iterator[None]:
             f"checkpoint: the weights in {path} are not those of this network "
             f"({lines[1][:200]}). {advice}"
         ) from error
+
+
+def _epochs(content: dict[str, Any]) -> int:
+    """Count the epochs that were finished; at the end of one, "epoch" has not counted it yet."""
+    found: Any = content
+    for name in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, int) else 0
 
 
 def _read(path: Path) -> Any:

@@ -25,6 +25,12 @@ TORCHS: dict[str, type] = {
 }
 """Modules of torch of which the public classes of a kind may be named: schedulers, optimisers,
 and layers with losses."""
+OF_RUNS = (
+    *("careamics_dm.samples.noisy", "careamics_dm.samples.clean"),
+    "lightning.pytorch.callbacks.EarlyStopping",
+    *(f"lightning.pytorch.loggers.{name}Logger" for name in ("CSV", "TensorBoard", "Wandb")),
+)
+"""What runs of ours name besides, which a run that goes on may take from its checkpoint."""
 FUNCTIONS = ("read_func", "image_stack_loader")
 """Arguments that are import paths of functions."""
 _PLAIN = (str, int, float, bool, type(None))
