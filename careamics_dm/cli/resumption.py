@@ -1,4 +1,4 @@
-"""What a training takes from a checkpoint: all, to go on with it, or weights, to start from them."""
+"""What a training takes from a checkpoint: all, to go on with it, or weights to start from."""
 
 import shutil
 from collections.abc import Iterator

@@ -18,6 +18,7 @@ from careamics_dm.cli.application import build
 from careamics_dm.cli.checkpoints import SaveConfig, explaining_weights, load_checkpoint
 from careamics_dm.cli.predict import make_writers
 from careamics_dm.cli.preparation import check_targets, prepare_model
+from careamics_dm.cli.results import Prediction, draw_result, read_truth
 from careamics_dm.cli.resumption import (
     StartFrom,
     claim,
@@ -26,7 +27,6 @@ from careamics_dm.cli.resumption import (
     start_from,
     use_statistics,
 )
-from careamics_dm.cli.results import Prediction, draw_result, read_truth
 from careamics_dm.cli.secrets import check_given, hide
 from careamics_dm.cli.sweep import SCORES
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule

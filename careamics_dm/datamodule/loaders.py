@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import lightning as L
 import numpy as np
 
 from careamics_dm.datamodule.settings import Settings
@@ -20,6 +21,16 @@ from careamics_dm.sampling.validation_split import Split
 
 VAL_SHARE = 8
 """Validation data take one part in so many of the pool, on top: training goes on with its own."""
+
+
+def epoch_of(trainer: L.Trainer | None) -> int | None:
+    """Return the epoch that a trainer is in; always the same where it is to overfit batches.
+
+    It is asked for when a pass begins: a trainer that resumes does not know it before.
+    """
+    if trainer is None or trainer.state.fn != "fit" or trainer.state.status != "running":
+        return None
+    return 0 if trainer.overfit_batches else trainer.current_epoch
 
 
 class Loaders:

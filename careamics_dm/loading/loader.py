@@ -16,9 +16,9 @@ class PatchLoader:
     """Passes over a `PatchDataset`: counts epochs, and resumes inside one.
 
     Every pass draws the patches of the next epoch, or of the one that ``epoch`` returns when it
-    begins: a trainer's, which a checkpoint restores, where there is one. Lightning saves `state_dict` with a
-    checkpoint and restores it, so that training goes on with the very next patch, also with another
-    number of ranks or workers or another batch size. With ``num_workers=0`` threads of this process
+    begins: a trainer's, which a checkpoint restores. Lightning saves `state_dict` with a checkpoint
+    and restores it, so that training goes on with the very next patch, also with another number of
+    ranks or workers or another batch size. With ``num_workers=0`` threads of this process
     read; more make a batch together.
     """
 
@@ -127,7 +127,7 @@ def _join(parts: list[Batch]) -> Batch:
 
 
 def _leave_signals_to_main(worker: int) -> None:
-    """Ignore Ctrl+C and the first SIGTERM, which a whole group gets: the run still needs batches."""
+    """Ignore Ctrl+C and a first SIGTERM, which a whole group gets: the run still needs batches."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

@@ -2,15 +2,13 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from careamics_dm.evaluation.metrics import Scores
 from careamics_dm.models.batch import Batch, Criterion, Loss, compare, make_criterion, unpack
@@ -22,12 +20,10 @@ from careamics_dm.models.distributed_scores import (
     merged,
 )
 from careamics_dm.models.inference import mirror_up, restore, restore_in_all_orientations
+from careamics_dm.models.learning_plan import LearningPlan, MakeOptimizer, MakeScheduler
 from careamics_dm.models.trainer_data import (
     build_network,
-    check_channels,
-    check_patch_size,
-    check_targets,
-    configure_scheduler,
+    check_data,
     data_of,
     in_data_units,
 )
@@ -86,6 +82,8 @@ class RestorationModule(L.LightningModule):
         Whether prediction and test average over flips and quarter turns: eight times as long.
     uncertainty : bool
         Whether prediction also returns how much these differ; needs ``test_time_augmentation``.
+    lr : float or None
+        A learning rate instead of the optimiser's own; Lightning's search for one sets it.
     """
 
     network: nn.Module
@@ -100,8 +98,8 @@ class RestorationModule(L.LightningModule):
         *,
         loss: Loss | None = None,
         size_divisor: int | None = None,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
-        scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+        optimizer: MakeOptimizer | None = None,
+        scheduler: MakeScheduler | None = None,
     ) -> None:
         super().__init__()
         if size_divisor is not None and (not isinstance(size_divisor, int) or size_divisor < 1):
@@ -117,8 +115,8 @@ class RestorationModule(L.LightningModule):
         loss = self.usual_loss if loss is None else loss
         self.criterion: Criterion | None = None if loss is None else make_criterion(loss)
         self._size_divisor = size_divisor
-        self._make_optimizer = optimizer or functools.partial(torch.optim.Adam, lr=1e-3)
-        self._make_scheduler = scheduler
+        self._plan = LearningPlan(optimizer, scheduler)
+        self.lr: float | None = None
         self.test_time_augmentation = False
         self.uncertainty = False
         self._val_scores: dict[int, Scores] = {}
@@ -146,6 +144,17 @@ class RestorationModule(L.LightningModule):
         """Scores of the input of the last test, where it has as many channels as the targets."""
         return self._test.before
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what resumes the learning rate; called by Lightning.
+
+        Also builds the network: `configure_model` comes after callbacks have copied the model.
+        """
+        data = data_of(self)
+        if self._build is not None and hasattr(type(data), "n_channels"):
+            data.setup(self.trainer.state.fn.value)  # it has no channels yet
+            self.configure_model()
+        return [self._plan]
+
     def configure_model(self) -> None:
         """Build the network if it had to wait for the data, and check that the data suit it.
 
@@ -153,9 +162,13 @@ class RestorationModule(L.LightningModule):
         do not suit the model.
         """
         data = data_of(self)
+        self.build(data)
+        self._check_data(data)
+
+    def build(self, data: Any) -> None:
+        """Build the network for data with channels and a patch size, unless it is there."""
         if self._build is not None and not self._is_built:
             self.network = build_network(self._build, data, self._out_channels(data))
-        self._check_data(data)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore ``(N, C, (Z), Y, X)`` as the network does, in normalised intensities."""
@@ -164,7 +177,8 @@ class RestorationModule(L.LightningModule):
                 "The network is built when a trainer meets a data module, but neither was there "
                 "yet; pass a built network to use the model alone."
             )
-        restored: Tensor = self.network(x)
+        weight = next(self.network.parameters(), x)
+        restored: Tensor = self.network(x.to(weight.dtype))
         return restored
 
     def loss(self, batch: Batch) -> Tensor:
@@ -299,15 +313,11 @@ class RestorationModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimiser and, where there is to be one, the scheduler."""
-        optimizer = self._make_optimizer(self.parameters())
-        if self._make_scheduler is None:
-            return optimizer
-        scheduler: Any = configure_scheduler(self._make_scheduler, optimizer, self)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return self._plan.configure(self, self.lr)
 
     def _log_loss(self, name: str, loss: Tensor, count: int) -> None:
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True}
-        self.log(name, loss, sync_dist=True, batch_size=count, **options)
+        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True}
+        self.log(name, loss, sync_dist=True, batch_size=count, **how)
 
     def _restore(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Restore images of any size; with their standard deviation if over all orientations."""
@@ -335,10 +345,4 @@ class RestorationModule(L.LightningModule):
         return n_target_channels
 
     def _check_data(self, data: Any) -> None:
-        stage = None if data is None else self.trainer.state.fn
-        # Images to predict have no targets whose channels could be counted.
-        out_channels = None if stage == TrainerFn.PREDICTING else self._out_channels(data)
-        check_channels(self.network, getattr(data, "n_channels", None), out_channels)
-        if stage == TrainerFn.FITTING and hasattr(data, "patch_size"):
-            check_patch_size(data.patch_size, self.size_divisor)
-        check_targets(self, self.learns_from)
+        check_data(self, data, self._out_channels(data), self.size_divisor, self.learns_from)

@@ -119,11 +119,13 @@ class N2VModule(RestorationModule):
         self._seed = self.trainer.strategy.broadcast(self._seed)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the seed of the blind spots; called by Lightning."""
+        """Save the seed of the blind spots, too; called by Lightning."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[_KEY] = self._seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the seed of the blind spots; called by Lightning."""
+        """Restore the seed of the blind spots, too; called by Lightning."""
+        super().on_load_checkpoint(checkpoint)
         self._seed = int(checkpoint.get(_KEY, self._seed))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
