@@ -35,6 +35,7 @@ _NOISE = (
     "Checkpoint directory .* exists and is not empty",  # it is the folder of the run
     "Couldn't infer the batch indices",  # places travel in the batch
     "Total length of `list` across ranks is zero",  # n_val_patches=0
+    "Experiment logs directory .* exists and is not empty",  # of a run that goes on in its folder
     "The dirpath has changed",  # a resumed run has a folder of its own
     "Be aware that when using `ckpt_path`, callbacks",  # of the training, when predicting
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.9 and later

@@ -42,10 +42,13 @@ def resume(config: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
             "experiment: a resumed run has the settings of its checkpoint. Leave it out, and give "
             "single settings that are to differ."
         )
-    if "data" in given:
-        given.remove("data")
-        if config["data"]["_target_"] != trained["data"].get("_target_"):
-            trained = trained | {"data": _in_format(config["data"], trained["data"])}
+    former = str(trained["data"].get("_target_")).rpartition(".")[2]
+    if "data" in given and config["data"]["_target_"].rpartition(".")[2] != former:
+        raise DataError(
+            f"data: the run of the checkpoint reads its images with {former}, and a resumed run "
+            f"does, too. Leave data out, or begin a new run: weights={config['checkpoint']}"
+        )
+    given.discard("data")
     merged = _merged(config, trained, given, config["checkpoint"])
     changed = list(_changes(merged, content["config"], given))
     for key, now, before in changed:
@@ -77,7 +80,7 @@ def start_from(config: dict[str, Any], content: dict[str, Any]) -> dict[str, Any
     """Return a configuration with the model of a checkpoint, and what goes with its weights."""
     if config["statistics"] not in ("new", "weights"):
         raise DataError(f"statistics={config['statistics']!r}: choose new or weights.")
-    trained, given = content["config"], overridden()
+    trained, given = content["config"], overridden() - {"data"}
     if config["statistics"] == "weights" and any(key.startswith("data.norm") for key in given):
         raise DataError("statistics=weights goes without data.normalization: leave one out.")
     data = {key: trained["data"][key] for key in _OF_WEIGHTS if key in trained["data"]}
@@ -125,12 +128,6 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
     else:
         for path in found:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def _in_format(data: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of other data that hold in a format, without its sources."""
-    sources = ("_data", "_target", "_mask", "_target_")
-    return {k: v for k, v in trained.items() if k in data and not k.endswith(sources)}
 
 
 def _merged(

@@ -153,7 +153,7 @@ class RestorationModule(L.LightningModule):
         if self._build is not None and hasattr(type(data), "n_channels"):
             data.setup(self.trainer.state.fn.value)  # it has no channels yet
             self.configure_model()
-        return [self._plan]
+        return [] if self._plan in self.trainer.callbacks else [self._plan]
 
     def configure_model(self) -> None:
         """Build the network if it had to wait for the data, and check that the data suit it.
