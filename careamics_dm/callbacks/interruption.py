@@ -39,7 +39,7 @@ class StopOnRequest(L.Callback):
         self._launcher: Any = None
         self._before: dict[int, Any] = {}
 
-    def _listen(self, trainer: L.Trainer, *args: Any) -> None:
+    def _listen(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Handle the signals from now on; called by Lightning, after it has set its own handlers.
 
         Where Ctrl+C is ignored, or handled by others, it stays so.

@@ -22,6 +22,7 @@ from careamics_dm.cli import BASE, HAS_WHITELIST
 from careamics_dm.cli.config_errors import explain, left_out, outdated
 from careamics_dm.cli.secrets import hide_in_files, hiding_output
 from careamics_dm.cli.sweep import compare_begun
+from careamics_dm.cli.trust import to_trust
 from careamics_dm.errors import DataError
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -198,7 +199,11 @@ def _how_to_go_on(name: str, config: DictConfig, folder: Path) -> str:
         where = "" if config.writer.folder else f"hydra.run.dir={folder} "
         return f" Continue with {where}writer.existing=skip"
     left = [path for path in (folder / LAST, folder / "model.ckpt") if path.exists()]
-    return f" Continue with careamics-train checkpoint={left[0]}" if left else ""
+    if not left:
+        return ""
+    needed = ",".join(sorted(to_trust(OmegaConf.to_container(config))))
+    trusted = f" 'trusted=[{needed}]'" if needed else ""
+    return f" Continue with careamics-train checkpoint={left[0]}{trusted}"
 
 
 def _report(name: str, message: str, *, hint: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from careamics_dm.cli.secrets import hide
 from careamics_dm.cli.trust import check_plain
@@ -31,6 +32,21 @@ class SaveConfig(L.Callback):
     ) -> None:
         """Add the configuration; called by Lightning."""
         checkpoint[KEY] = self.config
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a kill leaves the one before whole."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a file; called by Lightning."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        part = Path(f"{path}.part")
+        super().save_checkpoint(checkpoint, part, storage_options)
+        part.replace(path)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

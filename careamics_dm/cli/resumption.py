@@ -153,7 +153,7 @@ def _overlaid(
     config: dict[str, Any], restored: dict[str, Any], given: set[str], place: str = ""
 ) -> dict[str, Any]:
     """Add to restored settings what was given, and what the restored ones do not have at all."""
-    found = {}
+    found: dict[str, Any] = {}
     for key in config | restored:
         path, ours, theirs = f"{place}{key}", config.get(key), restored.get(key)
         below = any(one.startswith(f"{path}.") for one in given)

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import OmegaConf
@@ -15,7 +16,12 @@ from careamics_dm.callbacks.interruption import StopOnRequest
 from careamics_dm.callbacks.scores_report import TestReport
 from careamics_dm.callbacks.training import SaveModel
 from careamics_dm.cli.application import build
-from careamics_dm.cli.checkpoints import SaveConfig, explaining_weights, load_checkpoint
+from careamics_dm.cli.checkpoints import (
+    SaveConfig,
+    WholeFiles,
+    explaining_weights,
+    load_checkpoint,
+)
 from careamics_dm.cli.predict import make_writers
 from careamics_dm.cli.preparation import check_targets, prepare_model
 from careamics_dm.cli.results import Prediction, draw_result, read_truth
@@ -172,6 +178,8 @@ def make_trainer(config: dict[str, Any], folder: Path, more: Sequence[L.Callback
     callbacks += [SaveConfig(config), StopOnRequest(folder), *more]
     settings = {"default_root_dir": folder, "logger": logger, "callbacks": callbacks}
     trainer: L.Trainer = build(config, "trainer", **settings)
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeFiles()
     return trainer
 
 

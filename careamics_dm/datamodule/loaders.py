@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import lightning as L
 import numpy as np
 
 from careamics_dm.datamodule.settings import Settings
@@ -23,8 +22,8 @@ VAL_SHARE = 8
 """Validation data take one part in so many of the pool, on top: training goes on with its own."""
 
 
-def epoch_of(trainer: L.Trainer | None) -> int | None:
-    """Return the epoch that a trainer is in; always the same where it is to overfit batches.
+def epoch_of(trainer: Any) -> int | None:
+    """Return the epoch that a trainer, if any, is in; always 0 where it is to overfit batches.
 
     It is asked for when a pass begins: a trainer that resumes does not know it before.
     """

@@ -151,9 +151,11 @@ class RestorationModule(L.LightningModule):
         """
         data = data_of(self)
         if self._build is not None and hasattr(type(data), "n_channels"):
-            data.setup(self.trainer.state.fn.value)  # it has no channels yet
+            stage: Any = self.trainer.state.fn
+            data.setup(stage.value)  # it has no channels yet
             self.configure_model()
-        return [] if self._plan in self.trainer.callbacks else [self._plan]
+        there: list[Any] = getattr(self.trainer, "callbacks", [])
+        return [] if self._plan in there else [self._plan]
 
     def configure_model(self) -> None:
         """Build the network if it had to wait for the data, and check that the data suit it.

@@ -66,7 +66,7 @@ def build_network(build: Build, data: Any, out_channels: int | None) -> nn.Modul
 
 
 def check_data(
-    module: L.LightningModule, data: Any, out_channels: int | None, divisor: int, learns_from: str
+    module: Any, data: Any, out_channels: int | None, divisor: int, learns_from: str
 ) -> None:
     """Raise a ValueError where data, if there are any, do not suit a model in its stage."""
     stage = None if data is None else module.trainer.state.fn
