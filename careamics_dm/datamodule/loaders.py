@@ -1,11 +1,15 @@
 """The loader of each stage: which patches, from which pool of decoded blocks."""
 
+from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.datamodule.settings import Settings
 from careamics_dm.errors import DataError
+from careamics_dm.images.extent import Extent
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.loading.dataset import PatchDataset, Plan, fits
 from careamics_dm.loading.loader import PatchLoader
@@ -74,10 +78,13 @@ class Loaders:
             plan = plan.some(settings.n_val_patches, np.random.default_rng([settings.seed, 4]))
         return self._loader(images, plan, share, pool_bytes=pool_bytes)
 
-    def tiles(self, images: ImageSet, selected: list[int] | None, share: Share) -> PatchLoader:
+    def tiles(
+        self, images: ImageSet, selected: list[int] | None, share: Share, model: Any
+    ) -> PatchLoader:
         """Load the tiles, or the whole, of all or of the ``selected`` images, in order.
 
-        Ranks take whole images, so that no two touch the same output.
+        Ranks take whole images, so that no two touch the same output. A ``model`` may say what its
+        network needs: ``size_divisor`` and ``reach``.
         """
         settings, extents = self.settings, images.extents()
         mine = range(len(extents)) if selected is None else sorted(selected)
@@ -88,13 +95,35 @@ class Loaders:
         plan = TileGrid(
             extents,
             settings.tile_size,
-            settings.overlap,
+            self._overlap(extents, model),
+            divisor=getattr(model, "size_divisor", 1),
             window_bytes=settings.pool_bytes // WINDOWS,
             chosen=chosen,
         )
         # Whole images may differ in size, so they go one by one.
         n = (settings.batch_size or 1) if settings.tile_size else 1
         return self._loader(images, plan, Share(), with_region=True, batch_size=n, keep=False)
+
+    def _overlap(self, extents: Sequence[Extent], model: Any) -> tuple[int, ...]:
+        """Return the overlap of tiles; warn if it is less than it should be."""
+        reach, divisor = getattr(model, "reach", None), getattr(model, "size_divisor", 1)
+        tile, wanted = self.settings.tile_size, self.settings.overlap(reach)
+        if tile is None:
+            return wanted
+        # Tiles begin where the network's grid allows.
+        possible = [
+            min(o, ceil(t / divisor - 1) * divisor) for o, t in zip(wanted, tile, strict=True)
+        ]
+        needed = self.settings.tile_overlap or (2 * (reach or 0),) * len(tile)
+        largest = np.max([extent.size for extent in extents], axis=0)
+        if any((largest > tile) & (np.array(possible) < needed)):
+            rank_zero_warn(
+                f"tile_size={tile} is small for this network: tiles overlap by {tuple(possible)} "
+                f"pixels, but should by {needed}. Near their borders, results may differ a little "
+                f"from those of whole images. Use tiles of {max(needed) * 4 // 3 + divisor} pixels "
+                "or more along long axes; they also take less time."
+            )
+        return wanted
 
     def n_train_patches(self, images: ImageSet, split: Split | None) -> int:
         """Count the training patches of an epoch, over all ranks."""

@@ -153,17 +153,23 @@ class PatchDataModule(L.LightningDataModule):
     def test_dataloader(self) -> PatchLoader:
         """Test images as in prediction, tile by tile or whole, with their targets."""
         self.measure_statistics()
-        return self._loaders.tiles(self.images_of("test"), None, self._share)
+        return self._loaders.tiles(self.images_of("test"), None, self._share, self._model)
 
     def predict_dataloader(self) -> PatchLoader:
         """Tiles, or whole images, with the place where each belongs."""
         self.measure_statistics()
-        return self._loaders.tiles(self.images_of("predict"), self._selected, self._share)
+        return self._loaders.tiles(
+            self.images_of("predict"), self._selected, self._share, self._model
+        )
 
     @property
     def _share(self) -> Share:
         trainer = self.trainer
         return Share(trainer.global_rank, trainer.world_size) if trainer else Share()
+
+    @property
+    def _model(self) -> L.LightningModule | None:
+        return self.trainer.lightning_module if self.trainer else None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise and augment a batch on its device; called by Lightning."""

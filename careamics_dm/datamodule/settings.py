@@ -153,9 +153,12 @@ class Settings:
     augmentation : Augmentation or bool
         Flip and turn training patches in ``YX``: true, false, or an object.
     tile_size : sequence of int, optional
-        Size of tiles, ``(Z) Y X``, pixels; ``None`` predicts whole images.
+        Size of tiles, ``(Z) Y X``, pixels; ``None`` predicts whole images. Rounded up to what the
+        network takes. The larger, the less is computed twice.
     tile_overlap : sequence of int, optional
-        Overlap of neighbouring tiles, pixels; by default half a tile, at most 48.
+        Least overlap of neighbouring tiles, pixels. By default twice what the network sees to each
+        side (its ``reach``), so that tiles give what the whole image does; at most three quarters
+        of a tile. For networks without ``reach`` half a tile, at most 48.
     batch_format : {"dict", "tuple", "tensor"}
         What modules get as a batch. ``{"image", "target", "region"}``; ``(image, target or
         region)``; or the image alone.
@@ -220,10 +223,8 @@ class Settings:
             object.__setattr__(self, name, check_value(name, getattr(self, name)))
         self._check_together()
         self._check_split()
-        _ = (
-            self.overlap,
-            self.orientations,
-        )  # they check: overlaps fit tiles, turned patches are square
+        self._check_tiles()
+        _ = self.orientations  # checks that turned patches are square
 
     def data(self, role: str) -> Any:
         """Return what the argument ``train_data``, ``val_data``, ... says."""
@@ -250,25 +251,14 @@ class Settings:
         """The memory for decoded blocks, bytes."""
         return self.pool_mib * 2**20
 
-    @property
-    def overlap(self) -> tuple[int, ...]:
-        """The overlap of tiles, ``(Z) Y X``, pixels; by default half a tile, but at most 48."""
-        patch, tile, overlap = self.patch_size, self.tile_size, self.tile_overlap
-        if tile is None:
-            if overlap is not None:
-                raise DataError(f"tile_overlap={overlap} goes with tile_size, which is not set.")
-            return (0,) * len(patch)
-        if len(tile) != len(patch):
-            raise DataError(f"tile_size={tile} must have as many numbers as patch_size={patch}.")
-        if overlap is None:
-            # Half of 48 on each side covers most of what a U-Net of depth 2 sees.
+    def overlap(self, reach: int | None) -> tuple[int, ...]:
+        """Return the overlap of tiles, ``(Z) Y X``, for a network that sees so far to each side."""
+        tile = self.tile_size or (0,) * len(self.patch_size)
+        if self.tile_overlap is not None:
+            return self.tile_overlap
+        if reach is None:
             return tuple(min(48, size // 2) for size in tile)
-        if len(overlap) != len(tile) or any(o >= t for t, o in zip(tile, overlap, strict=True)):
-            raise DataError(
-                f"tile_overlap={overlap} must have as many numbers as tile_size={tile}, each "
-                "smaller."
-            )
-        return overlap
+        return tuple(min(2 * reach, size * 3 // 4) for size in tile)
 
     @property
     def method(self) -> Normalization:
@@ -283,6 +273,23 @@ class Settings:
         if isinstance(given, bool):
             given = Augmentation() if given else Augmentation(flip="", quarter_turns=False)
         return given.orientations(self.patch_size)
+
+    def _check_tiles(self) -> None:
+        """Refuse sizes of tiles and overlaps that contradict each other."""
+        patch, tile, overlap = self.patch_size, self.tile_size, self.tile_overlap
+        if tile is None:
+            if overlap is not None:
+                raise DataError(f"tile_overlap={overlap} goes with tile_size, which is not set.")
+            return
+        if len(tile) != len(patch):
+            raise DataError(f"tile_size={tile} must have as many numbers as patch_size={patch}.")
+        if overlap is None:
+            return
+        if len(overlap) != len(tile) or any(o >= t for t, o in zip(tile, overlap, strict=True)):
+            raise DataError(
+                f"tile_overlap={overlap} must have as many numbers as tile_size={tile}, each "
+                "smaller."
+            )
 
     def _check_together(self) -> None:
         """Refuse values that contradict each other."""

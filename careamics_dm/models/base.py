@@ -21,7 +21,7 @@ from careamics_dm.models.distributed_scores import (
     mean_over_channels,
     merged,
 )
-from careamics_dm.models.inference import mirror_up, restore, restore_in_all_orientations
+from careamics_dm.models.inference import mirror_up, restore_in_all_orientations
 from careamics_dm.models.trainer_data import (
     build_network,
     check_channels,
@@ -130,6 +130,12 @@ class RestorationModule(L.LightningModule):
         if self._size_divisor is not None:
             return self._size_divisor
         return int(getattr(self.network, "size_divisor", 1))
+
+    @property
+    def reach(self) -> int | None:
+        """How many pixels to each side a restored pixel depends on, where the network says it."""
+        found: int | None = getattr(self.network, "reach", None)
+        return found
 
     @property
     def quarter_turns(self) -> bool:
@@ -311,10 +317,14 @@ class RestorationModule(L.LightningModule):
 
     def _restore(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Restore images of any size; with their standard deviation if over all orientations."""
-        one = functools.partial(restore, self, size_divisor=self.size_divisor)
+        # Before it is turned, so that a pixel is at the same place of the network's grid.
+        larger, inner = mirror_up(image, self.size_divisor), [slice(n) for n in image.shape[2:]]
         if not self.test_time_augmentation:
-            return one(image), None
-        return restore_in_all_orientations(one, image, quarter_turns=self.quarter_turns)
+            # Half precision would round again whatever is computed from it.
+            return self(larger)[:, :, *inner].float(), None
+        restored = restore_in_all_orientations(self, larger, quarter_turns=self.quarter_turns)
+        mean, deviation = (x[:, :, *inner] for x in restored)
+        return mean, deviation
 
     def _result(self, batch: Batch, restored: Tensor) -> dict[str, Any]:
         result: dict[str, Any] = {"prediction": in_data_units(self, restored, self.restores_to)}

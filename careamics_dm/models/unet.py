@@ -47,6 +47,8 @@ class UNet(nn.Module):
     ----------
     size_divisor : int
         ``2**depth``: each spatial size must be a multiple of it.
+    reach : int
+        How many pixels to each side a restored pixel depends on, at most.
 
     Raises
     ------
@@ -117,6 +119,11 @@ class UNet(nn.Module):
     def size_divisor(self) -> int:
         """What each spatial size must be a multiple of: two for each halving."""
         return 1 << self.depth
+
+    @property
+    def reach(self) -> int:
+        """How many pixels to each side a restored pixel depends on, at most."""
+        return (9 * self.size_divisor - 7) if self.n2v2 else (8 * self.size_divisor - 6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore a batch.
