@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from careamics_dm.callbacks.training import LAST
 from careamics_dm.cli import BASE, HAS_WHITELIST
 from careamics_dm.cli.config_errors import explain, left_out, outdated
+from careamics_dm.cli.processes import join_others, one_job
 from careamics_dm.cli.secrets import hide_in_files, hiding_output
 from careamics_dm.cli.sweep import compare_begun
 from careamics_dm.errors import DataError
@@ -63,7 +64,7 @@ def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
         try:
             plain = _plain(config, name)
             # Relative paths start where the program was started, whatever hydra.job.chdir is.
-            with chdir(HydraConfig.get().runtime.cwd):
+            with chdir(HydraConfig.get().runtime.cwd), _one_job(folder):
                 return run(plain, folder)
         except Exception as error:
             message = explain(error, in_job=True)
@@ -127,6 +128,12 @@ def in_sweep() -> bool:
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
+def _one_job(folder: Path) -> AbstractContextManager[None]:
+    settings = HydraConfig.get().overrides
+    given = [*(text for text in settings.hydra if "hydra.mode" not in text), *settings.task]
+    return one_job(given, str(folder)) if in_sweep() else nullcontext()
+
+
 def overridden() -> set[str]:
     """Return the keys that the user set on the command line.
 
@@ -163,6 +170,7 @@ def _run_and_compare(job: Callable[[], Any]) -> Any:
     try:
         if advice := outdated(sys.argv[1:]):
             raise _Refused(advice)
+        join_others()
         with hiding_output():
             return job()
     finally:

@@ -40,6 +40,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises a DataError if there is no such file, or it is no checkpoint of ours, has pickled code, a
     configuration of other than plain values, or weights or statistics that are no finite numbers.
     """
+    if "://" in str(path):
+        raise DataError(
+            f"checkpoint: {path} is a URL, but checkpoints are read from local files. Copy it to "
+            "this machine and give that path."
+        )
     path = Path(path).expanduser()
     content = _read(path)
     if type(content) is not dict or type(content.get(KEY)) is not dict:

@@ -199,7 +199,7 @@ def predict(
 ) -> None:
     """Predict and write, unless all results exist already."""
     given = config["trainer"]
-    if len(data.predict_dataloader()) > 0:
+    if writer.wanted:  # a process may still have no image of its own
         trainer: L.Trainer = build(
             {"trainer": {name: given[name] for name in FOR_PREDICTION if name in given}},
             "trainer",

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
+import lightning as L
 import numpy as np
+import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.datamodule.settings import Settings
@@ -39,28 +41,30 @@ class Loaders:
         self._loaders: list[PatchLoader] = []
 
     def train(
-        self, images: ImageSet, split: Split | None, share: Share, epoch: int = 0
+        self, images: ImageSet, split: Split | None, trainer: L.Trainer | None, epoch: int = 0
     ) -> PatchLoader:
         """Load new patches in every pass, from ``epoch`` on."""
         settings = self.settings
         return self._loader(
             images,
             self._train_plan(images, split),
-            share,
+            share_of(trainer),
             epoch,
             n_orientations=len(settings.orientations),
             patch_filter=settings.patch_filter,
         )
 
-    def held_out(self, images: ImageSet, split: Split, share: Share) -> PatchLoader:
+    def held_out(self, images: ImageSet, split: Split, trainer: L.Trainer | None) -> PatchLoader:
         """Load the patches that are held out of the training data."""
         pool_bytes = self.settings.pool_bytes
         keep = fits(images.extents(), pool_bytes)
         if self.settings.num_workers or not keep:  # processes share no pool
             pool_bytes //= VAL_SHARE
-        return self._loader(images, split.patches, share, keep=keep, pool_bytes=pool_bytes)
+        return self._loader(
+            images, split.patches, share_of(trainer), keep=keep, pool_bytes=pool_bytes
+        )
 
-    def grid(self, images: ImageSet, share: Share) -> PatchLoader:
+    def grid(self, images: ImageSet, trainer: L.Trainer | None) -> PatchLoader:
         """Load patches side by side, or some of them, of validation images."""
         settings, pool_bytes = self.settings, self.settings.pool_bytes // VAL_SHARE
         plan = TileGrid(
@@ -76,16 +80,17 @@ class Loaders:
             )
         if settings.n_val_patches is not None and settings.n_val_patches < len(plan):
             plan = plan.some(settings.n_val_patches, np.random.default_rng([settings.seed, 4]))
-        return self._loader(images, plan, share, pool_bytes=pool_bytes)
+        return self._loader(images, plan, share_of(trainer), pool_bytes=pool_bytes)
 
     def tiles(
-        self, images: ImageSet, selected: list[int] | None, share: Share, model: Any
+        self, images: ImageSet, selected: list[int] | None, trainer: L.Trainer | None
     ) -> PatchLoader:
         """Load the tiles, or the whole, of all or of the ``selected`` images, in order.
 
-        Ranks take whole images, so that no two touch the same output. A ``model`` may say what its
-        network needs: ``size_divisor`` and ``reach``.
+        Ranks take whole images, so that no two touch the same output. The trainer's model may say
+        what its network needs: ``size_divisor`` and ``reach``.
         """
+        share, model = share_of(trainer), trainer.lightning_module if trainer else None
         settings, extents = self.settings, images.extents()
         mine = range(len(extents)) if selected is None else sorted(selected)
         samples = np.array([extent.samples for extent in extents])
@@ -183,3 +188,12 @@ class Loaders:
         )
         self._loaders.append(loader)
         return loader
+
+
+def share_of(trainer: L.Trainer | None) -> Share:
+    """Return which process this is among those of a trainer or else of the process group."""
+    if trainer is not None:
+        return Share(trainer.global_rank, trainer.world_size)
+    if dist.is_available() and dist.is_initialized():
+        return Share(dist.get_rank(), dist.get_world_size())
+    return Share()

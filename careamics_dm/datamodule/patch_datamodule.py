@@ -19,7 +19,6 @@ from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Region
 from careamics_dm.loading.batch_cutter import Batch
 from careamics_dm.loading.loader import PatchLoader
-from careamics_dm.sampling.streams import Share
 from careamics_dm.sampling.validation_split import table_of
 from careamics_dm.sources.listing import Listing
 from careamics_dm.transforms.batch_transform import BatchTransform
@@ -121,6 +120,8 @@ class PatchDataModule(L.LightningDataModule):
             All faults of all sources in one message.
         """
         roles = self._opener.open(stage)
+        # Images are dealt out: a process may have none to predict.
+        self.allow_zero_length_dataloader_with_multiple_devices = stage == "predict"
         if "train" in roles and not self._held_out.chosen:
             self._held_out.choose(self._opener.images["train"])
 
@@ -134,7 +135,7 @@ class PatchDataModule(L.LightningDataModule):
             if not self._described:
                 rank_zero_info(self.summary())
                 self._described = True
-        return self._loaders.train(images, self._held_out.split, self._share, epoch)
+        return self._loaders.train(images, self._held_out.split, self.trainer, epoch)
 
     def val_dataloader(self) -> PatchLoader | list[Any]:
         """Batches of the same validation patches in every pass; no loader without any."""
@@ -143,33 +144,22 @@ class PatchDataModule(L.LightningDataModule):
         if self.settings.val_data is not None:
             images = self.images_of("val")
             self.measure_statistics()
-            return self._loaders.grid(images, self._share)
+            return self._loaders.grid(images, self.trainer)
         images = self.images_of("train")
         self.measure_statistics()
         if self._held_out.split is None:
             return []
-        return self._loaders.held_out(images, self._held_out.split, self._share)
+        return self._loaders.held_out(images, self._held_out.split, self.trainer)
 
     def test_dataloader(self) -> PatchLoader:
         """Test images as in prediction, tile by tile or whole, with their targets."""
         self.measure_statistics()
-        return self._loaders.tiles(self.images_of("test"), None, self._share, self._model)
+        return self._loaders.tiles(self.images_of("test"), None, self.trainer)
 
     def predict_dataloader(self) -> PatchLoader:
         """Tiles, or whole images, with the place where each belongs."""
         self.measure_statistics()
-        return self._loaders.tiles(
-            self.images_of("predict"), self._selected, self._share, self._model
-        )
-
-    @property
-    def _share(self) -> Share:
-        trainer = self.trainer
-        return Share(trainer.global_rank, trainer.world_size) if trainer else Share()
-
-    @property
-    def _model(self) -> L.LightningModule | None:
-        return self.trainer.lightning_module if self.trainer else None
+        return self._loaders.tiles(self.images_of("predict"), self._selected, self.trainer)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise and augment a batch on its device; called by Lightning."""
@@ -278,6 +268,10 @@ class PatchDataModule(L.LightningDataModule):
         self._loaders.close()
         self._described = False
         self._opener.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End what a run that failed has left running; called by Lightning."""
+        self.teardown("")
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the trainer."""

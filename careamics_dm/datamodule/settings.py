@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+
 from careamics_dm.datamodule.setting_checks import CHECKS, METHODS
 from careamics_dm.errors import DataError
 from careamics_dm.loading.patch_extraction import NanPolicy
@@ -153,8 +155,7 @@ class Settings:
     augmentation : Augmentation or bool
         Flip and turn training patches in ``YX``: true, false, or an object.
     tile_size : sequence of int, optional
-        Size of tiles, ``(Z) Y X``, pixels; ``None`` predicts whole images. Rounded up to what the
-        network takes. The larger, the less is computed twice.
+        Size of tiles, ``(Z) Y X``, pixels, rounded up as the network needs; ``None``: whole images.
     tile_overlap : sequence of int, optional
         Least overlap of neighbouring tiles, pixels. By default twice what the network sees to each
         side (its ``reach``), so that tiles give what the whole image does; at most three quarters
@@ -224,7 +225,7 @@ class Settings:
         self._check_together()
         self._check_split()
         self._check_tiles()
-        _ = self.orientations  # checks that turned patches are square
+        _ = self.orientations  # it checks that turned patches are square
 
     def data(self, role: str) -> Any:
         """Return what the argument ``train_data``, ``val_data``, ... says."""
@@ -253,8 +254,8 @@ class Settings:
 
     def overlap(self, reach: int | None) -> tuple[int, ...]:
         """Return the overlap of tiles, ``(Z) Y X``, for a network that sees so far to each side."""
-        tile = self.tile_size or (0,) * len(self.patch_size)
-        if self.tile_overlap is not None:
+        tile = self.tile_size or self.patch_size
+        if self.tile_overlap:
             return self.tile_overlap
         if reach is None:
             return tuple(min(48, size // 2) for size in tile)
@@ -283,9 +284,7 @@ class Settings:
             return
         if len(tile) != len(patch):
             raise DataError(f"tile_size={tile} must have as many numbers as patch_size={patch}.")
-        if overlap is None:
-            return
-        if len(overlap) != len(tile) or any(o >= t for t, o in zip(tile, overlap, strict=True)):
+        if overlap and (len(overlap) != len(tile) or (np.array(overlap) >= tile).any()):
             raise DataError(
                 f"tile_overlap={overlap} must have as many numbers as tile_size={tile}, each "
                 "smaller."

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from careamics_dm.loading.batch_cutter import Batch
+from careamics_dm.loading.batch_cutter import Batch, RawBatch
 from careamics_dm.loading.dataset import PatchDataset
 
 
@@ -64,10 +64,13 @@ class PatchLoader:
         for part in parts:
             others = [next(parts) for _ in range(self._n_parts - 1)]
             self.batch += 1
-            yield _join([part, *others]) if others else part
+            yield RawBatch(_join([part, *others]) if others else part)
 
     def close(self) -> None:
-        """Let worker processes and reader threads end."""
+        """Let worker processes and reader threads end, whoever still holds an iterator."""
+        iterator: Any = getattr(self._loader, "_iterator", None)
+        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
         self._loader = None
         self.patches.stop()
 

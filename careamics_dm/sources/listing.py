@@ -167,6 +167,11 @@ def _as_path(item: Any, what: str) -> Path:
         raise DataError(f"{what}: {type(item).__name__} is not a path. Give a path or a list.")
     if not str(item):
         raise DataError(f"{what}: the path is empty. Name a file or a folder.")
+    if "://" in str(item):
+        raise DataError(
+            f"{what}: {item} is a URL, and only data=zarr reads from URLs. Copy the files to a "
+            "disk of this machine, or mount their storage, and give that path."
+        )
     return at_home(Path(item))
 
 
