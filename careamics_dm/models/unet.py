@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from careamics_dm.images import checks as check
+
 _CONV: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM: dict[int, type[nn.BatchNorm2d | nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
@@ -231,8 +233,6 @@ def misfit(sizes: Sequence[int], size_divisor: int) -> str | None:
 
 
 def _check_numbers(dims: int, counts: dict[str, int]) -> None:
-    if dims not in (2, 3):
-        raise ValueError(f"dims={dims} asks for a U-Net that does not exist; use 2 or 3.")
+    check.one_of("dims", dims, (2, 3))
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name}={count!r} makes no U-Net; use a whole number of at least 1.")
+        check.number(name, count, 1, 10 if name == "depth" else 2**16)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from careamics_dm.errors import DataError
+from careamics_dm.images import checks as check
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.prediction.stitching import Placement
 from careamics_dm.prediction.tiff_canvas import TiffCanvas
@@ -56,13 +57,13 @@ class TiffWriter(Callback):
         # Not a BasePredictionWriter, for which Lightning tries to infer the indices of batches and
         # warns that it cannot.
         super().__init__()
-        if dtype not in ("float32", "source"):
-            raise DataError(f"writer: dtype={dtype!r}: choose float32 or source.")
-        if existing not in ("error", "skip", "replace"):
-            raise DataError(f"writer: existing={existing!r}: choose error, skip or replace.")
+        check.one_of("writer.dtype", dtype, ("float32", "source"))
+        check.one_of("writer.existing", existing, ("error", "skip", "replace"))
+        if not isinstance(folder, str | Path):
+            raise DataError(f"{check.written('writer.folder', folder)}: give the path of a folder.")
         if "://" in str(folder):
             raise DataError(
-                f"writer: folder={folder} is a URL, but results are written to local folders. "
+                f"writer.folder={folder} is a URL, but results are written to local folders. "
                 "Give one, and copy the results from there."
             )
         self.folder = Path(folder).expanduser()
