@@ -22,6 +22,7 @@ from careamics_dm.cli.processes import join_others, one_job
 from careamics_dm.cli.secrets import hide_in_files, hiding_output
 from careamics_dm.cli.sweep import compare_begun
 from careamics_dm.errors import DataError
+from careamics_dm.images import checks as check
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _MAIN = BASE | ({"execution_whitelist": ["careamics_dm.*"]} if HAS_WHITELIST else {})
@@ -30,6 +31,11 @@ _NEEDED = {
     "predict": ("data", "trainer", "writer"),
     "preview": ("data", "model"),
 }
+_COUNTS = (
+    *("max_epochs", "min_epochs", "max_steps", "min_steps", "num_nodes", "log_every_n_steps"),
+    *("accumulate_grad_batches", "check_val_every_n_epoch"),
+)
+"""Settings of the trainer that are whole numbers; Lightning does not look at all of them."""
 _NOISE = (
     "Checkpoint directory .* exists and is not empty",  # it is the folder of the run
     "Couldn't infer the batch indices",  # places travel in the batch
@@ -106,6 +112,8 @@ def build(config: dict[str, Any], key: str, **arguments: Any) -> Any:
     part = config[key]
     if part is None:
         return None
+    for name in _COUNTS if key == "trainer" else ():
+        check.number(f"trainer.{name}", part.get(name), -1, optional=True)
     # What the user's own configuration names may be called, and nothing else.
     allowed = {"_execution_whitelist_": sorted(set(targets(part)))} if HAS_WHITELIST else {}
     # Under its key, which Hydra then names where something is wrong.

@@ -83,7 +83,7 @@ def _is_flag(name: str) -> bool:
 
 
 def _is_open(text: str) -> bool:
-    return any(text.count(a) > text.count(b) for a, b in ("[]", "{}", "()"))
+    return any(text.count(a) > text.count(b) for a, b in ("[]", "{}"))
 
 
 def left_out(group: str) -> str:
@@ -125,8 +125,9 @@ def _explain_cause(error: BaseException) -> str:
     text = str(cause).strip()
     if where or isinstance(error, InstantiationException):
         text = text if isinstance(cause, _CLEAR) else _with_type(cause)
-        # A DataError already names its argument.
-        return text if not where or isinstance(cause, DataError) else f"{where}: {text}"
+        if not where or isinstance(cause, DataError):  # which already names its argument
+            return f"{where}.{text}" if where and re.match(r"\w+=", text) else text
+        return f"{where}: {text}"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         if f"~{cause.full_key}" in sys.argv:
             return left_out(str(cause.full_key))

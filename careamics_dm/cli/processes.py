@@ -53,7 +53,7 @@ def _agree() -> str:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise DataError("give the processes of this run a folder in common: hydra.run.dir=FOLDER.")
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(*address, is_master=False)
+    store = dist.TCPStore(*address, is_master=False)  # type: ignore[attr-defined]
     key = f"careamics_dm/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if os.environ["RANK"] == "0":
         store.set(key, datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))

@@ -58,6 +58,13 @@ BAD = {
     ("data.index=true",): "leave it out: files are opened quickly",
     # Values
     ("data.batch_size=0",): "batch_size=0 is too small",
+    ("data.batch_size=1e20",): "data.batch_size=1e+20: give a whole number",
+    ("data.pool_mib=99999999999999999999",): "data.pool_mib=99999999999999999999 is too large",
+    ("model.network.depth=1.5",): "model.network.depth=1.5: give a whole number",
+    ("trainer.max_epochs=1.5",): "trainer.max_epochs=1.5: give a whole number",
+    ("writer.folder=s3://bucket/out",): "writer.folder=s3://bucket/out is a URL",
+    ("data=tiff", "data.train_data=s3://b/a.tif"): "train_data: s3://b/a.tif is a URL",
+    ("checkpoint=s3://bucket/model.ckpt",): "checkpoint: s3://bucket/model.ckpt is a URL",
     ("data.batch_size=abc",): "batch_size='abc': give a whole number",
     ("data.patch_size=64",): "patch_size=64: give 2 numbers",
     ("data.sampling=sorted",): "sampling='sorted': choose among random, grid",
@@ -73,6 +80,8 @@ BAD = {
     ("seed=abc",): "seed=abc: is a number",
     ("model.network._target_=nothing.Net",): "model.network: ",
     # Grammar
+    ("data.patch_size=[16,", "16]"): "write quotes: 'data.patch_size=[16, 16]'.",
+    ("--data=tiff",): "there is no option --data: write data=tiff.",
     ("data.patch_size=[32,32",): "can't read the argument 'data.patch_size=[32,32'",
     ("data.train_data=a=b(c",): "can't read the argument 'data.train_data=a=b(c'",
     ("images",): "can't read the argument 'images'",

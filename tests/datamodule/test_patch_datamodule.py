@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import logging
+import multiprocessing
 import pickle
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import reader_threads
 from modules import Autoencoder, Identity, SaveAt, trainer
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from careamics_dm import (
     ArrayDataModule,
@@ -507,6 +510,17 @@ class TestArguments:
             ({"patch_size": (8, 0)}, r"patch_size=\(8, 0\): give whole numbers.*at least 1"),
             ({"patch_size": (8, 8.0)}, "give whole numbers"),
             ({"patch_size": (True, 8)}, "give whole numbers"),
+            ({"patch_size": (8, 10**20)}, "at most 2147483647"),
+            ({"patch_size": np.array(8)}, r"patch_size=array\(8\): give 2 numbers"),
+            ({"patch_size": np.array([8.0, 8.0])}, "give whole numbers"),
+            ({"patch_size": {8, 16}}, "give 2 numbers"),
+            ({"axes": np.array([1, 2])}, r"axes=array\(\[1, 2\]\): give letters"),
+            ({"channels": {0}}, r"channels=\{0\}: give a list of channel numbers"),
+            ({"channels": b"01"}, "give a list of channel numbers"),
+            ({"in_memory": np.ones((2, 2))}, "in_memory=.*: choose among auto"),
+            ({"batch_size": 10**20}, "batch_size=100000000000000000000 is too large: give at most"),
+            ({"batch_size": 8.0}, "batch_size=8.0: give a whole number or null"),
+            ({"seed": 10**20}, "too large"),
             ({"batch_size": 0}, "batch_size=0 is too small: give at least 1"),
             ({"batch_size": "8"}, "batch_size='8': give a whole number or null"),
             ({"sampling": "all"}, "sampling='all': choose among random, grid"),
@@ -699,3 +713,39 @@ class TestSettings:
     def test_settings_do_not_change(self):
         with pytest.raises(AttributeError):
             module().settings.patch_size = (8, 8)
+
+
+class Fails(Identity):
+    def training_step(self, batch, batch_idx):
+        raise RuntimeError("out of luck")
+
+
+def test_a_failed_run_leaves_no_worker_process(tmp_path):
+    image = np.zeros((64, 64), np.float32)
+    data = ArrayDataModule(train_data=image, axes="YX", patch_size=(8, 8), num_workers=2)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer(tmp_path, max_epochs=1).fit(Fails(), datamodule=data)
+    assert not multiprocessing.active_children()
+
+
+def test_without_a_trainer_the_process_group_says_which_images_are_mine():
+    images = [np.zeros((8, 8), np.float32)] * 7
+    data = ArrayDataModule(
+        predict_data=images, axes="YX", patch_size=(8, 8), normalization="none", tile_size=(8, 8)
+    )
+    dist.init_process_group("fake", rank=1, world_size=3, store=FakeStore())
+    try:
+        mine = [batch["region"][:, 0].tolist() for batch in data.predict_dataloader()]
+    finally:
+        dist.destroy_process_group()
+    assert mine == [[1, 4]]
+
+
+def test_a_process_may_have_no_image_to_predict():
+    image = np.zeros((8, 8))
+    data = ArrayDataModule(predict_data=image, test_data=image, axes="YX", patch_size=(8, 8))
+    allowed = []
+    for stage in ("predict", "test"):
+        data.setup(stage)
+        allowed.append(data.allow_zero_length_dataloader_with_multiple_devices)
+    assert allowed == [True, False]

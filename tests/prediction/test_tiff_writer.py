@@ -434,7 +434,7 @@ class TestSpace:
 
 @pytest.mark.parametrize("folder", ["s3://bucket/out", "gs://bucket", "https://host/out"])
 def test_a_url_is_no_folder_for_results(folder):
-    with pytest.raises(DataError, match=f"folder={folder} is a URL, but results are written to lo"):
+    with pytest.raises(DataError, match=f"folder={folder} is a URL, but results are writt"):
         TiffWriter(folder)
 
 

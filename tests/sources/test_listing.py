@@ -69,6 +69,12 @@ def test_a_file_is_itself(folder: Path) -> None:
         assert list_files(data, TIFF, "train_data").inputs == [folder / "b.tif"]
 
 
+@pytest.mark.parametrize("source", ["s3://bucket/a.tif", ["https://host/a.tif"]])
+def test_a_url_is_no_file(source: str | list[str]) -> None:
+    with pytest.raises(DataError, match=r"a\.tif is a URL, and only data=zarr reads from URLs"):
+        list_files(source, [".tif"], "train_data")
+
+
 def test_a_list_keeps_its_order(folder: Path) -> None:
     data = [str(folder / "b.tif"), folder / "a.TIF"]
     for listed in (data, tuple(data)):
