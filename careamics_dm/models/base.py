@@ -134,8 +134,7 @@ class RestorationModule(L.LightningModule):
     @property
     def reach(self) -> int | None:
         """How many pixels to each side a restored pixel depends on, where the network says it."""
-        found: int | None = getattr(self.network, "reach", None)
-        return found
+        return getattr(self.network, "reach", None)
 
     @property
     def quarter_turns(self) -> bool:
@@ -258,8 +257,7 @@ class RestorationModule(L.LightningModule):
         """
         if self.uncertainty and not self.test_time_augmentation:
             raise ValueError(
-                "uncertainty is how much flips and turns of an image differ once restored; set "
-                "test_time_augmentation=True, too."
+                "uncertainty is how much restored turns differ: set test_time_augmentation=True."
             )
         restored, deviation = self._restore(unpack(batch)[0])
         result = self._result(batch, restored)
@@ -317,14 +315,12 @@ class RestorationModule(L.LightningModule):
 
     def _restore(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Restore images of any size; with their standard deviation if over all orientations."""
-        # Before it is turned, so that a pixel is at the same place of the network's grid.
+        # Before it is turned, so that pixels have one place on the network's grid.
         larger, inner = mirror_up(image, self.size_divisor), [slice(n) for n in image.shape[2:]]
         if not self.test_time_augmentation:
-            # Half precision would round again whatever is computed from it.
-            return self(larger)[:, :, *inner].float(), None
-        restored = restore_in_all_orientations(self, larger, quarter_turns=self.quarter_turns)
-        mean, deviation = (x[:, :, *inner] for x in restored)
-        return mean, deviation
+            return self(larger)[:, :, *inner].float(), None  # half precision would round again
+        both = restore_in_all_orientations(self, larger, quarter_turns=self.quarter_turns)
+        return both[0][:, :, *inner], both[1][:, :, *inner]
 
     def _result(self, batch: Batch, restored: Tensor) -> dict[str, Any]:
         result: dict[str, Any] = {"prediction": in_data_units(self, restored, self.restores_to)}
