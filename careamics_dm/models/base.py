@@ -257,7 +257,7 @@ class RestorationModule(L.LightningModule):
         """
         if self.uncertainty and not self.test_time_augmentation:
             raise ValueError(
-                "uncertainty is how much restored turns differ; set test_time_augmentation=True."
+                "uncertainty is how restored turns differ; set test_time_augmentation=True, too."
             )
         restored, deviation = self._restore(unpack(batch)[0])
         result = self._result(batch, restored)
