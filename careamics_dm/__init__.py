@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from careamics_dm.callbacks.training import Pictures as Pictures
     from careamics_dm.callbacks.training import SaveModel as SaveModel
     from careamics_dm.cli.sweep import CompareJobs as CompareJobs
+    from careamics_dm.cli.trained_model import load_model as load_model
     from careamics_dm.datamodule.patch_datamodule import PatchDataModule as PatchDataModule
     from careamics_dm.errors import DataError as DataError
     from careamics_dm.formats.array import ArrayDataModule as ArrayDataModule
@@ -83,6 +84,7 @@ else:
         "TiffWriter": "prediction.tiff_writer",
         "UNet": "models.unet",
         "ZarrDataModule": "formats.zarr.datamodule",
+        "load_model": "cli.trained_model",
         "stitch": "prediction.stitching",
     }
     __all__ = sorted(_HOME)

@@ -67,6 +67,8 @@ def run(app: str, cwd: Path, *arguments: str, folder: str | None = "run") -> Run
     out, err, code = io.StringIO(), io.StringIO(), 0
     flags = [text for text in arguments if text.startswith("-")]
     overrides = [] if folder is None else [f"hydra.run.dir={folder}"]
+    # Tests that run twice mean the second; that this is refused has a test of its own.
+    overrides += ["overwrite=true"] if app == "train" else []
     overrides += [text for text in arguments if text not in flags]
     with pytest.MonkeyPatch.context() as patch, chdir(cwd):
         patch.setattr("sys.argv", [f"careamics-{app}", *flags, *overrides])

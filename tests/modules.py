@@ -68,6 +68,21 @@ class SaveAt(L.Callback):
             trainer.save_checkpoint(self.path)
 
 
+class SaveAll(L.Callback):
+    """Save a checkpoint wherever a run is whole: after each batch, validation and epoch."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.paths = []
+
+    def _save(self, trainer, *_):
+        if not trainer.sanity_checking:
+            self.paths.append(self.folder / f"{len(self.paths)}.ckpt")
+            trainer.save_checkpoint(self.paths[-1])
+
+    on_train_batch_end = on_validation_end = on_train_epoch_end = _save
+
+
 def digest(x):
     return hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()[:12]
 

@@ -30,8 +30,8 @@ class SaveModel(ModelCheckpoint):
 
     "last": ``model.ckpt`` is replaced after every epoch. "best": it is replaced after each epoch
     with a lower ``val_loss`` (after every epoch while there is none, as without validation data),
-    and ``last.ckpt``, to resume from, after every epoch. A run that is resumed in another folder
-    saves the best of its own epochs.
+    and ``last.ckpt``, to resume from, after every epoch; `StopOnRequest` saves that, too, where a
+    run is interrupted. A run that is resumed in another folder saves the best of its own epochs.
 
     Parameters
     ----------
@@ -84,9 +84,14 @@ class SaveModel(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         if self.monitor is not None and self.best_model_score is score_before:
             self.kept_scores = scores_before
-        if self.monitor is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            assert self.dirpath is not None
-            trainer.save_checkpoint(Path(self.dirpath) / LAST, weights_only=False)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert self.dirpath is not None
+        last = Path(self.dirpath) / LAST
+        if self.monitor is not None:
+            trainer.save_checkpoint(last, weights_only=False)
+        elif trainer.is_global_zero:
+            last.unlink(missing_ok=True)  # of an interruption; model.ckpt has gone further
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs; called by Lightning."""

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -18,9 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from careamics_dm.callbacks.training import LAST
 from careamics_dm.cli import BASE, HAS_WHITELIST
 from careamics_dm.cli.config_errors import explain, left_out, outdated
+from careamics_dm.cli.processes import join_others, one_job
 from careamics_dm.cli.secrets import hide_in_files, hiding_output
 from careamics_dm.cli.sweep import compare_begun
+from careamics_dm.cli.trust import to_trust
 from careamics_dm.errors import DataError
+from careamics_dm.images import checks as check
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _MAIN = BASE | ({"execution_whitelist": ["careamics_dm.*"]} if HAS_WHITELIST else {})
@@ -29,10 +34,16 @@ _NEEDED = {
     "predict": ("data", "trainer", "writer"),
     "preview": ("data", "model"),
 }
+_COUNTS = (
+    *("max_epochs", "min_epochs", "max_steps", "min_steps", "num_nodes", "log_every_n_steps"),
+    *("accumulate_grad_batches", "check_val_every_n_epoch"),
+)
+"""Settings of the trainer that are whole numbers; Lightning does not look at all of them."""
 _NOISE = (
     "Checkpoint directory .* exists and is not empty",  # it is the folder of the run
     "Couldn't infer the batch indices",  # places travel in the batch
     "Total length of `list` across ranks is zero",  # n_val_patches=0
+    "Experiment logs directory .* exists and is not empty",  # of a run that goes on in its folder
     "The dirpath has changed",  # a resumed run has a folder of its own
     "Be aware that when using `ckpt_path`, callbacks",  # of the training, when predicting
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.9 and later
@@ -40,7 +51,7 @@ _NOISE = (
 
 
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-    lambda record: "Tip:" not in record.getMessage()
+    lambda record: not any(text in record.getMessage() for text in ("Tip:", "graceful shutdown"))
 )
 
 
@@ -63,7 +74,7 @@ def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
         try:
             plain = _plain(config, name)
             # Relative paths start where the program was started, whatever hydra.job.chdir is.
-            with chdir(HydraConfig.get().runtime.cwd):
+            with chdir(HydraConfig.get().runtime.cwd), _one_job(folder):
                 return run(plain, folder)
         except Exception as error:
             message = explain(error, in_job=True)
@@ -76,12 +87,17 @@ def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
             raise  # Hydra goes on with the next job
         except (KeyboardInterrupt, SystemExit) as stop:
             # Lightning turns the former into the latter, once everything is cleaned up.
-            if not isinstance(stop.__context__ or stop, KeyboardInterrupt):
+            request = stop if isinstance(stop, KeyboardInterrupt) else stop.__context__
+            if not isinstance(request, KeyboardInterrupt):
                 raise
-            _report(name, f"stopped from the keyboard.{_how_to_go_on(name, config, folder)}")
-            sys.exit(130)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # it ends already
+            ended = signal.SIGTERM in request.args
+            why = "ended by SIGTERM" if ended else "stopped from the keyboard"
+            _report(name, f"{why}.{_how_to_go_on(name, config, folder)}")
+            sys.exit(128 + (signal.SIGTERM if ended else signal.SIGINT))
 
-    with _hydra_raises() as asked_for_trace, warnings.catch_warnings():
+    with _hydra_raises() as asked_for_trace, warnings.catch_warnings(), _sigterm_raises():
         for noise in _NOISE:
             warnings.filterwarnings("ignore", noise)
         try:
@@ -105,6 +121,8 @@ def build(config: dict[str, Any], key: str, **arguments: Any) -> Any:
     part = config[key]
     if part is None:
         return None
+    for name in _COUNTS if key == "trainer" else ():
+        check.number(f"trainer.{name}", part.get(name), -1, optional=True)
     # What the user's own configuration names may be called, and nothing else.
     allowed = {"_execution_whitelist_": sorted(set(targets(part)))} if HAS_WHITELIST else {}
     # Under its key, which Hydra then names where something is wrong.
@@ -125,6 +143,12 @@ def targets(config: Any) -> Iterator[str]:
 def in_sweep() -> bool:
     """Whether this is a job of a sweep."""
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def _one_job(folder: Path) -> AbstractContextManager[None]:
+    settings = HydraConfig.get().overrides
+    given = [*(text for text in settings.hydra if "hydra.mode" not in text), *settings.task]
+    return one_job(given, str(folder)) if in_sweep() else nullcontext()
 
 
 def overridden() -> set[str]:
@@ -158,11 +182,27 @@ def _hydra_raises() -> Iterator[bool]:
             os.environ[_FULL_ERROR] = before
 
 
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise what Ctrl+C does, until that has ended the application."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is interrupt:
+            signal.signal(signal.SIGTERM, before)
+
+
 def _run_and_compare(job: Callable[[], Any]) -> Any:
     """Run one job or a sweep, which ends with a comparison."""
     try:
         if advice := outdated(sys.argv[1:]):
             raise _Refused(advice)
+        join_others()
         with hiding_output():
             return job()
     finally:
@@ -175,7 +215,11 @@ def _how_to_go_on(name: str, config: DictConfig, folder: Path) -> str:
         where = "" if config.writer.folder else f"hydra.run.dir={folder} "
         return f" Continue with {where}writer.existing=skip"
     left = [path for path in (folder / LAST, folder / "model.ckpt") if path.exists()]
-    return f" Continue with checkpoint={left[0]}" if left else ""
+    if not left:
+        return ""
+    needed = ",".join(sorted(to_trust(OmegaConf.to_container(config))))
+    trusted = f" 'trusted=[{needed}]'" if needed else ""
+    return f" Continue with careamics-train checkpoint={left[0]}{trusted}"
 
 
 def _report(name: str, message: str, *, hint: bool = False) -> None:

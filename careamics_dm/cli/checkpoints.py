@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from careamics_dm.cli.secrets import hide
 from careamics_dm.cli.trust import check_plain
@@ -33,13 +34,34 @@ class SaveConfig(L.Callback):
         checkpoint[KEY] = self.config
 
 
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a kill leaves the one before whole."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a file; called by Lightning."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        part = Path(f"{path}.part")
+        super().save_checkpoint(checkpoint, part, storage_options)
+        part.replace(path)
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint that was written with `SaveConfig`, without running any code in it.
 
-    Returns the "config" of the run, the "weights" of the model and the state of the "data" module.
+    Returns the "config" of the run, the "weights" of the model, the state of the "data" module, and
+    how many "epochs" and "steps" have been trained.
     Raises a DataError if there is no such file, or it is no checkpoint of ours, has pickled code, a
     configuration of other than plain values, or weights or statistics that are no finite numbers.
     """
+    if "://" in str(path):
+        raise DataError(
+            f"checkpoint: {path} is a URL, but checkpoints are read from local files. Copy it to "
+            "this machine and give that path."
+        )
     path = Path(path).expanduser()
     content = _read(path)
     if type(content) is not dict or type(content.get(KEY)) is not dict:
@@ -57,7 +79,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     check_plain(data[0], path)
     _check_weights(weights, path)
     _check_data(data[0], path)
-    return {"config": config, "weights": weights, "data": data[0]}
+    done = {"epochs": _epochs(content), "steps": content["global_step"]}
+    return {"config": config, "weights": weights, "data": data[0]} | done
 
 
 @contextmanager
@@ -73,6 +96,14 @@ def explaining_weights(path: str | None, advice: str) -> Iterator[None]:
             f"checkpoint: the weights in {path} are not those of this network "
             f"({lines[1][:200]}). {advice}"
         ) from error
+
+
+def _epochs(content: dict[str, Any]) -> int:
+    """Count the epochs that were finished; at the end of one, "epoch" has not counted it yet."""
+    found: Any = content
+    for name in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, int) else 0
 
 
 def _read(path: Path) -> Any:

@@ -19,6 +19,8 @@ def _run(command: str) -> None:
 
             start(command, import_module(f"careamics_dm.cli.{command}").main)
         sys.stdout.flush()
+    except KeyboardInterrupt as stop:  # before or after the jobs; SIGTERM is its argument
+        sys.exit(128 + (stop.args[0] if stop.args else 2))
     except BrokenPipeError:  # whoever reads has seen enough, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

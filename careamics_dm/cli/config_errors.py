@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from careamics_dm.datamodule.settings import SharedSettings
 from careamics_dm.errors import DataError
 
 _HYDRAS = (HydraException, OmegaConfBaseException)
@@ -33,6 +35,13 @@ _FORMER = {
     r"\+*data\.index=.*": "leave it out: files are opened quickly without an index",
 }
 """Arguments of earlier versions, and what to do instead."""
+_FLAGS = (
+    *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "info"),
+    *("shell-completion", "config-path", "config-name", "config-dir", "experimental-rerun"),
+)
+"""Options of Hydra."""
+_OF_DATA = re.compile(rf"(?<![\w.])({'|'.join(SharedSettings.__annotations__)})(?==)")
+"""Settings of the data in messages, which name them as in Python."""
 _NO_TEXT = r"[-+.\d_eE]+|null|true|false|[-+]?(inf|nan)|[\[{].*"
 
 
@@ -52,16 +61,29 @@ def explain(error: BaseException, *, in_job: bool) -> str | None:
             f"the folder of the run, {error.filename}, can't be created or written to "
             f"({error.strerror}). Choose another with hydra.run.dir=FOLDER."
         )
-    return _wrong_argument(error) or _explain_cause(error)
+    return _wrong_argument(error) or _OF_DATA.sub(r"data.\1", _explain_cause(error))
 
 
 def outdated(arguments: Sequence[str]) -> str:
     """Say what to write for the first argument of an earlier version; empty if there is none."""
-    for argument in arguments:
+    for argument, after in zip_longest(arguments, arguments[1:], fillvalue=""):
+        match = re.fullmatch(r"--([a-z][\w./]*)(?:=(.*))?", argument)
+        if match and not _is_flag(match[1]):
+            value = match[2] or (after if re.fullmatch(r"[^-=][^=]*", after) else "VALUE")
+            return f"there is no option --{match[1]}: write {match[1]}={value}."
         for pattern, advice in _FORMER.items():
             if match := re.fullmatch(pattern, argument):
                 return f"{argument} was for an earlier version: {match.expand(advice)}."
     return ""
+
+
+def _is_flag(name: str) -> bool:
+    """Whether Hydra has an option of this name, which may be shortened."""
+    return any(flag.startswith(name) for flag in _FLAGS)
+
+
+def _is_open(text: str) -> bool:
+    return any(text.count(a) > text.count(b) for a, b in ("[]", "{}"))
 
 
 def left_out(group: str) -> str:
@@ -75,6 +97,13 @@ def left_out(group: str) -> str:
 def _wrong_argument(error: BaseException) -> str:
     """Explain an argument that Hydra could not read or find; empty if it is something else."""
     if isinstance(error, OverrideParseException):
+        if _is_open(error.override):
+            rest = sys.argv[sys.argv.index(error.override) :] if error.override in sys.argv else []
+            whole = next((w for n in range(2, 9) if not _is_open(w := " ".join(rest[:n]))), "")
+            return (
+                f"can't read the argument {error.override!r}, which ends inside brackets: shells "
+                f"split arguments at spaces. Leave spaces out or write quotes: '{whole or '...'}'."
+            )
         return (
             f"can't read the argument {error.override!r} ({error.message.splitlines()[0]}). Write "
             "KEY=VALUE; a value with spaces, commas, =, brackets or quotes needs two kinds of "
@@ -96,8 +125,9 @@ def _explain_cause(error: BaseException) -> str:
     text = str(cause).strip()
     if where or isinstance(error, InstantiationException):
         text = text if isinstance(cause, _CLEAR) else _with_type(cause)
-        # A DataError already names its argument.
-        return text if not where or isinstance(cause, DataError) else f"{where}: {text}"
+        if not where or isinstance(cause, DataError):  # which already names its argument
+            return f"{where}.{text}" if where and re.match(r"\w+=", text) else text
+        return f"{where}: {text}"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         if f"~{cause.full_key}" in sys.argv:
             return left_out(str(cause.full_key))

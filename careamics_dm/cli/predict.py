@@ -37,7 +37,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
     model = build(wanted, "model")
     choose_outputs(config, model)
     writers = make_writers(config, folder, data, model)
-    if len(data.predict_dataloader()) == 0:
+    if not any(writer.wanted for writer in writers):
         say(f"\nnothing to predict: all results are there already, in {writers[0].folder}")
         return
     callbacks = [*writers, StopOnRequest()]

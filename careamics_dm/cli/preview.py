@@ -12,6 +12,8 @@ from careamics_dm.cli.preparation import check_targets, prepare_model
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.plots import plot_patches
+from careamics_dm.models.base import RestorationModule
+from careamics_dm.models.trainer_data import check_patch_size
 
 
 def main(config: dict[str, Any], folder: Path) -> None:
@@ -27,6 +29,9 @@ def main(config: dict[str, Any], folder: Path) -> None:
     try:
         data.setup("fit")
         check_targets(model, data, "train")
+        if isinstance(model, RestorationModule):
+            model.build(data)
+            check_patch_size(data.patch_size, model.size_divisor)
         print(data.summary())
         patches = read_patches(data, n)
         for kind, numbers in data.statistics.items():

@@ -18,9 +18,10 @@ from careamics_dm.evaluation.metrics import Scores
 from careamics_dm.evaluation.planes import Planes, middle, middle_plane, restored_planes
 from careamics_dm.formats.tiff.datamodule import open_tiff
 from careamics_dm.images.array_stack import ArrayStack
-from careamics_dm.images.axes import Layout
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.plane_stack import suit_patch
 from careamics_dm.images.region import Region, read_region
+from careamics_dm.images.stack_view import layout_of
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.prediction.tiff_writer import TiffWriter
 
@@ -32,7 +33,7 @@ class Prediction(NamedTuple):
     truth: ImageStack | None
 
 
-def read_truth(truth: NDArray[Any] | str, stack: ImageStack) -> ArrayStack:
+def read_truth(truth: NDArray[Any] | str, stack: ImageStack) -> ImageStack:
     """Read an array, TIFF or ``.npy`` file that is the ground truth of ``stack``.
 
     Raises a DataError if it can't be read or has another shape.
@@ -51,7 +52,8 @@ def read_truth(truth: NDArray[Any] | str, stack: ImageStack) -> ArrayStack:
             f"truth: its shape is {clean.shape}, but that of {stack.source}, the first image of "
             f"predict_data, is {tuple(stack.original_data_shape)}. Give the clean version of it."
         )
-    return ArrayStack(clean, stack.original_axes, "truth")
+    whole = ArrayStack(clean, stack.original_axes, "truth")
+    return suit_patch(whole, len(stack.data_shape) - 2, z_as_samples=True)
 
 
 def draw_result(
@@ -91,9 +93,9 @@ def _read_prediction(
     """Read planes of the first image, also its ground truth ("clean"), and score them."""
     stack, truth = data.predict_stacks[0], prediction.truth
     channels = data.images_of("predict").channels[0]
-    layout = Layout(stack.original_axes, tuple(stack.original_data_shape))
-    axes = layout.with_channels(data.n_target_channels).axes  # as the writer arranges them
-    denoised = open_tiff(prediction.writer.paths[0], axes, trust_axes=True)
+    axes = layout_of(stack).with_channels(data.n_target_channels).axes  # as the writer has them
+    written = open_tiff(prediction.writer.paths[0], axes, trust_axes=True)[0]
+    denoised = suit_patch(written, len(stack.data_shape) - 2, z_as_samples=True)
     region = middle(stack)
     planes = {
         "noisy": middle_plane(read_region(stack, region, channels)),

@@ -1,11 +1,13 @@
 """``careamics-train``: train a model, then draw and score what it does."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import OmegaConf
@@ -13,14 +15,26 @@ from omegaconf import OmegaConf
 from careamics_dm.callbacks.interruption import StopOnRequest
 from careamics_dm.callbacks.scores_report import TestReport
 from careamics_dm.callbacks.training import SaveModel
-from careamics_dm.cli.application import build, targets
-from careamics_dm.cli.checkpoints import SaveConfig, explaining_weights, load_checkpoint
+from careamics_dm.cli.application import build
+from careamics_dm.cli.checkpoints import (
+    SaveConfig,
+    WholeFiles,
+    explaining_weights,
+    load_checkpoint,
+)
 from careamics_dm.cli.predict import make_writers
 from careamics_dm.cli.preparation import check_targets, prepare_model
 from careamics_dm.cli.results import Prediction, draw_result, read_truth
+from careamics_dm.cli.resumption import (
+    StartFrom,
+    claim,
+    nothing_left,
+    resume,
+    start_from,
+    use_statistics,
+)
 from careamics_dm.cli.secrets import check_given, hide
 from careamics_dm.cli.sweep import SCORES
-from careamics_dm.cli.trust import check_config
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.plots import plot_losses
@@ -42,13 +56,19 @@ FOR_PREDICTION = (
 def main(config: dict[str, Any], folder: Path) -> float | None:
     """Train, save, draw and score; return the validation (else training) loss for a sweeper."""
     began = time.monotonic()
+    config, content = use_checkpoint(config)
+    if config["checkpoint"] and (note := nothing_left(config, content)):
+        say(note)
+        return None
+    claim(folder, config)
     model = prepare_model(config, folder)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(hide(config)), encoding="utf-8")
-    if config["checkpoint"]:
-        check_resumed(config)  # refused before data are read
+    rank_zero_only(write_config)(config, folder)
     data: PatchDataModule = build(config, "data")
+    if config["statistics"] == "weights":
+        use_statistics(data, content)
+    start = [StartFrom(content["weights"])] if config["weights"] else []
     try:
-        scores = train(config, folder, data, model)
+        scores = train(config, folder, data, model, start)
     finally:
         data.teardown("fit")
     scores["seconds"] = round(time.monotonic() - began, 1)
@@ -56,17 +76,32 @@ def main(config: dict[str, Any], folder: Path) -> float | None:
     return scores.get("val_loss", scores.get("train_loss"))
 
 
-def check_resumed(config: dict[str, Any]) -> None:
-    """Check the checkpoint to resume from; what this run itself names is trusted."""
-    resumed = load_checkpoint(config["checkpoint"])
-    own = [*config["trusted"], *targets(config["model"])]
-    check_config(resumed["config"]["model"], own, config["checkpoint"])
-    if note := check_given(config["data"], resumed["config"]["data"]):
+def use_checkpoint(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the configuration with what a checkpoint gives, if there is one, and its content."""
+    if config["checkpoint"] and config["weights"]:
+        raise DataError("checkpoint goes on with a run, weights starts a new one. Leave one out.")
+    if config["statistics"] == "weights" and not config["weights"]:
+        raise DataError("statistics=weights needs weights=FILE, whose statistics to use.")
+    if not (path := config["checkpoint"] or config["weights"]):
+        return config, {}
+    content = load_checkpoint(path)
+    config = (resume if config["checkpoint"] else start_from)(config, content)
+    if note := check_given(config["data"], content["config"]["data"]):
         say(note)
+    return config, content
+
+
+def write_config(config: dict[str, Any], folder: Path) -> None:
+    """Write ``config.yaml``: every setting of a run."""
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(hide(config)), encoding="utf-8")
 
 
 def train(
-    config: dict[str, Any], folder: Path, data: PatchDataModule, model: L.LightningModule
+    config: dict[str, Any],
+    folder: Path,
+    data: PatchDataModule,
+    model: L.LightningModule,
+    callbacks: Sequence[L.Callback] = (),
 ) -> dict[str, float]:
     """Train on data that are not opened yet, draw the result, and return the scores."""
     # Whatever test and prediction will need is tried now, not after hours of training.
@@ -76,8 +111,8 @@ def train(
     prediction = None
     if open_images("predict", config, data, model):
         prediction = prepare_prediction(config, folder, data, model)
-    trainer = make_trainer(config, folder, report)
-    fit(trainer, model, data, config["checkpoint"])
+    trainer = make_trainer(config, folder, [*callbacks, *([report] if report else [])])
+    fit(trainer, model, data, config)
     scores = use_saved(trainer, model)
     say()
     if (folder / "model.ckpt").exists():
@@ -135,14 +170,16 @@ def prepare_prediction(
     return Prediction(writer, read_truth(truth, data.predict_stacks[0]))
 
 
-def make_trainer(config: dict[str, Any], folder: Path, report: TestReport | None) -> L.Trainer:
+def make_trainer(config: dict[str, Any], folder: Path, more: Sequence[L.Callback]) -> L.Trainer:
     """Make the trainer with its logger and callbacks, which write into the run's folder."""
     logger, given = config.get("logger"), config.get("callbacks") or {}
     logger = logger is not None and build(config, "logger", **into(folder, logger))
     callbacks = [build(given, name, **into(folder, given[name])) for name in given]
-    callbacks += [SaveConfig(config), StopOnRequest(), *([report] if report else [])]
+    callbacks += [SaveConfig(config), StopOnRequest(folder), *more]
     settings = {"default_root_dir": folder, "logger": logger, "callbacks": callbacks}
     trainer: L.Trainer = build(config, "trainer", **settings)
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeFiles()
     return trainer
 
 
@@ -153,15 +190,15 @@ def into(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
 
 
 def fit(
-    trainer: L.Trainer, model: L.LightningModule, data: PatchDataModule, checkpoint: str | None
+    trainer: L.Trainer, model: L.LightningModule, data: PatchDataModule, config: dict[str, Any]
 ) -> None:
     """Train, from a checkpoint if there is one; explain what does not suit."""
     advice = (
         "The checkpoint is of another network than this run's: give the settings of model, and the "
         "channels, that it was trained with; config.yaml beside it has them."
     )
-    with explaining_weights(checkpoint, advice):
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with explaining_weights(config["checkpoint"] or config["weights"], advice):
+        trainer.fit(model, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
 
 
 def use_saved(trainer: L.Trainer, model: L.LightningModule) -> dict[str, float]:
@@ -199,7 +236,7 @@ def predict(
 ) -> None:
     """Predict and write, unless all results exist already."""
     given = config["trainer"]
-    if len(data.predict_dataloader()) > 0:
+    if writer.wanted:  # a process may still have no image of its own
         trainer: L.Trainer = build(
             {"trainer": {name: given[name] for name in FOR_PREDICTION if name in given}},
             "trainer",

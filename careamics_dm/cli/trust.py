@@ -25,6 +25,16 @@ TORCHS: dict[str, type] = {
 }
 """Modules of torch of which the public classes of a kind may be named: schedulers, optimisers,
 and layers with losses."""
+OF_RUNS = (
+    *("careamics_dm.samples.noisy", "careamics_dm.samples.clean"),
+    "lightning.pytorch.callbacks.EarlyStopping",
+    *(f"lightning.pytorch.loggers.{name}Logger" for name in ("CSV", "TensorBoard", "Wandb")),
+)
+"""What runs of ours name besides, which a run that goes on may take from its checkpoint."""
+_OF_ALL_RUNS = {
+    "lightning.Trainer",
+    *(f"careamics_dm.{name}" for name in ("SaveModel", "LearningRate", "Pictures", "TiffWriter")),
+}
 FUNCTIONS = ("read_func", "image_stack_loader")
 """Arguments that are import paths of functions."""
 _PLAIN = (str, int, float, bool, type(None))
@@ -34,6 +44,19 @@ _KEYS: dict[str, tuple[Any, ...]] = {
 }
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _DEEPEST, _MOST = 50, 100_000
+
+
+def to_trust(config: Any) -> set[str]:
+    """Return the packages that ``trusted`` has to list to go on with a run so configured."""
+    found = set()
+    for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+        if isinstance(value, dict | list):
+            found |= to_trust(value)
+        elif key in FUNCTIONS and value is not None:
+            found.add(str(value).replace(":", ".").split(".")[0])
+        elif key == "_target_" and value not in OF_RUNS and value not in _OF_ALL_RUNS:
+            found |= set() if _public_name(value) else {value.split(".")[0]}
+    return found
 
 
 def check_plain(config: Any, path: str | Path) -> None:

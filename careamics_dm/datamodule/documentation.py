@@ -63,6 +63,11 @@ def describe_patches(settings: Settings, split: Split | None, n_patches: int) ->
     return lines
 
 
+def method_of(settings: Settings) -> str:
+    """Describe the method of normalisation, so that it can be compared with another."""
+    return f"{settings.method}{' of images only' * (not settings.normalize_target)}"
+
+
 def _short(value: Any) -> str:
     """Write a value in few words: pixels by their shape, a dictionary by its keys (no secrets)."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):

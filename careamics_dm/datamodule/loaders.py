@@ -1,11 +1,17 @@
 """The loader of each stage: which patches, from which pool of decoded blocks."""
 
+from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.datamodule.settings import Settings
 from careamics_dm.errors import DataError
+from careamics_dm.images.extent import Extent
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.loading.dataset import PatchDataset, Plan, fits
 from careamics_dm.loading.loader import PatchLoader
@@ -19,6 +25,16 @@ from careamics_dm.sampling.validation_split import Split
 
 VAL_SHARE = 8
 """Validation data take one part in so many of the pool, on top: training goes on with its own."""
+
+
+def epoch_of(trainer: Any) -> int | None:
+    """Return the epoch that a trainer, if any, is in; always 0 where it is to overfit batches.
+
+    It is asked for when a pass begins: a trainer that resumes does not know it before.
+    """
+    if trainer is None or trainer.state.fn != "fit" or trainer.state.status != "running":
+        return None
+    return 0 if trainer.overfit_batches else trainer.current_epoch
 
 
 class Loaders:
@@ -35,28 +51,34 @@ class Loaders:
         self._loaders: list[PatchLoader] = []
 
     def train(
-        self, images: ImageSet, split: Split | None, share: Share, epoch: int = 0
+        self,
+        images: ImageSet,
+        split: Split | None,
+        trainer: Trainer | None,
+        epoch: Callable[[], int | None],
     ) -> PatchLoader:
-        """Load new patches in every pass, from ``epoch`` on."""
+        """Load new patches in every pass, of the ``epoch`` that it then is; see `PatchLoader`."""
         settings = self.settings
         return self._loader(
             images,
             self._train_plan(images, split),
-            share,
+            share_of(trainer),
             epoch,
             n_orientations=len(settings.orientations),
             patch_filter=settings.patch_filter,
         )
 
-    def held_out(self, images: ImageSet, split: Split, share: Share) -> PatchLoader:
+    def held_out(self, images: ImageSet, split: Split, trainer: Trainer | None) -> PatchLoader:
         """Load the patches that are held out of the training data."""
         pool_bytes = self.settings.pool_bytes
         keep = fits(images.extents(), pool_bytes)
         if self.settings.num_workers or not keep:  # processes share no pool
             pool_bytes //= VAL_SHARE
-        return self._loader(images, split.patches, share, keep=keep, pool_bytes=pool_bytes)
+        return self._loader(
+            images, split.patches, share_of(trainer), keep=keep, pool_bytes=pool_bytes
+        )
 
-    def grid(self, images: ImageSet, share: Share) -> PatchLoader:
+    def grid(self, images: ImageSet, trainer: Trainer | None) -> PatchLoader:
         """Load patches side by side, or some of them, of validation images."""
         settings, pool_bytes = self.settings, self.settings.pool_bytes // VAL_SHARE
         plan = TileGrid(
@@ -72,13 +94,17 @@ class Loaders:
             )
         if settings.n_val_patches is not None and settings.n_val_patches < len(plan):
             plan = plan.some(settings.n_val_patches, np.random.default_rng([settings.seed, 4]))
-        return self._loader(images, plan, share, pool_bytes=pool_bytes)
+        return self._loader(images, plan, share_of(trainer), pool_bytes=pool_bytes)
 
-    def tiles(self, images: ImageSet, selected: list[int] | None, share: Share) -> PatchLoader:
+    def tiles(
+        self, images: ImageSet, selected: list[int] | None, trainer: Trainer | None
+    ) -> PatchLoader:
         """Load the tiles, or the whole, of all or of the ``selected`` images, in order.
 
-        Ranks take whole images, so that no two touch the same output.
+        Ranks take whole images, so that no two touch the same output. The trainer's model may say
+        what its network needs: ``size_divisor`` and ``reach``.
         """
+        share, model = share_of(trainer), trainer.lightning_module if trainer else None
         settings, extents = self.settings, images.extents()
         mine = range(len(extents)) if selected is None else sorted(selected)
         samples = np.array([extent.samples for extent in extents])
@@ -88,13 +114,35 @@ class Loaders:
         plan = TileGrid(
             extents,
             settings.tile_size,
-            settings.overlap,
+            self._overlap(extents, model),
+            divisor=getattr(model, "size_divisor", 1),
             window_bytes=settings.pool_bytes // WINDOWS,
             chosen=chosen,
         )
         # Whole images may differ in size, so they go one by one.
         n = (settings.batch_size or 1) if settings.tile_size else 1
         return self._loader(images, plan, Share(), with_region=True, batch_size=n, keep=False)
+
+    def _overlap(self, extents: Sequence[Extent], model: Any) -> tuple[int, ...]:
+        """Return the overlap of tiles; warn if it is less than it should be."""
+        reach, divisor = getattr(model, "reach", None), getattr(model, "size_divisor", 1)
+        tile, wanted = self.settings.tile_size, self.settings.overlap(reach)
+        if tile is None:
+            return wanted
+        # Tiles begin where the network's grid allows.
+        possible = [
+            min(o, ceil(t / divisor - 1) * divisor) for o, t in zip(wanted, tile, strict=True)
+        ]
+        needed = self.settings.tile_overlap or (2 * (reach or 0),) * len(tile)
+        largest = np.max([extent.size for extent in extents], axis=0)
+        if any((largest > tile) & (np.array(possible) < needed)):
+            rank_zero_warn(
+                f"tile_size={tile} is small for this network: tiles overlap by {tuple(possible)} "
+                f"pixels, but should by {needed}. Near their borders, results may differ a little "
+                f"from those of whole images. Use tiles of {max(needed) * 4 // 3 + divisor} pixels "
+                "or more along long axes; they also take less time."
+            )
+        return wanted
 
     def n_train_patches(self, images: ImageSet, split: Split | None) -> int:
         """Count the training patches of an epoch, over all ranks."""
@@ -133,7 +181,7 @@ class Loaders:
         images: ImageSet,
         plan: Plan,
         share: Share,
-        epoch: int = 0,
+        epoch: Callable[[], int | None] = lambda: None,
         **options: Any,
     ) -> PatchLoader:
         settings = self.settings
@@ -154,3 +202,12 @@ class Loaders:
         )
         self._loaders.append(loader)
         return loader
+
+
+def share_of(trainer: Trainer | None) -> Share:
+    """Return which process this is among those of a trainer or else of the process group."""
+    if trainer is not None:
+        return Share(trainer.global_rank, trainer.world_size)
+    if dist.is_available() and dist.is_initialized():
+        return Share(dist.get_rank(), dist.get_world_size())
+    return Share()

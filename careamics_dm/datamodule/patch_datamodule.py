@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Unpack
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from careamics_dm.datamodule.documentation import describe_patches, describe_settings, document
-from careamics_dm.datamodule.loaders import Loaders
+from careamics_dm.datamodule import documentation
+from careamics_dm.datamodule.loaders import Loaders, epoch_of
 from careamics_dm.datamodule.settings import Settings, SharedSettings, check_names
 from careamics_dm.datamodule.source_opener import SourceOpener
 from careamics_dm.datamodule.validation import HeldOutData
@@ -19,7 +20,6 @@ from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Region
 from careamics_dm.loading.batch_cutter import Batch
 from careamics_dm.loading.loader import PatchLoader
-from careamics_dm.sampling.streams import Share
 from careamics_dm.sampling.validation_split import table_of
 from careamics_dm.sources.listing import Listing
 from careamics_dm.transforms.batch_transform import BatchTransform
@@ -66,10 +66,10 @@ class PatchDataModule(L.LightningDataModule):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the shared parameters in the signature and the docstring of a format."""
         super().__init_subclass__(**kwargs)
-        document(cls)
+        documentation.document(cls)
 
     def __repr__(self) -> str:
-        return describe_settings(self, self.settings)
+        return documentation.describe_settings(self, self.settings)
 
     __str__ = __repr__  # Lightning's makes every loader, which would read the data
 
@@ -121,6 +121,8 @@ class PatchDataModule(L.LightningDataModule):
             All faults of all sources in one message.
         """
         roles = self._opener.open(stage)
+        # Images are dealt out: a process may have none to predict.
+        self.allow_zero_length_dataloader_with_multiple_devices = stage == "predict"
         if "train" in roles and not self._held_out.chosen:
             self._held_out.choose(self._opener.images["train"])
 
@@ -128,13 +130,11 @@ class PatchDataModule(L.LightningDataModule):
         """Batches of new patches in every pass; the first call computes the statistics."""
         images = self.images_of("train")
         self.measure_statistics()
-        trainer, epoch = self.trainer, 0
-        if trainer and trainer.state.fn == "fit" and trainer.state.status == "running":
-            epoch = trainer.current_epoch  # loaders that are made anew go on from it
-            if not self._described:
-                rank_zero_info(self.summary())
-                self._described = True
-        return self._loaders.train(images, self._held_out.split, self._share, epoch)
+        epoch = partial(epoch_of, self.trainer)
+        if epoch() is not None and not self._described:
+            rank_zero_info(self.summary())
+            self._described = True
+        return self._loaders.train(images, self._held_out.split, self.trainer, epoch)
 
     def val_dataloader(self) -> PatchLoader | list[Any]:
         """Batches of the same validation patches in every pass; no loader without any."""
@@ -143,27 +143,22 @@ class PatchDataModule(L.LightningDataModule):
         if self.settings.val_data is not None:
             images = self.images_of("val")
             self.measure_statistics()
-            return self._loaders.grid(images, self._share)
+            return self._loaders.grid(images, self.trainer)
         images = self.images_of("train")
         self.measure_statistics()
         if self._held_out.split is None:
             return []
-        return self._loaders.held_out(images, self._held_out.split, self._share)
+        return self._loaders.held_out(images, self._held_out.split, self.trainer)
 
     def test_dataloader(self) -> PatchLoader:
         """Test images as in prediction, tile by tile or whole, with their targets."""
         self.measure_statistics()
-        return self._loaders.tiles(self.images_of("test"), None, self._share)
+        return self._loaders.tiles(self.images_of("test"), None, self.trainer)
 
     def predict_dataloader(self) -> PatchLoader:
         """Tiles, or whole images, with the place where each belongs."""
         self.measure_statistics()
-        return self._loaders.tiles(self.images_of("predict"), self._selected, self._share)
-
-    @property
-    def _share(self) -> Share:
-        trainer = self.trainer
-        return Share(trainer.global_rank, trainer.world_size) if trainer else Share()
+        return self._loaders.tiles(self.images_of("predict"), self._selected, self.trainer)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise and augment a batch on its device; called by Lightning."""
@@ -233,6 +228,7 @@ class PatchDataModule(L.LightningDataModule):
         images = self._opener.images.get("train")
         return {
             "statistics": {key: value._asdict() for key, value in self.statistics.items()},
+            "normalization": documentation.method_of(self.settings),
             "n_channels": self._opener.n_channels,
             "n_target_channels": self._opener.n_target_channels,
             **self._held_out.state(images, self.settings.patch_size),
@@ -241,9 +237,17 @@ class PatchDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; statistics are not computed again.
 
-        A `DataError` says that the number of channels differs, or validation images are missing.
+        Unless a training is resumed with another normalisation, which is warned of. A `DataError`
+        says that the number of channels differs, or validation images are missing.
         """
-        self.statistics = {k: Affine(**v) for k, v in state_dict["statistics"].items()}
+        own, former = documentation.method_of(self.settings), state_dict.get("normalization")
+        if former in (None, own) or not (self.trainer and self.trainer.state.fn == "fit"):
+            self.statistics = {k: Affine(**v) for k, v in state_dict["statistics"].items()}
+        else:
+            rank_zero_warn(
+                f"The checkpoint was trained with normalization={former}, this run is given {own}: "
+                "it measures its own statistics, so that the network sees other intensities."
+            )
         self._opener.expect(state_dict.get("n_channels"), state_dict.get("n_target_channels"))
         self._held_out.restore(state_dict)
         if "train" in self._opener.images:
@@ -272,6 +276,10 @@ class PatchDataModule(L.LightningDataModule):
         self._loaders.close()
         self._described = False
         self._opener.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End what a run that failed has left running; called by Lightning."""
+        self.teardown("")
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the trainer."""
@@ -331,12 +339,11 @@ class PatchDataModule(L.LightningDataModule):
 
     def summary(self) -> str:
         """Describe sources, shapes, blocks, patches and bytes, a few lines per role."""
-        if not self._opener.images:
-            return "nothing is open yet: call setup."
         lines = [describe(role, images) for role, images in self._opener.images.items()]
         if "train" in self._opener.images:
-            lines += describe_patches(self.settings, self._held_out.split, self.n_train_patches)
-        return "\n".join(lines)
+            split, n = self._held_out.split, self.n_train_patches
+            lines += documentation.describe_patches(self.settings, split, n)
+        return "\n".join(lines) or "nothing is open yet: call setup."
 
 
-document(PatchDataModule)
+documentation.document(PatchDataModule)

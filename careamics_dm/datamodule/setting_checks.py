@@ -24,12 +24,12 @@ def _optional(check_value: Callable[[str, Any], Any]) -> Callable[[str, Any], An
     return lambda name, value: None if value is None else check_value(name, value)
 
 
-def _whole(least: int) -> Callable[[str, Any], int]:
-    return lambda name, value: check.number(name, value, least)
+def _whole(least: int, most: int = check.MOST) -> Callable[[str, Any], int]:
+    return lambda name, value: check.number(name, value, least, most)
 
 
-def _whole_or_none(least: int) -> Callable[[str, Any], int | None]:
-    return lambda name, value: check.number(name, value, least, optional=True)
+def _whole_or_none(least: int, most: int = check.MOST) -> Callable[[str, Any], int | None]:
+    return lambda name, value: check.number(name, value, least, most, optional=True)
 
 
 def _one_of(*choices: Any) -> Callable[[str, Any], Any]:
@@ -46,7 +46,8 @@ def _method(name: str, value: Any) -> Normalization | str:
 def _filter(name: str, value: Any) -> PatchFilter:
     if not isinstance(value, PatchFilter):
         raise DataError(
-            f"{name}={value!r}: give an object, such as MaxFilter(threshold=500), or null."
+            f"{check.written(name, value)}: give an object, such as MaxFilter(threshold=500), or "
+            "null."
         )
     return value
 
@@ -63,9 +64,10 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "target_channels": check.channels,
     "repeats": _one_of(None, "T", "S"),
     "patch_size": check.sizes,
+    "z_as_samples": check.boolean,
     "batch_size": _whole_or_none(1),
     "sampling": _one_of("random", "grid"),
-    "patches_per_epoch": _whole_or_none(1),
+    "patches_per_epoch": _whole_or_none(1, 2**48),
     "patch_filter": _optional(_filter),
     "n_val_patches": _whole_or_none(0),
     "hold_out": _one_of(None, *HOLD_OUT),
@@ -84,6 +86,6 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "batch_format": _one_of("dict", "tuple", "tensor"),
     "num_workers": _whole(0),
     "start_method": _one_of(None, *multiprocessing.get_all_start_methods()),
-    "seed": _whole(0),
+    "seed": _whole(0, 2**63 - 1),
 }
 """What each value must be; data, targets and masks are judged when they are opened."""

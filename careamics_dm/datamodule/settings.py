@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+
 from careamics_dm.datamodule.setting_checks import CHECKS, METHODS
 from careamics_dm.errors import DataError
 from careamics_dm.loading.patch_extraction import NanPolicy
@@ -39,6 +41,7 @@ class SharedSettings(TypedDict, total=False):
     target_channels: Sequence[int | str] | None
     repeats: Literal["T", "S"] | None
     patch_size: Sequence[int]
+    z_as_samples: bool
     batch_size: int | None
     sampling: Literal["random", "grid"]
     patches_per_epoch: int | None
@@ -104,7 +107,10 @@ class Settings:
         image are inputs, and their targets are frames 1, 3, 5, .... For training, validation and
         test; prediction takes every frame.
     patch_size : sequence of int
-        Size of patches, ``Y X`` or ``Z Y X``, pixels.
+        Size of patches, ``Y X`` or ``Z Y X``, pixels; ``Y X`` too where Z has length 1.
+    z_as_samples : bool
+        Take every plane of Z stacks as a sample. With a patch size of two numbers; results have the
+        axes of the images.
     batch_size : int or None
         Patches per batch; ``None`` for single patches. These are neither batched nor turned, and
         prediction then goes tile by tile.
@@ -153,9 +159,12 @@ class Settings:
     augmentation : Augmentation or bool
         Flip and turn training patches in ``YX``: true, false, or an object.
     tile_size : sequence of int, optional
-        Size of tiles, ``(Z) Y X``, pixels; ``None`` predicts whole images.
+        Size of tiles, ``(Z) Y X``, pixels; ``None`` predicts whole images. They are rounded up as
+        the network needs.
     tile_overlap : sequence of int, optional
-        Overlap of neighbouring tiles, pixels; by default half a tile, at most 48.
+        Least overlap of neighbouring tiles, pixels. By default twice what the network sees to each
+        side (its ``reach``), so that tiles give what the whole image does; at most three quarters
+        of a tile. For networks without ``reach`` half a tile, at most 48.
     batch_format : {"dict", "tuple", "tensor"}
         What modules get as a batch. ``{"image", "target", "region"}``; ``(image, target or
         region)``; or the image alone.
@@ -188,6 +197,7 @@ class Settings:
     target_channels: Sequence[int | str] | None = None
     repeats: Literal["T", "S"] | None = None
     patch_size: tuple[int, ...] = (64, 64)
+    z_as_samples: bool = False
     batch_size: int | None = 16
     sampling: Literal["random", "grid"] = "random"
     patches_per_epoch: int | None = None
@@ -220,10 +230,8 @@ class Settings:
             object.__setattr__(self, name, check_value(name, getattr(self, name)))
         self._check_together()
         self._check_split()
-        _ = (
-            self.overlap,
-            self.orientations,
-        )  # they check: overlaps fit tiles, turned patches are square
+        self._check_tiles()
+        _ = self.orientations  # it checks that turned patches are square
 
     def data(self, role: str) -> Any:
         """Return what the argument ``train_data``, ``val_data``, ... says."""
@@ -250,25 +258,14 @@ class Settings:
         """The memory for decoded blocks, bytes."""
         return self.pool_mib * 2**20
 
-    @property
-    def overlap(self) -> tuple[int, ...]:
-        """The overlap of tiles, ``(Z) Y X``, pixels; by default half a tile, but at most 48."""
-        patch, tile, overlap = self.patch_size, self.tile_size, self.tile_overlap
-        if tile is None:
-            if overlap is not None:
-                raise DataError(f"tile_overlap={overlap} goes with tile_size, which is not set.")
-            return (0,) * len(patch)
-        if len(tile) != len(patch):
-            raise DataError(f"tile_size={tile} must have as many numbers as patch_size={patch}.")
-        if overlap is None:
-            # Half of 48 on each side covers most of what a U-Net of depth 2 sees.
+    def overlap(self, reach: int | None) -> tuple[int, ...]:
+        """Return the overlap of tiles, ``(Z) Y X``, for a network that sees so far to each side."""
+        tile = self.tile_size or self.patch_size
+        if self.tile_overlap:
+            return self.tile_overlap
+        if reach is None:
             return tuple(min(48, size // 2) for size in tile)
-        if len(overlap) != len(tile) or any(o >= t for t, o in zip(tile, overlap, strict=True)):
-            raise DataError(
-                f"tile_overlap={overlap} must have as many numbers as tile_size={tile}, each "
-                "smaller."
-            )
-        return overlap
+        return tuple(min(2 * reach, size * 3 // 4) for size in tile)
 
     @property
     def method(self) -> Normalization:
@@ -284,8 +281,23 @@ class Settings:
             given = Augmentation() if given else Augmentation(flip="", quarter_turns=False)
         return given.orientations(self.patch_size)
 
+    def _check_tiles(self) -> None:
+        """Refuse sizes of tiles and overlaps that contradict each other."""
+        patch, tile, overlap = self.patch_size, self.tile_size, self.tile_overlap
+        if tile is None and overlap is not None:
+            raise DataError(f"tile_overlap={overlap} goes with tile_size, which is not set.")
+        if tile is None:
+            return
+        if len(tile) != len(patch) or len(overlap or tile) != len(tile):
+            many = f"tile_size={tile}" if len(tile) != len(patch) else f"tile_overlap={overlap}"
+            raise DataError(f"{many} must have as many numbers as patch_size={patch}.")
+        if overlap and (np.array(overlap) >= tile).any():
+            raise DataError(f"tile_overlap={overlap} must be smaller than tile_size={tile}.")
+
     def _check_together(self) -> None:
         """Refuse values that contradict each other."""
+        if self.z_as_samples and len(self.patch_size) == 3:
+            raise DataError("z_as_samples=true takes planes: give patch_size 2 numbers, not 3.")
         if self.repeats and self.has_targets:
             raise DataError(
                 f"repeats={self.repeats} makes targets of every second frame, but targets are "
@@ -307,14 +319,10 @@ class Settings:
         asked = self.hold_out is not None or self.n_folds is not None or self.fold > 0
         held_out = self.split_rule.hold_out
         wish = f"hold_out={held_out}, n_folds={self.n_folds}, fold={self.fold}"
-        if asked and self.val_data is not None:
+        if asked and (self.val_data is not None or self.n_val_patches == 0):
+            other = "n_val_patches=0 means none" if self.val_data is None else "val_data is given"
             raise DataError(
-                f"{wish} hold validation out of the training data, but val_data is given too. "
-                "Leave one of them out."
-            )
-        if asked and self.n_val_patches == 0:
-            raise DataError(
-                f"{wish} hold out validation, but n_val_patches=0 means none. Leave one of them "
+                f"{wish} hold validation out of the training data, but {other}. Leave one of them "
                 "out."
             )
         if held_out == "patches" and (self.n_folds is not None or self.fold):
@@ -323,10 +331,8 @@ class Settings:
                 "leave out n_folds and fold."
             )
         if self.n_folds is not None and self.fold >= self.n_folds:
-            raise DataError(
-                f"fold={self.fold}, but n_folds={self.n_folds}: folds are numbered from 0 to "
-                f"{self.n_folds - 1}."
-            )
+            last = self.n_folds - 1
+            raise DataError(f"fold={self.fold}, but n_folds={self.n_folds}: give 0 to {last}.")
         if held_out == "samples" and self.repeats:
             raise DataError(
                 f"hold_out=samples, but with repeats={self.repeats} samples of an image show the "

@@ -10,11 +10,12 @@ from careamics_dm.datamodule.settings import Settings
 from careamics_dm.errors import DataError
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.plane_stack import suit_patch
 from careamics_dm.sampling.image_origins import warn_of_images_without_patch
-from careamics_dm.sources.data_warnings import warn_of_gaps, warn_of_odd_frames
+from careamics_dm.sources.data_warnings import warn_of_dtypes, warn_of_gaps, warn_of_odd_frames
 from careamics_dm.sources.free_memory import available_bytes
 from careamics_dm.sources.listing import CHANNELS, COLUMNS, Listing, pair
-from careamics_dm.sources.opening import open_images
+from careamics_dm.sources.opening import check_no_image_in_both, open_images
 
 STAGE_ROLES = {
     "fit": ("train", "val"),
@@ -72,6 +73,8 @@ class SourceOpener:
         if faults:
             raise DataError("\n".join(faults))
         self._check_channels()
+        if {"train", "val"} <= self.images.keys():
+            check_no_image_in_both(self.images["train"], self.images["val"])
         return roles
 
     def expect(self, n_channels: int | None, n_target_channels: int | None) -> None:
@@ -145,7 +148,7 @@ class SourceOpener:
             )
         images, too_small = open_images(
             what,
-            self.open_source,
+            self._open_source,
             inputs,
             targets,
             masks,
@@ -167,16 +170,22 @@ class SourceOpener:
             images.pair_within(settings.repeats)
             warn_of_odd_frames(images)
         if whole:
-            self._check_tiles(what, images)
             warn_of_gaps(what, images)
         elif too_small:
             rank_zero_warn(
                 f"{what}: {len(too_small)} image(s) smaller than patch_size {settings.patch_size} "
                 f"are left out: {', '.join(too_small[:5])}{', ...' * (len(too_small) > 5)}."
             )
+        warn_of_dtypes(what, images)
         if role == "train":
             warn_of_images_without_patch(images, settings.patch_size)
         return images
+
+    def _open_source(self, source: Any, axes: str, **keys: str) -> list[ImageStack]:
+        """Open a source, its images with as many dimensions as patches have."""
+        settings, stacks = self.settings, self.open_source(source, axes, **keys)
+        n_dims = len(settings.patch_size)
+        return [suit_patch(stack, n_dims, settings.z_as_samples) for stack in stacks]
 
     def _fits_memory(self, images: ImageSet) -> bool:
         wanted = self.settings.in_memory
@@ -202,8 +211,8 @@ class SourceOpener:
         used = {key for row in listing.keys or () for key in row}
         if unknown := sorted(used - columns):
             raise DataError(
-                f"{what}: the manifest has the column(s) {', '.join(unknown)}, which mean nothing "
-                f"for this format. Columns are {', '.join([*COLUMNS, *sorted(columns)])}."
+                f"{what}: the manifest {data} has the column(s) {', '.join(unknown)}, which mean "
+                f"nothing for this format. Columns are {', '.join([*COLUMNS, *sorted(columns)])}."
             )
         return listing
 
@@ -242,16 +251,6 @@ class SourceOpener:
         if faults:
             raise DataError("\n".join(faults))
         return inputs, paired[f"{role}_target"], paired.get("train_mask")
-
-    def _check_tiles(self, what: str, images: ImageSet) -> None:
-        patch_size, tile_size = self.settings.patch_size, self.settings.tile_size
-        for stack in images.stacks:
-            n = len(stack.data_shape) - 2
-            if n != len(patch_size) or (tile_size and n != len(tile_size)):
-                raise DataError(
-                    f"{what}: {stack.source} has axes {stack.original_axes}, so patch_size "
-                    f"and tile_size need {n} numbers, but are {patch_size} and {tile_size}."
-                )
 
 
 def _without_channels(axes: str) -> str:

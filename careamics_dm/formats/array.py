@@ -11,6 +11,7 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import check_axes, unstated_axes
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.shared_memory import MappedArray
+from careamics_dm.sources.file_kind import other_kind
 from careamics_dm.sources.listing import Listing, list_files
 
 
@@ -56,8 +57,9 @@ def _map_npy(path: Path) -> MappedArray:
     """Find the array in a ``.npy`` file without reading or unpickling it."""
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: not a readable .npy file ({error}). Save it anew.") from error
+    except Exception as error:  # a damaged header raises all sorts
+        advice = other_kind(path, "array") or " Save it again."
+        raise DataError(f"{path}: not a readable .npy file.{advice}") from error
     if not isinstance(mapped, np.memmap):
         mapped.close()
         raise DataError(f"{path}: holds no single array. Save one array with numpy.save.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from multiprocessing.context import get_spawning_popen
 from typing import Any
 
@@ -14,6 +15,8 @@ from careamics_dm.images.boxes import Boxes, common
 from careamics_dm.images.image_stack import Channels, StoredArray
 from careamics_dm.images.region import read_padded
 from careamics_dm.images.shared_memory import file_of, share, shared_pixels
+
+MOST_BYTES = 2**60  # an exbibyte
 
 
 class ArrayStack:
@@ -39,6 +42,7 @@ class ArrayStack:
         self.original_axes, self.original_data_shape = axes, self.layout.shape
         self.data_shape = self.layout.data_shape  # asked for often
         self.source = source
+        self.note = ""  # for the summary: what of a file this is
         self.data_dtype = np.dtype(array.dtype)
         self.scale = scale or {}
         fits = "C" in axes and len(channel_names or ()) == self.data_shape[1]
@@ -56,6 +60,11 @@ class ArrayStack:
             )
         if 0 in self.layout.shape:
             raise DataError(f"{source}: shape {self.layout.shape} holds no pixel.")
+        if prod(self.layout.shape) * self.data_dtype.itemsize >= MOST_BYTES:
+            raise DataError(
+                f"{source}: shape {self.layout.shape} is more than any disk holds. The file is "
+                "damaged: copy or save it again."
+            )
 
     @property
     def in_memory(self) -> bool:
@@ -113,6 +122,7 @@ class ArrayStack:
             whole = np.array(whole, order="C", subok=False)
         names, axes = self.channel_names, self.original_axes
         loaded = ArrayStack(whole, axes, self.source, scale=self.scale, channel_names=names)
+        loaded.note = self.note
         if hasattr(self.array, "valid_region"):
             n, n_channels = self.data_shape[:2]
             same: dict[str, Boxes | None] = {}  # most samples and channels are alike

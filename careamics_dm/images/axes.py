@@ -14,7 +14,7 @@ exclusive.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -52,22 +52,25 @@ class Layout:
     """The axes of an array on disk, and where they go in ``S C (Z) Y X``.
 
     Letters other than ``C``, ``Z``, ``Y`` and ``X`` fold into samples: ``S`` first, then ``T``,
-    then others in alphabetical order, the last one running fastest, whatever the order on disk.
+    then others in alphabetical order, then ``Z`` with ``z_as_samples``, the last one running
+    fastest, whatever the order on disk.
     """
 
     axes: str
     shape: tuple[int, ...]
+    z_as_samples: bool = False
 
     @property
     def spatial_axes(self) -> str:
         """``"ZYX"`` with depth, ``"YX"`` without."""
-        return "ZYX" if "Z" in self.axes else "YX"
+        return "ZYX" if "Z" in self.axes and not self.z_as_samples else "YX"
 
     @property
     def sample_axes(self) -> str:
         """The axes that fold into samples, slowest first."""
         extra = sorted(set(self.axes) - set(AXES))
-        return "".join(axis for axis in ("S", "T", *extra) if axis in self.axes)
+        planes = "Z" * self.z_as_samples
+        return "".join(axis for axis in ("S", "T", *extra, *planes) if axis in self.axes)
 
     def size(self, axis: str) -> int:
         """Length of an axis in pixels, frames or channels; 1 when it is absent."""
@@ -148,16 +151,16 @@ class Layout:
         """Put a box of one sample, ``C (Z) Y X``, into disk order."""
         lengths = dict(zip("C" + self.spatial_axes, box.shape, strict=True))
         shape = tuple(lengths.get(axis, 1) for axis in self.axes)
-        return Layout(self.axes, shape).from_canonical(box[None])
+        return replace(self, shape=shape).from_canonical(box[None])
 
     def with_channels(self, n_channels: int) -> "Layout":
         """Return the layout with other channels; several in an image without ``C`` come first."""
         if "C" in self.axes:
             at = self.axes.index("C")
-            return Layout(self.axes, (*self.shape[:at], n_channels, *self.shape[at + 1 :]))
+            return replace(self, shape=(*self.shape[:at], n_channels, *self.shape[at + 1 :]))
         if n_channels == 1:
             return self
-        return Layout("C" + self.axes, (n_channels, *self.shape))
+        return replace(self, axes="C" + self.axes, shape=(n_channels, *self.shape))
 
 
 def unstated_axes(source: str, why: str, shape: Sequence[int]) -> DataError:
@@ -179,10 +182,19 @@ def contradicted_axes(source: str, axes: str, claim: str, shape: Sequence[int]) 
     )
 
 
-def same_roles(axes: str, other: str) -> bool:
-    """Whether two axes strings mean the same: ``S``, ``T`` and unknown letters are all samples."""
-    ours, theirs = (["S" if a not in "CZYX" else a for a in letters] for letters in (axes, other))
-    return ours == theirs
+def same_roles(axes: str, claim: str, shape: Sequence[int] = ()) -> bool:
+    """Whether axes mean what a file claims of an array of this shape; ``?`` claims nothing.
+
+    ``S``, ``T``, unknown letters and a ``Z`` of length 1 are all samples.
+    """
+
+    def role(axis: str, size: int) -> str:
+        return axis if axis in "CYX" or (axis == "Z" and size != 1) else "S"
+
+    columns = zip(axes, claim, shape or [0] * len(axes), strict=False)
+    return len(axes) == len(claim) and all(
+        theirs == "?" or role(ours, n) == role(theirs, n) for ours, theirs, n in columns
+    )
 
 
 def select_channels(

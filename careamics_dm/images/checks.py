@@ -3,33 +3,55 @@
 from collections.abc import Sequence
 from math import inf
 from numbers import Integral
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
+
+import numpy as np
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import AXES
 
+N = TypeVar("N")
+
+MOST = 2**31 - 1
+"""The largest whole number that a setting takes, where nothing else is said."""
+
 
 def sizes(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
     """Return 2 or 3 whole numbers of pixels."""
-    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) not in (2, 3):
-        raise DataError(f"{name}={value}: give 2 numbers (Y X) or 3 (Z Y X), in pixels.")
-    if not all(_whole(n) and n >= least for n in value):
-        raise DataError(f"{name}={tuple(value)}: give whole numbers of pixels, at least {least}.")
+    if not _listed(value) or len(value) not in (2, 3):
+        raise DataError(f"{written(name, value)}: give 2 numbers (Y X) or 3 (Z Y X), in pixels.")
+    if not all(_whole(n) and least <= n <= MOST for n in value):
+        raise DataError(
+            f"{written(name, tuple(value))}: give whole numbers of pixels, at least {least} and at "
+            f"most {MOST}."
+        )
     return tuple(map(int, value))
 
 
+def written(name: str, value: Any) -> str:
+    """Write a wrong value for a message, in one short line."""
+    text = " ".join(repr(value).split())
+    return f"{name}={text if len(text) < 80 else f'{text[:77]}...'}"
+
+
 @overload
-def number(name: str, value: Any, least: int) -> int: ...
+def number(name: str, value: Any, least: int, most: int = MOST) -> int: ...
 @overload
-def number(name: str, value: Any, least: int, *, optional: Literal[True]) -> int | None: ...
-def number(name: str, value: Any, least: int, *, optional: bool = False) -> int | None:
+def number(
+    name: str, value: Any, least: int, most: int = MOST, *, optional: Literal[True]
+) -> int | None: ...
+def number(
+    name: str, value: Any, least: int, most: int = MOST, *, optional: bool = False
+) -> int | None:
     """Return a whole number, or ``None`` where that is allowed."""
     if value is None and optional:
         return None
     if not _whole(value):
-        raise DataError(f"{name}={value!r}: give a whole number{' or null' * optional}.")
+        raise DataError(f"{written(name, value)}: give a whole number{' or null' * optional}.")
     if value < least:
         raise DataError(f"{name}={value} is too small: give at least {least}.")
+    if value > most:
+        raise DataError(f"{written(name, value)} is too large: give at most {most}.")
     return int(value)
 
 
@@ -42,7 +64,7 @@ def positive(value: Any) -> float:
     return found if 0 < found < inf else 0.0
 
 
-def key(name: str, value: str | None, otherwise: int) -> int:
+def key(name: str, value: str | None, otherwise: N) -> int | N:
     """Return the number in a field of a manifest, or ``otherwise`` where it is left out."""
     if value is None:
         return otherwise
@@ -53,27 +75,27 @@ def key(name: str, value: str | None, otherwise: int) -> int:
 
 def boolean(name: str, value: Any) -> bool:
     """Return true or false, and nothing that is merely like it."""
-    if not isinstance(value, bool):
-        raise DataError(f"{name}={value!r}: give true or false.")
-    return value
+    if not isinstance(value, bool | np.bool_):
+        raise DataError(f"{written(name, value)}: give true or false.")
+    return bool(value)
 
 
 def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
     """Return one of the choices; 1 is not true here."""
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise DataError(f"{name}={value!r}: choose among {', '.join(map(str, choices))}.")
+        raise DataError(f"{written(name, value)}: choose among {', '.join(map(str, choices))}.")
     return value
 
 
 def axes(name: str, value: Any) -> str:
     """Return an axes string, as far as it can be judged without an image."""
-    if value == "auto":
+    if isinstance(value, str) and value == "auto":
         return "auto"
     letters = value.upper() if isinstance(value, str) else ""
     if set(letters) - set(AXES) or len(set(letters)) < len(letters) or not {"Y", "X"} <= {*letters}:
         raise DataError(
-            f"{name}={value!r}: give letters of {AXES} in the order on disk, each once, Y and X "
-            "among them, or auto."
+            f"{written(name, value)}: give letters of {AXES} in the order on disk, each once, Y "
+            "and X among them, or auto."
         )
     return letters
 
@@ -82,10 +104,19 @@ def channels(name: str, value: Any) -> Sequence[int | str] | None:
     """Return a selection of channels; its members are checked with the images."""
     if value is None:
         return None
-    listed = not isinstance(value, str) and hasattr(value, "__len__")
-    if not listed or not len(value) or not all(_whole(c) or isinstance(c, str) for c in value):
-        raise DataError(f"{name}={value!r}: give a list of channel numbers or names, or null.")
+    valid = _listed(value) and len(value) > 0
+    if not valid or not all(isinstance(c, str) or (_whole(c) and c <= MOST) for c in value):
+        raise DataError(
+            f"{written(name, value)}: give a list of channel numbers or names, or null."
+        )
     return [c if isinstance(c, str) else int(c) for c in value]
+
+
+def _listed(value: Any) -> bool:
+    """Whether a value is a sequence, but no text; a set has no order."""
+    if isinstance(value, np.ndarray):
+        return bool(value.ndim == 1)
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _whole(value: Any) -> bool:

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.axes import Layout, is_run
+from careamics_dm.images.axes import is_run
 from careamics_dm.images.boxes import Boxes
 from careamics_dm.images.image_stack import Channels, ImageStack
 from careamics_dm.images.region import Region, read_samples
+from careamics_dm.images.stack_view import StackView, boxes_acquired, layout_of
 
 
-class AlternateFrames:
+class AlternateFrames(StackView):
     """Every second frame of an image along ``axis`` (``T`` or ``S``), as an `ImageStack`.
 
     ``first`` is 0 for frames 0, 2, 4, ... or 1 for 1, 3, 5, ...; of an odd number the last one is
@@ -22,7 +23,8 @@ class AlternateFrames:
     """
 
     def __init__(self, stack: ImageStack, axis: str, first: int) -> None:
-        layout = Layout(stack.original_axes, tuple(stack.original_data_shape))
+        super().__init__(stack)
+        layout = layout_of(stack)
         axes, sizes = layout.sample_axes, [layout.size(a) for a in layout.sample_axes]
         if axis not in axes or prod(sizes) != stack.data_shape[0]:
             raise DataError(
@@ -35,10 +37,7 @@ class AlternateFrames:
             raise DataError(
                 f"{stack.source}: repeats={axis}: there is a single frame along {axis}."
             )
-        self.stack, self.first = stack, first
-        self.source, self.data_dtype = stack.source, stack.data_dtype
-        self.original_axes = stack.original_axes
-        self.original_data_shape = stack.original_data_shape
+        self.first = first
         n = self._outer * (self.n_frames // 2) * self._inner
         self.data_shape = (n, *stack.data_shape[1:])
         # Frames that lie behind one another, in a block that holds several.
@@ -81,15 +80,7 @@ class AlternateFrames:
 
     def valid_region(self, sample_idx: int, channels: Channels = None) -> Boxes | None:
         """Boxes that were acquired; see `ImageStack`."""
-        ask: Any = getattr(self.stack, "valid_region", lambda *_: None)
-        found: Boxes | None = ask(self.samples(sample_idx)[0], channels)
-        return found
-
-    def __getattr__(self, name: str) -> Any:
-        """Find optional members."""
-        if name.startswith("__") or name == "stack":  # asked for before there is a stack
-            raise AttributeError(name)
-        return getattr(self.stack, name)
+        return boxes_acquired(self.stack, self.samples(sample_idx)[0], channels)
 
 
 def read_pair(

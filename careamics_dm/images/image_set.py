@@ -15,6 +15,7 @@ from careamics_dm.images.boxes import Boxes, common, n_pixels
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.frame_pairs import AlternateFrames
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.plane_stack import PlaneStack
 from careamics_dm.images.region import Kept, block_shape_of
 
 PROGRESS_AFTER = 2.0  # seconds after which work shows a progress bar
@@ -121,14 +122,14 @@ class ImageSet:
             prod(stack.data_shape) * np.dtype(stack.data_dtype).itemsize
             for stacks, _ in self.sides
             for stack in stacks
-            if isinstance(stack, ArrayStack) and not stack.in_memory
+            if isinstance(stack, ArrayStack | PlaneStack) and not getattr(stack, "in_memory", False)
         )
 
     def load(self) -> None:
         """Read all pixels into memory, in the stored dtype."""
         for stacks, _ in self.sides:
             bar = tqdm(stacks, "loading", unit="image", delay=PROGRESS_AFTER, leave=False)
-            stacks[:] = [s.load() if isinstance(s, ArrayStack) else s for s in bar]
+            stacks[:] = [s.load() if isinstance(s, ArrayStack | PlaneStack) else s for s in bar]
 
     def pair_within(self, repeats: str | None) -> None:
         """Find targets inside the images: other channels or, along ``repeats``, every second frame.
@@ -165,11 +166,17 @@ def describe(role: str, images: ImageSet) -> str:
     missing = sum(images.n_not_acquired().values())
     share = missing / sum(e.samples * prod(e.size) for e in extents)
     gaps = f", {share:.0%} not acquired" if missing else ""
+    notes = [note for stack in images.stacks if (note := getattr(stack, "note", ""))]
+    notes[5:] = [f"and {len(notes) - 5} more files of which several or not all images are read"] * (
+        len(notes) > 5
+    )
+    taken = "".join(f"\n{'':<8} {note}" for note in notes)
     extra = " with targets" * bool(images.targets) + " with masks" * bool(images.masks)
     return (
         f"{role:<8} {len(extents)} image(s) {axes}{extra}, {samples} sample(s) of {size}, "
         f"{images.n_channels} channel(s), {dtypes}, {images.n_bytes() / 2**20:.1f} MiB{gaps}, "
         f"{'in memory' if all(getattr(s, 'in_memory', False) for s in images.stacks) else how}"
+        f"{taken}"
     )
 
 

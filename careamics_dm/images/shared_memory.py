@@ -8,24 +8,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from careamics_dm.images.file_stamp import FileStamp
+
 
 class MappedArray:
     """An uncompressed array in a file, of which boxes are read through a memory map.
 
     Each read maps the file anew (about 50 µs) and copies its box, so that no descriptor stays
     open however many boxes are in use (a map holds one), and the object pickles to a few bytes.
-    ``offset`` is in bytes, ``order`` is ``"C"`` or ``"F"``.
+    ``offset`` is in bytes, ``order`` is ``"C"`` or ``"F"``. A file that is written
+    again meanwhile is an error, unless it ``may_change``.
     """
 
     def __init__(
-        self, path: Path, dtype: Any, shape: Sequence[int], offset: int = 0, order: str = "C"
+        self,
+        path: Path,
+        dtype: Any,
+        shape: Sequence[int],
+        offset: int = 0,
+        order: str = "C",
+        may_change: bool = False,
     ) -> None:
         self.path = Path(path)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.shape, self.offset, self.order = tuple(shape), offset, order
+        self._stamp = None if may_change else FileStamp.of(path)
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """Read a box of the file."""
+        if self._stamp is not None:
+            self._stamp.check()
         order: Any = self.order
         mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
         return np.array(mapped[box], subok=False)
@@ -41,7 +53,7 @@ def file_of(array: np.memmap[Any, Any]) -> MappedArray | None:
         return None
     offset = root.offset + array.ctypes.data - root.ctypes.data
     order = "C" if array.flags.c_contiguous else "F"
-    return MappedArray(root.filename, array.dtype, array.shape, offset, order)
+    return MappedArray(root.filename, array.dtype, array.shape, offset, order, may_change=True)
 
 
 _segments: list[tuple[Any, int, int]] = []

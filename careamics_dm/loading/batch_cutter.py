@@ -19,6 +19,11 @@ from careamics_dm.sampling.tiling import TileGrid
 
 Batch = dict[str, Any]
 
+
+class RawBatch(Batch):
+    """A batch as stored, which a data module has yet to normalise and augment."""
+
+
 TRIES = 100
 """Other patches to try where no patch of a batch can be used."""
 

@@ -1,22 +1,24 @@
 """Passes over a dataset: which epoch, which batch comes next, and who reads."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from careamics_dm.loading.batch_cutter import Batch
+from careamics_dm.loading.batch_cutter import Batch, RawBatch
 from careamics_dm.loading.dataset import PatchDataset
 
 
 class PatchLoader:
     """Passes over a `PatchDataset`: counts epochs, and resumes inside one.
 
-    Every pass draws the patches of the next epoch. Lightning saves `state_dict` with a
-    checkpoint and restores it, so that training goes on with the very next patch, also with another
-    number of ranks or workers or another batch size. With ``num_workers=0`` threads of this process
+    Every pass draws the patches of the next epoch, or of the one that ``epoch`` returns when it
+    begins: a trainer's, which a checkpoint restores. Lightning saves `state_dict` with a checkpoint
+    and restores it, so that training goes on with the very next patch, also with another number of
+    ranks or workers or another batch size. With ``num_workers=0`` threads of this process
     read; more make a batch together.
     """
 
@@ -26,12 +28,13 @@ class PatchLoader:
         *,
         num_workers: int = 0,
         start_method: str | None = None,
-        epoch: int = 0,
+        epoch: Callable[[], int | None] = lambda: None,
     ) -> None:
         # Neither a DataLoader nor with an attribute `dataset`: Lightning warns that the length of
         # an iterable dataset may be wrong, and asks for more workers than threads need.
         self.patches = dataset
-        self.epoch, self.batch = epoch, 0
+        self.epoch, self.batch = epoch() or 0, 0
+        self._epoch_now = epoch
         # In this epoch, batches that an earlier run drew, and patches, over all ranks.
         self._skipped, self._patch = 0, 0
         self._begun = False
@@ -42,6 +45,7 @@ class PatchLoader:
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,
             "multiprocessing_context": start_method if num_workers else None,
+            "worker_init_fn": _leave_signals_to_main if num_workers else None,
             "pin_memory": torch.cuda.is_available(),
         }
         self._loader: DataLoader[Batch] | None = None
@@ -52,8 +56,10 @@ class PatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the next epoch, or the rest of a resumed one."""
-        if self._begun:
-            self.epoch, self.batch, self._skipped, self._patch = self.epoch + 1, 0, 0, 0
+        now = self._epoch_now()
+        epoch = self.epoch + self._begun if now is None else now
+        if self._begun or epoch != self.epoch:
+            self.epoch, self.batch, self._skipped, self._patch = epoch, 0, 0, 0
         self._begun = True
         self.patches.set_epoch(self.epoch, self._patch)
         if self._loader is None:
@@ -61,13 +67,26 @@ class PatchLoader:
                 self.patches, batch_size=None, collate_fn=_as_it_is, **self._workers
             )
         parts = iter(self._loader)
-        for part in parts:
-            others = [next(parts) for _ in range(self._n_parts - 1)]
+        while (batch := self._next(parts)) is not None:
             self.batch += 1
-            yield _join([part, *others]) if others else part
+            yield RawBatch(batch)
+
+    def _next(self, parts: Iterator[Batch]) -> Batch | None:
+        """Return the next batch, or the parts that processes made of it, joined."""
+        try:
+            batch = next(parts, None)
+            others = [next(parts) for _ in range(self._n_parts - 1)] if batch is not None else []
+        except Exception:
+            # Now, as the traceback holds the iterator: collected as garbage, it would wait long.
+            self.close()
+            raise
+        return batch if batch is None or not others else _join([batch, *others])
 
     def close(self) -> None:
-        """Let worker processes and reader threads end."""
+        """Let worker processes and reader threads end, whoever still holds an iterator."""
+        iterator: Any = getattr(self._loader, "_iterator", None)
+        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
         self._loader = None
         self.patches.stop()
 
@@ -118,6 +137,13 @@ def _join(parts: list[Batch]) -> Batch:
     if "orientation" in full[0]:
         batch["orientation"] = full[0]["orientation"]
     return batch
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    """Ignore Ctrl+C and a first SIGTERM, which a whole group gets: the run still needs batches."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,16 +1,13 @@
 """What all restoration models share: network, steps, scores, prediction and optimiser."""
 
-import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from careamics_dm.evaluation.metrics import Scores
 from careamics_dm.models.batch import Batch, Criterion, Loss, compare, make_criterion, unpack
@@ -21,13 +18,11 @@ from careamics_dm.models.distributed_scores import (
     mean_over_channels,
     merged,
 )
-from careamics_dm.models.inference import mirror_up, restore, restore_in_all_orientations
+from careamics_dm.models.inference import mirror_up, restore_in_all_orientations
+from careamics_dm.models.learning_plan import LearningPlan, MakeOptimizer, MakeScheduler
 from careamics_dm.models.trainer_data import (
     build_network,
-    check_channels,
-    check_patch_size,
-    check_targets,
-    configure_scheduler,
+    check_data,
     data_of,
     in_data_units,
 )
@@ -86,6 +81,8 @@ class RestorationModule(L.LightningModule):
         Whether prediction and test average over flips and quarter turns: eight times as long.
     uncertainty : bool
         Whether prediction also returns how much these differ; needs ``test_time_augmentation``.
+    lr : float or None
+        A learning rate instead of the optimiser's own; Lightning's search for one sets it.
     """
 
     network: nn.Module
@@ -100,8 +97,8 @@ class RestorationModule(L.LightningModule):
         *,
         loss: Loss | None = None,
         size_divisor: int | None = None,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
-        scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+        optimizer: MakeOptimizer | None = None,
+        scheduler: MakeScheduler | None = None,
     ) -> None:
         super().__init__()
         if size_divisor is not None and (not isinstance(size_divisor, int) or size_divisor < 1):
@@ -117,8 +114,8 @@ class RestorationModule(L.LightningModule):
         loss = self.usual_loss if loss is None else loss
         self.criterion: Criterion | None = None if loss is None else make_criterion(loss)
         self._size_divisor = size_divisor
-        self._make_optimizer = optimizer or functools.partial(torch.optim.Adam, lr=1e-3)
-        self._make_scheduler = scheduler
+        self._plan = LearningPlan(optimizer, scheduler)
+        self.lr: float | None = None
         self.test_time_augmentation = False
         self.uncertainty = False
         self._val_scores: dict[int, Scores] = {}
@@ -130,6 +127,11 @@ class RestorationModule(L.LightningModule):
         if self._size_divisor is not None:
             return self._size_divisor
         return int(getattr(self.network, "size_divisor", 1))
+
+    @property
+    def reach(self) -> int | None:
+        """How many pixels to each side a restored pixel depends on, where the network says it."""
+        return getattr(self.network, "reach", None)
 
     @property
     def quarter_turns(self) -> bool:
@@ -146,6 +148,18 @@ class RestorationModule(L.LightningModule):
         """Scores of the input of the last test, where it has as many channels as the targets."""
         return self._test.before
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what resumes the learning rate; called by Lightning.
+
+        Also builds the network: `configure_model` comes after callbacks have copied the model.
+        """
+        data = data_of(self)
+        if self._build is not None and hasattr(type(data), "n_channels"):
+            stage: Any = self.trainer.state.fn
+            data.setup(stage.value)  # it has no channels yet
+            self.configure_model()
+        return [] if self._plan in getattr(self.trainer, "callbacks", []) else [self._plan]
+
     def configure_model(self) -> None:
         """Build the network if it had to wait for the data, and check that the data suit it.
 
@@ -153,18 +167,23 @@ class RestorationModule(L.LightningModule):
         do not suit the model.
         """
         data = data_of(self)
-        if self._build is not None and not self._is_built:
-            self.network = build_network(self._build, data, self._out_channels(data))
+        self.build(data)
         self._check_data(data)
+
+    def build(self, data: Any) -> None:
+        """Build the network for data with channels and a patch size, unless it is there."""
+        if self._build is not None and "network" not in self._modules:
+            self.network = build_network(self._build, data, self._out_channels(data))
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore ``(N, C, (Z), Y, X)`` as the network does, in normalised intensities."""
-        if not self._is_built:
+        if "network" not in self._modules:
             raise ValueError(
                 "The network is built when a trainer meets a data module, but neither was there "
                 "yet; pass a built network to use the model alone."
             )
-        restored: Tensor = self.network(x)
+        weight = next(self.network.parameters(), x)
+        restored: Tensor = self.network(x.to(weight.dtype))
         return restored
 
     def loss(self, batch: Batch) -> Tensor:
@@ -252,8 +271,7 @@ class RestorationModule(L.LightningModule):
         """
         if self.uncertainty and not self.test_time_augmentation:
             raise ValueError(
-                "uncertainty is how much flips and turns of an image differ once restored; set "
-                "test_time_augmentation=True, too."
+                "uncertainty is how restored turns differ; set test_time_augmentation=True, too."
             )
         restored, deviation = self._restore(unpack(batch)[0])
         result = self._result(batch, restored)
@@ -299,32 +317,26 @@ class RestorationModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimiser and, where there is to be one, the scheduler."""
-        optimizer = self._make_optimizer(self.parameters())
-        if self._make_scheduler is None:
-            return optimizer
-        scheduler: Any = configure_scheduler(self._make_scheduler, optimizer, self)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return self._plan.configure(self, self.lr)
 
     def _log_loss(self, name: str, loss: Tensor, count: int) -> None:
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True}
-        self.log(name, loss, sync_dist=True, batch_size=count, **options)
+        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True}
+        self.log(name, loss, sync_dist=True, batch_size=count, **how)
 
     def _restore(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Restore images of any size; with their standard deviation if over all orientations."""
-        one = functools.partial(restore, self, size_divisor=self.size_divisor)
+        # Before it is turned, so that pixels have one place on the network's grid.
+        larger, inner = mirror_up(image, self.size_divisor), [slice(n) for n in image.shape[2:]]
         if not self.test_time_augmentation:
-            return one(image), None
-        return restore_in_all_orientations(one, image, quarter_turns=self.quarter_turns)
+            return self(larger)[:, :, *inner].float(), None  # half precision would round again
+        both = restore_in_all_orientations(self, larger, quarter_turns=self.quarter_turns)
+        return both[0][:, :, *inner], both[1][:, :, *inner]
 
     def _result(self, batch: Batch, restored: Tensor) -> dict[str, Any]:
         result: dict[str, Any] = {"prediction": in_data_units(self, restored, self.restores_to)}
         if isinstance(batch, Mapping) and "region" in batch:
             result["region"] = batch["region"]
         return result
-
-    @property
-    def _is_built(self) -> bool:
-        return "network" in self._modules
 
     def _out_channels(self, data: Any) -> int | None:
         """Return the number of channels to restore, if the data module knows it."""
@@ -335,10 +347,4 @@ class RestorationModule(L.LightningModule):
         return n_target_channels
 
     def _check_data(self, data: Any) -> None:
-        stage = None if data is None else self.trainer.state.fn
-        # Images to predict have no targets whose channels could be counted.
-        out_channels = None if stage == TrainerFn.PREDICTING else self._out_channels(data)
-        check_channels(self.network, getattr(data, "n_channels", None), out_channels)
-        if stage == TrainerFn.FITTING and hasattr(data, "patch_size"):
-            check_patch_size(data.patch_size, self.size_divisor)
-        check_targets(self, self.learns_from)
+        check_data(self, data, self._out_channels(data), self.size_divisor, self.learns_from)

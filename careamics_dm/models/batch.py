@@ -6,6 +6,8 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 from torch.nn import functional as F
 
+from careamics_dm.loading.batch_cutter import RawBatch
+
 Batch: TypeAlias = Mapping[str, Any] | Sequence[Tensor] | Tensor
 """``{"image": N C (Z) Y X}`` with "target" and "region" where there are such; or a tuple; or the
 image tensor alone."""
@@ -18,6 +20,12 @@ def unpack(batch: Batch) -> tuple[Tensor, Tensor | None]:
     """Return image and target of a batch; the second of a tuple is one if it has as many axes."""
     if isinstance(batch, Tensor):
         return batch, None
+    if isinstance(batch, RawBatch):
+        raise ValueError(
+            "The batch is as stored, neither normalised nor turned: give the trainer the data "
+            "module (trainer.fit(model, datamodule=data), likewise predict and the others) and "
+            "not its loader, or call data.transform(batch) in a loop of your own."
+        )
     if isinstance(batch, Mapping):
         if "image" in batch:
             return batch["image"], batch.get("target")

@@ -1,4 +1,4 @@
-"""Restoring images of any size, in one orientation or in all."""
+"""Images of any size for a network, and restoring them in all orientations."""
 
 from collections.abc import Callable
 
@@ -8,16 +8,8 @@ from torch import Tensor
 from careamics_dm.transforms.augmentation import Augmentation, turn, turn_back
 
 
-def restore(network: Callable[[Tensor], Tensor], image: Tensor, size_divisor: int) -> Tensor:
-    """Restore images of any size as float32: mirror up to a multiple of ``size_divisor``, cut."""
-    restored = network(mirror_up(image, size_divisor))
-    # Half precision would round again whatever is computed from it.
-    inner = tuple(slice(size) for size in image.shape[2:])
-    return restored[:, :, *inner].float()
-
-
 def restore_in_all_orientations(
-    restore_one: Callable[[Tensor], Tensor], image: Tensor, *, quarter_turns: bool
+    network: Callable[[Tensor], Tensor], image: Tensor, *, quarter_turns: bool
 ) -> tuple[Tensor, Tensor]:
     """Restore images flipped and turned in YX; returns mean and standard deviation per pixel."""
     # Any square patch size gives the list; the images need not be square.
@@ -25,7 +17,7 @@ def restore_in_all_orientations(
     mean = squares = torch.zeros(())
     # Welford (Technometrics 4, 1962): stable, and never holds more than three images.
     for n, orientation in enumerate(orientations, start=1):
-        one = turn_back(restore_one(turn(image, orientation)), orientation)
+        one = turn_back(network(turn(image, orientation)).float(), orientation)
         if n == 1:
             mean, squares = one, torch.zeros_like(one)
             continue

@@ -11,8 +11,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.models.batch import Batch, unpack
 from careamics_dm.models.masking import Masking
+from careamics_dm.sampling.keyed_random import key_of
 
 _SEED = 42
+_KEY = "mask_seed"
+"""Name of the seed in a checkpoint."""
 
 
 class N2VModule(RestorationModule):
@@ -24,8 +27,9 @@ class N2VModule(RestorationModule):
     network ``UNet(..., n2v2=True)`` is N2V2 (Höck et al., 2022), ``struct_mask`` is structN2V
     (Broaddus et al., 2020).
 
-    In training, blind spots are drawn from torch's global generator of the device. In validation
-    and test they are the same in each epoch, so that losses can be compared.
+    In training, blind spots follow from torch's seed when the model is made, which checkpoints
+    carry, and from epoch, batch and rank: a resumed run draws the same. In validation and test they
+    are the same in each epoch, so that losses can be compared.
 
     ``val_loss`` shows whether training fails, but is a poor criterion for choosing weights, models
     or settings in a sweep. It compares predictions with noisy pixels: even a perfect prediction has
@@ -67,6 +71,8 @@ class N2VModule(RestorationModule):
             network, size_divisor=size_divisor, optimizer=optimizer, scheduler=scheduler
         )
         self.masking = masking or Masking()
+        self._seed = torch.initial_seed()
+        self._drawn: torch.Generator | None = None
         self._fixed: torch.Generator | None = None
 
     @property
@@ -102,10 +108,33 @@ class N2VModule(RestorationModule):
         """
         image = unpack(batch)[0]
         if self.training:
-            return self.masking(image)
+            return self.masking(image, self._drawn)
         if self._fixed is None or self._fixed.device != image.device:
             self._fixed = torch.Generator(image.device).manual_seed(_SEED)
         return self.masking(image, self._fixed)
+
+    def setup(self, stage: str) -> None:
+        """Let all processes have the same seed."""
+        super().setup(stage)
+        self._seed = self.trainer.strategy.broadcast(self._seed)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the seed of the blind spots, too; called by Lightning."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_KEY] = self._seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the seed of the blind spots, too; called by Lightning."""
+        super().on_load_checkpoint(checkpoint)
+        self._seed = int(checkpoint.get(_KEY, self._seed))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """See `RestorationModule.training_step`; blind spots follow from the place in the run."""
+        key = key_of(self._seed, self.current_epoch, batch_idx, self.global_rank)
+        self._drawn = torch.Generator(unpack(batch)[0].device).manual_seed(int(key))
+        loss = super().training_step(batch, batch_idx)
+        self._drawn = None
+        return loss
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error at the blind spots; 0 if a small batch has none.

@@ -65,6 +65,24 @@ def build_network(build: Build, data: Any, out_channels: int | None) -> nn.Modul
     return build(**accepted)
 
 
+def check_data(
+    module: Any, data: Any, out_channels: int | None, divisor: int, learns_from: str
+) -> None:
+    """Raise a ValueError where data, if there are any, do not suit a model in its stage."""
+    stage = None if data is None else module.trainer.state.fn
+    if stage is not None and (precision := module.trainer.precision) in ("16-true", "bf16-true"):
+        raise ValueError(
+            f"precision={precision} rounds images before they are normalised, and weights at every "
+            f"step. Use {precision.removesuffix('true')}mixed, which is as fast, or 32-true."
+        )
+    # Images to predict have no targets whose channels could be counted.
+    out_channels = None if stage == TrainerFn.PREDICTING else out_channels
+    check_channels(module.network, getattr(data, "n_channels", None), out_channels)
+    if stage == TrainerFn.FITTING and hasattr(data, "patch_size"):
+        check_patch_size(data.patch_size, divisor)
+    check_targets(module, learns_from)
+
+
 def check_channels(network: nn.Module, n_channels: int | None, out_channels: int | None) -> None:
     """Raise a ValueError where the channels that a network states are not those of the data."""
     takes, makes = (getattr(network, name, None) for name in ("in_channels", "out_channels"))

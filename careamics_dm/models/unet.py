@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from careamics_dm.images import checks as check
+
 _CONV: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM: dict[int, type[nn.BatchNorm2d | nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
@@ -47,6 +49,8 @@ class UNet(nn.Module):
     ----------
     size_divisor : int
         ``2**depth``: each spatial size must be a multiple of it.
+    reach : int
+        How many pixels to each side a restored pixel depends on, at most.
 
     Raises
     ------
@@ -117,6 +121,11 @@ class UNet(nn.Module):
     def size_divisor(self) -> int:
         """What each spatial size must be a multiple of: two for each halving."""
         return 1 << self.depth
+
+    @property
+    def reach(self) -> int:
+        """How many pixels to each side a restored pixel depends on, at most."""
+        return (9 * self.size_divisor - 7) if self.n2v2 else (8 * self.size_divisor - 6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore a batch.
@@ -224,8 +233,6 @@ def misfit(sizes: Sequence[int], size_divisor: int) -> str | None:
 
 
 def _check_numbers(dims: int, counts: dict[str, int]) -> None:
-    if dims not in (2, 3):
-        raise ValueError(f"dims={dims} asks for a U-Net that does not exist; use 2 or 3.")
+    check.one_of("dims", dims, (2, 3))
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name}={count!r} makes no U-Net; use a whole number of at least 1.")
+        check.number(name, count, 1, 10 if name == "depth" else 2**16)

@@ -9,16 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.axes import Layout
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.stack_view import layout_of
 
 
 class Placement:
     """Put the tiles of one image into an array with this ``layout``; count missing pixels."""
 
     def __init__(self, stack: ImageStack, n_channels: int) -> None:
-        on_disk = Layout(stack.original_axes, tuple(stack.original_data_shape))
-        self.layout = on_disk.with_channels(n_channels)
+        self.layout = layout_of(stack).with_channels(n_channels)
         samples, _, *size = self.layout.data_shape
         self.missing = samples * prod(size)
 

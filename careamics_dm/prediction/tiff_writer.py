@@ -1,6 +1,7 @@
 """Predictions as TIFF files: named after the inputs, written tile by tile as they arrive."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -8,32 +9,28 @@ from typing import Any, Literal
 
 import lightning as L
 import numpy as np
-import tifffile
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
+from careamics_dm.images import checks as check
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.prediction.stitching import Placement
+from careamics_dm.prediction.tiff_canvas import TiffCanvas
 from careamics_dm.sources.source_path import TIFF, absolute, bare, file_of
-
-DType = np.dtype[Any]
-NOT_IN_OME = (np.int64, np.uint64, np.float16)
-PER_CENTIMETER = {"nm": 1e7, "µm": 1e4, "mm": 10.0, "cm": 1.0}
-"""Units that a plain TIFF can express."""
 
 
 class TiffWriter(Callback):
     """Write predictions as TIFF files with the names, axes and shapes of the inputs.
 
-    Tiles go straight into a memory-mapped ``.part`` file, which is renamed when the last tile has
-    arrived: a file with its final name is complete. Files below a common folder keep their
-    sub-folders.
+    Tiles go straight into a memory-mapped ``.part`` file, whose disk space is reserved before the
+    first of them and which is renamed when the last has arrived: a file with its final name is
+    complete. Files below a common folder keep their sub-folders.
 
     Parameters
     ----------
     folder : path
-        Where to write; created if missing, and tested before anything is predicted.
+        Where to write, a local folder; created if missing, and tested before anything is predicted.
     dtype : {"float32", "source"}
         float32, or the input's (source), rounded and clipped.
     existing : {"error", "skip", "replace"}
@@ -45,7 +42,8 @@ class TiffWriter(Callback):
     Raises
     ------
     DataError
-        If the folder can't be written to, a result exists, or two results have the same name.
+        If the folder can't be written to or has too little space, a result exists, or two results
+        have the same name.
     """
 
     def __init__(
@@ -59,10 +57,15 @@ class TiffWriter(Callback):
         # Not a BasePredictionWriter, for which Lightning tries to infer the indices of batches and
         # warns that it cannot.
         super().__init__()
-        if dtype not in ("float32", "source"):
-            raise DataError(f"writer: dtype={dtype!r}: choose float32 or source.")
-        if existing not in ("error", "skip", "replace"):
-            raise DataError(f"writer: existing={existing!r}: choose error, skip or replace.")
+        check.one_of("writer.dtype", dtype, ("float32", "source"))
+        check.one_of("writer.existing", existing, ("error", "skip", "replace"))
+        if not isinstance(folder, str | Path):
+            raise DataError(f"{check.written('writer.folder', folder)}: give the path of a folder.")
+        if "://" in str(folder):
+            raise DataError(
+                f"writer.folder={folder} is a URL, but results are written to local folders. "
+                "Give one, and copy the results from there."
+            )
         self.folder = Path(folder).expanduser()
         self.dtype = dtype
         self.existing = existing
@@ -71,7 +74,7 @@ class TiffWriter(Callback):
         """Of the results, one per image; set by ``setup``."""
         self.wanted: set[int] = set()
         """Indices of the images to write; set by ``setup``."""
-        self._open: dict[int, _TiffCanvas] = {}
+        self._open: dict[int, TiffCanvas] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Name the results and check that they can be written; called by Lightning."""
@@ -81,7 +84,7 @@ class TiffWriter(Callback):
         if not hasattr(datamodule, "predict_stacks"):
             raise DataError("TiffWriter needs a careamics_dm DataModule in trainer.predict.")
         self.paths = output_paths(datamodule.predict_stacks, self.folder)
-        found = {i for i, path in enumerate(self.paths) if path.exists()}
+        found = _agreed({i for i, path in enumerate(self.paths) if path.exists()})
         if found and self.existing == "error":
             raise DataError(
                 f"{len(found)} result(s) exist already, the first is {self.paths[min(found)]}. "
@@ -89,6 +92,7 @@ class TiffWriter(Callback):
             )
         check_writable(self.folder)
         self.wanted = set(range(len(self.paths))) - (found if self.existing == "skip" else set())
+        self._check_space([datamodule.predict_stacks[i] for i in self.wanted - found])
         # Whichever of several writers is set up last, all of them get the images they need.
         callbacks = getattr(trainer, "callbacks", [])
         beside = [other for other in callbacks if isinstance(other, TiffWriter)]
@@ -119,12 +123,10 @@ class TiffWriter(Callback):
                 continue
             if image not in self._open:
                 stack = stacks[image]
-                dtype = np.dtype(np.float32)
-                if self.dtype == "source":
-                    dtype = np.dtype(stack.data_dtype).newbyteorder("=")
-                self._open[image] = _TiffCanvas(self.paths[image], stack, len(tile), dtype)
+                dtype = self._dtype_of(stack)
+                self._open[image] = TiffCanvas(self.paths[image], stack, len(tile), dtype)
             if self._open[image].put(tile, region):
-                self._open.pop(image).finish()
+                self._open.pop(image).finish(self.existing)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remove unfinished files; called by Lightning."""
@@ -143,105 +145,33 @@ class TiffWriter(Callback):
         """Remove unfinished files; called by Lightning."""
         self.teardown(trainer, pl_module, "predict")
 
+    def _dtype_of(self, stack: ImageStack) -> np.dtype[Any]:
+        if self.dtype == "float32":
+            return np.dtype(np.float32)
+        return np.dtype(stack.data_dtype).newbyteorder("=")
 
-class _TiffCanvas:
-    """A result that is being written: a memory-mapped ``.part`` file."""
-
-    def __init__(self, path: Path, stack: ImageStack, n_channels: int, dtype: DType) -> None:
-        self.path, self.dtype = path, dtype
-        stored = np.dtype(np.uint8) if dtype.kind == "b" else dtype  # bits cannot be mapped
-        self.part = path.with_name(path.name + ".part")
-        self.placement = Placement(stack, n_channels)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        layout = self.placement.layout
-        options = tiff_options(layout.axes, layout.shape, stored, stack, path)
-        try:
-            self.pixels = tifffile.memmap(self.part, shape=layout.shape, dtype=stored, **options)
-        except BaseException:
-            self.part.unlink(missing_ok=True)
-            raise
-
-    def put(self, tile: NDArray[Any], region: Sequence[int]) -> bool:
-        """Put a tile; return whether the image is complete."""
-        self.placement.put(self.pixels, to_dtype(tile, self.dtype), region)
-        return self.placement.complete
-
-    def finish(self) -> None:
-        """Give the file its final name."""
-        self.pixels.flush()
-        del self.pixels
-        self.part.replace(self.path)
-
-    def discard(self) -> None:
-        """Remove the unfinished file."""
-        del self.pixels
-        self.part.unlink(missing_ok=True)
-
-
-def to_dtype(pixels: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Convert a prediction; to integers by rounding and clipping, to bool by a threshold of 0.5."""
-    if dtype.kind == "b":
-        over: NDArray[Any] = pixels >= 0.5
-        return over
-    if dtype.kind in "iu":
-        if np.isnan(pixels).any():
+    def _check_space(self, stacks: Sequence[ImageStack]) -> None:
+        """Refuse to begin where the results, of at least one channel, surely do not fit."""
+        sizes = [Placement(stack, 1).layout.shape for stack in stacks]
+        needed = sum(
+            prod(size) * self._dtype_of(stack).itemsize
+            for size, stack in zip(sizes, stacks, strict=True)
+        )
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
             raise DataError(
-                f"writer: the prediction contains NaN, which {dtype} cannot store. Check the "
-                "model, or set writer.dtype to float32."
+                f"writer: the results take {needed / 2**20:.0f} MiB or more, but in {self.folder} "
+                f"{free / 2**20:.0f} MiB are free. Free space, write to another folder, or predict "
+                "fewer images."
             )
-        limits = np.iinfo(dtype)
-        # float64, because float32 lacks the largest 32-bit integers. It lacks the largest 64-bit
-        # integer, too, and what rounds up to it would overflow.
-        high = float(limits.max)
-        high = np.nextafter(high, 0) if int(high) > limits.max else high
-        whole = np.rint(pixels, dtype=np.float64)
-        return np.asarray(np.clip(whole, limits.min, high).astype(dtype))
-    converted: NDArray[Any] = pixels.astype(dtype)
-    return converted
 
 
-def tiff_options(
-    axes: str, shape: Sequence[int], dtype: DType, stack: ImageStack, path: Path
-) -> dict[str, Any]:
-    """Return how ``tifffile.imwrite`` describes axes and pixel size; read with ``axes: auto``.
-
-    OME-TIFF where the name says so; ImageJ (which Fiji opens as a hyperstack) where that can store
-    the data; OME-TIFF for a pixel size in Z; and otherwise tifffile's own description.
-    """
-    scale = getattr(stack, "scale", None) or {}
-    names = getattr(stack, "channel_names", None)
-    metadata: dict[str, Any] = {"axes": axes}
-    options: dict[str, Any] = {"metadata": metadata, "photometric": "minisblack"}
-    n_bytes = prod(shape) * dtype.itemsize
-    imagej = (
-        dtype in (np.uint8, np.uint16, np.float32)
-        and axes == "".join(axis for axis in "TZCYX" if axis in axes)
-        and min(shape) > 1  # ImageJ would drop axes of size 1
-        and n_bytes < 2**32 - 2**20
-    )
-    named = path.name.lower().endswith((".ome.tif", ".ome.tiff", ".ome.btf"))
-    possible = axes.endswith("YX") and set(axes) <= set("TZCYX") and dtype not in NOT_IN_OME
-    if possible and (named or ("Z" in scale and not imagej)):
-        for axis, (size, unit) in scale.items():
-            metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
-        if names and "C" in axes and len(names) == shape[axes.index("C")]:
-            metadata["Channel"] = {"Name": list(names)}
-        return options | {"ome": True, "imagej": False}
-    options |= {"ome": False, "imagej": imagej}
-    units = {unit for axis, (_, unit) in scale.items() if axis in "YX"}
-    if not ({"Y", "X"} <= scale.keys() and len(units) == 1):
-        return options | {"bigtiff": n_bytes > 2**32 - 2**25}
-    unit = units.pop()
-    if not imagej and unit in PER_CENTIMETER:
-        factor = PER_CENTIMETER[unit]
-        options["resolution"] = (factor / scale["X"][0], factor / scale["Y"][0])
-        options["resolutionunit"] = "CENTIMETER"
-    elif imagej:
-        options["resolution"] = (1 / scale["X"][0], 1 / scale["Y"][0])
-        metadata["unit"] = "um" if unit == "µm" else unit
-        if "Z" in scale:
-            metadata["spacing"] = scale["Z"][0]
-    return options | {"bigtiff": n_bytes > 2**32 - 2**25}
+def _agreed(found: set[int]) -> set[int]:
+    """Return what the first of the processes that predict together has found."""
+    agreed = [found]
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast_object_list(agreed)
+    return agreed[0]
 
 
 def output_paths(stacks: Sequence[ImageStack], folder: Path) -> list[Path]:

@@ -184,7 +184,7 @@ def _block_of(unit: int, growth: int | None) -> int:
 
 
 def _end(block: int, growth: int | None) -> int:
-    """Unit after the last of a block."""
+    """Return the unit after the last of a block."""
     if growth is None or block < growth.bit_length():
         return 1 << block
     return growth * (block - growth.bit_length() + 2)

@@ -34,8 +34,10 @@ PORTION = 2**16
 class TileGrid:
     """Tiles that overlap, whose kept parts cover every pixel exactly once; or patches side by side.
 
-    The last tile of an axis is moved inside the image; a tile larger than the image reaches outside
-    it at the far side. Neighbours share ``overlap`` pixels and keep half of them each.
+    Tiles begin at multiples of ``divisor``, and the last of an axis ends at the first one that
+    covers the image, as a whole image does that is extended for the network. A tile larger than the
+    image reaches outside it at the far side, too. Neighbours share ``overlap`` pixels or a few more
+    (fewer only where no multiple is left to begin at), and keep half of them each.
 
     Parameters
     ----------
@@ -45,6 +47,8 @@ class TileGrid:
         ``(Z) Y X``, pixels; ``None``: images are tiles.
     overlap : sequence of int, optional
         Pixels along each axis; none by default.
+    divisor : int
+        What each size of a network's input must be a multiple of; tile sizes are rounded up to one.
     window_bytes : int or None
         Decoded bytes to read in one go; ``None``: whole samples.
     chosen : ndarray of bool, optional
@@ -68,6 +72,7 @@ class TileGrid:
         tile_size: Sequence[int] | None,
         overlap: Sequence[int] | None = None,
         *,
+        divisor: int = 1,
         window_bytes: int | None = None,
         chosen: NDArray[np.bool_] | None = None,
         allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
@@ -84,11 +89,12 @@ class TileGrid:
             ],
             np.int64,
         )
+        shared = tuple(overlap or [0] * 3)
+        self.tile_size = tuple(ceil(t / divisor) * divisor for t in tile_size or ())
         self._layouts = [
-            _Layout(extent, n, tile_size or extent.size, overlap or [0] * 3, window_bytes)
+            _Layout(extent, n, self.tile_size or extent.size, shared, divisor, window_bytes)
             for extent, n in kinds
         ]
-        self.tile_size = tuple(tile_size or ())
         self._order(runs, self._kind)
         if allowed:
             self._exclude(allowed)
@@ -145,13 +151,6 @@ class TileGrid:
     def region(self, window: int, *, whole: bool = False) -> Region:
         """Return what to read of a window: as far as its tiles reach."""
         del whole
-        run = int(self.table.run_of(np.array([window]))[0])
-        layout, (image, first, n) = (
-            self._layouts[self._kind[run]],
-            (int(c[run]) for c in self._runs),
-        )
-        if layout.is_in_memory:
-            return Region(image, first, (0,) * len(layout.reach), layout.reach, n)
         return reach(self.places(np.arange(self.first(window), self.first(window + 1))))
 
     def _order(self, runs: Runs, kind: Numbers) -> None:
@@ -213,12 +212,14 @@ class _Layout:
         n_samples: int,
         tile: Sequence[int],
         overlap: Sequence[int],
+        divisor: int,
         window_bytes: int | None,
     ) -> None:
         self.tile, self.n_samples = tuple(tile), n_samples
         read = window_shape(extent, tile, window_bytes)
         self._columns = [
-            _tile_axis(n, t, o) for n, t, o in zip(extent.size, tile, overlap, strict=False)
+            _tile_axis(n, t, o, divisor)
+            for n, t, o in zip(extent.size, tile, overlap, strict=False)
         ]
         windows = [starts // r for (starts, _, _), r in zip(self._columns, read, strict=True)]
         self._first = [np.flatnonzero(np.diff(of, prepend=-1)) for of in windows]
@@ -228,8 +229,6 @@ class _Layout:
         self._order = SeparableOrder(counts)
         self.n_tiles = int(self._order.total) * n_samples
         self.n_windows = prod(self._order.shape)
-        self.is_in_memory = extent.in_memory
-        self.reach = tuple(max(n, t) for n, t in zip(extent.size, tile, strict=True))
         box = [min(r + t, n) for r, t, n in zip(read, tile, extent.size, strict=True)]
         self.window_bytes = prod(box) * extent.pixel_bytes * n_samples * (not extent.in_memory)
 
@@ -253,12 +252,15 @@ class _Layout:
         return corners, sample, np.ravel_multi_index(index, self._order.shape)
 
 
-def _tile_axis(size: int, tile: int, overlap: int) -> tuple[Numbers, Numbers, Numbers]:
+def _tile_axis(
+    size: int, tile: int, overlap: int, divisor: int
+) -> tuple[Numbers, Numbers, Numbers]:
     """Place tiles along an axis: their starts, and start and stop of what each keeps."""
     if size <= tile:
         return np.array([0]), np.array([0]), np.array([size])
-    n = ceil((size - overlap) / (tile - overlap))
-    start = np.minimum(np.arange(n) * (tile - overlap), size - tile)
+    last, step = ceil(size / divisor) * divisor - tile, tile - overlap
+    step = max(step // divisor, 1) * divisor
+    start = np.minimum(np.arange(ceil(last / step) + 1) * step, last)
     border = (start[1:] + start[:-1] + tile) // 2
     return start, np.concatenate([[0], border]), np.concatenate([border, [size]])
 

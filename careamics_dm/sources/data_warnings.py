@@ -2,6 +2,7 @@
 
 from math import prod
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from careamics_dm.images.frame_pairs import AlternateFrames
@@ -24,6 +25,19 @@ def warn_of_gaps(what: str, images: ImageSet) -> None:
         "ignore what is predicted there"
         f"{', although scores include it' * (what == 'test_data')}."
     )
+
+
+def warn_of_dtypes(what: str, images: ImageSet) -> None:
+    """Warn of images of several dtypes, as some of them may be masks."""
+    of_dtype: dict[str, list[str]] = {}
+    for stack in images.stacks:
+        of_dtype.setdefault(str(np.dtype(stack.data_dtype)), []).append(stack.source)
+    if len(of_dtype) > 1:
+        found = (f"{len(names)} {dtype} ({names[0]})" for dtype, names in of_dtype.items())
+        rank_zero_warn(
+            f"{what}: its images have several dtypes: {', '.join(found)}. Are there masks or "
+            "labels among them? Name the images alone if so."
+        )
 
 
 def warn_of_odd_frames(images: ImageSet) -> None:

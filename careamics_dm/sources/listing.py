@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from careamics_dm.errors import DataError
+from careamics_dm.sources.file_kind import other_kind
 
 MANIFESTS = (".csv", ".yaml", ".yml", ".txt")
 COLUMNS = ("input", "target", "mask", "split")
@@ -73,6 +76,7 @@ def list_files(data: Data, extensions: Sequence[str], what: str) -> Listing:
     if path.is_dir():
         return Listing(_search(path, extensions, what), root=path)
     if path.exists():
+        _check_kind(path, what)
         if path.suffix.lower() in MANIFESTS and path.suffix.lower() not in extensions:
             return read_manifest(path, what, extensions)
         return Listing([path])
@@ -80,6 +84,7 @@ def list_files(data: Data, extensions: Sequence[str], what: str) -> Listing:
         # Path.glob would take hidden files too.
         found = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
         files = [name for name in found if name.is_file() or _is_store(name, extensions)]
+        files = _each_once(files, what)
         if not files:
             raise DataError(f"{what}: no file matches the pattern {path}. Check the pattern.")
         return Listing([*files])
@@ -167,6 +172,11 @@ def _as_path(item: Any, what: str) -> Path:
         raise DataError(f"{what}: {type(item).__name__} is not a path. Give a path or a list.")
     if not str(item):
         raise DataError(f"{what}: the path is empty. Name a file or a folder.")
+    if "://" in str(item):
+        raise DataError(
+            f"{what}: {item} is a URL, and only data=zarr reads from URLs. Copy the files to a "
+            "disk of this machine, or mount their storage, and give that path."
+        )
     return at_home(Path(item))
 
 
@@ -181,10 +191,19 @@ def _check_files(paths: list[Path], extensions: Sequence[str], what: str) -> Non
             f"{what}: {len(faults)} file(s) do not exist: {_some(faults, 20)} (seen from "
             f"{Path.cwd()}). Check the paths."
         )
+    for path in paths:
+        _check_kind(path, what)
     if folders := [str(p) for p in paths if p.is_dir() and not _is_store(p, extensions)]:
         raise DataError(
             f"{what}: {_some(folders)} is a folder in a list. Name its files, or the folder alone."
+            f"{other_kind(folders[0], '')}"
         )
+
+
+def _check_kind(path: Path, what: str) -> None:
+    """Refuse what would keep its reader waiting for ever."""
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"{what}: {path} is a pipe or a device. Name a file or a folder.")
 
 
 def _is_store(path: Path, extensions: Sequence[str]) -> bool:
@@ -193,21 +212,50 @@ def _is_store(path: Path, extensions: Sequence[str]) -> bool:
 
 
 def _search(folder: Path, extensions: Sequence[str], what: str) -> list[Any]:
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.name.lower().endswith(tuple(extensions))
-        and path.is_file()
+    unreadable: list[OSError] = []
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
         # Hidden: macOS leaves a "._name.tif" beside every file on a foreign disk.
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent) / name for name in names if not name.startswith(".")]
+    found = sorted(path for path in found if path.name.lower().endswith(tuple(extensions)))
+    faults = [f"{path} is a link to what is not there" for path in found if not path.exists()]
+    faults += [f"{error.filename} cannot be read ({error.strerror})" for error in unreadable]
+    if faults:
+        raise DataError(
+            f"{what}: folder {folder}: {'; '.join(faults[:5])}{'; ...' * (len(faults) > 5)}. "
+            "Repair or remove them, or list the files."
+        )
+    files = _each_once([path for path in found if path.is_file()], what)
     if not files:
         others = sorted({p.suffix or p.name for p in folder.rglob("*") if p.is_file()})
         raise DataError(
             f"{what}: folder {folder} has no file ending in {', '.join(extensions)} "
             f"(found: {_some(others) if others else 'nothing'}). Check the folder and the format."
+            f"{other_kind(folder, '')}"
         )
     return list(files)
+
+
+def _each_once(files: list[Path], what: str) -> list[Path]:
+    """Leave out links to files that are there themselves, with a warning."""
+    if not any(path.is_symlink() for path in files):
+        return files
+    real = {path.resolve() for path in files if not path.is_symlink()}
+    chosen, links = [], []
+    for path in files:
+        target = path.resolve()
+        if path.is_symlink() and target in real:
+            links.append(str(path))
+        else:
+            chosen.append(path)
+            real.add(target)
+    if links:
+        rank_zero_warn(
+            f"{what}: {len(links)} link(s) to files that are taken already are left out: "
+            f"{_some(links)}."
+        )
+    return chosen
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -215,7 +263,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
     # utf-8-sig: spreadsheets put a byte order mark in front.
     if path.suffix.lower() == ".csv":
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return [_csv_row(n, row) for n, row in enumerate(csv.DictReader(file), start=1)]
+            table = csv.DictReader(file)
+            names = table.fieldnames or ()
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"it has several columns {', '.join(twice)}")
+            return [_csv_row(n, row) for n, row in enumerate(table, start=1)]
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".txt":
         return [{"input": line} for line in text.split("\n") if line.strip()]

@@ -193,19 +193,15 @@ def _check_partner(stack: ImageStack, other: ImageStack | None, name: str) -> No
 
 
 def _fits(stack: ImageStack, patch_size: Sequence[int], small_images: str) -> bool:
-    """Whether to use an image; an error where the patch does not suit it."""
+    """Whether to use an image; an error where it is smaller than the patch."""
     size = tuple(stack.data_shape[2:])
-    if len(size) != len(patch_size):
-        depth = "with" if len(size) == 3 else "without"
-        raise DataError(
-            f"{stack.source}: axes {stack.original_axes} are {depth} Z, so patch_size needs "
-            f"{len(size)} numbers, but is {tuple(patch_size)}."
-        )
     if all(n >= p for n, p in zip(size, patch_size, strict=True)):
         return True
     if small_images == "error":
+        no_depth = "A Z of length 1 is no depth: give patch_size 2 numbers (Y X). "
         raise DataError(
-            f"{stack.source}: size {size} is smaller than patch_size {tuple(patch_size)}. Use "
+            f"{stack.source}: size {size} is smaller than patch_size {tuple(patch_size)}. "
+            f"{no_depth * (len(size) == 3 and size[0] == 1)}Use "
             "smaller patches, or set small_images to pad (by reflection) or skip."
         )
     return small_images == "pad"
@@ -238,12 +234,31 @@ def _select(stack: ImageStack, channels: Channels) -> list[int] | None:
     return select_channels(channels, stack.data_shape[1], names, stack.source)
 
 
-def _twice(images: ImageSet) -> list[str]:
-    """Images that are listed again: validation patches of one would be trained on in the other."""
-    found: dict[Any, list[str]] = {}
+def check_no_image_in_both(train: ImageSet, val: ImageSet) -> None:
+    """Refuse images that train and validate: validation would see what is trained on."""
+    ours, theirs = _by_place(train), _by_place(val)
+    if both := [theirs[place][0] for place in theirs if place in ours and place[0].exists()]:
+        raise DataError(
+            f"val_data: {len(both)} image(s) are in train_data too, {', '.join(both[:5])}"
+            f"{', ...' * (len(both) > 5)}. Name each in one of them, or leave out val_data to hold "
+            "patches out of the training data."
+        )
+
+
+def _by_place(images: ImageSet) -> dict[tuple[Path, Path, tuple[int, ...]], list[str]]:
+    """Group the names of images by their file, links resolved, place in it, and channels."""
+    found: dict[tuple[Path, Path, tuple[int, ...]], list[str]] = {}
     for stack, chosen in zip(images.stacks, images.channels, strict=True):
         channels = range(stack.data_shape[1]) if chosen is None else chosen
-        found.setdefault((absolute(stack.source), tuple(channels)), []).append(stack.source)
+        file = file_of(stack.source)
+        key = file.resolve(), absolute(stack.source).relative_to(file), tuple(channels)
+        found.setdefault(key, []).append(stack.source)
+    return found
+
+
+def _twice(images: ImageSet) -> list[str]:
+    """Images that are listed again: validation patches of one would be trained on in the other."""
+    found = _by_place(images)
     return [
         f"{sources[0]} is listed {len(sources)} times. Name it once."
         for sources in found.values()

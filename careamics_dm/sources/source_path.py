@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
-CONTAINERS = (".czi", ".zarr", ".zip", ".ozx", *TIFF)
+TIFF_OF_MICROSCOPES = (".lsm", ".stk")
+CONTAINERS = (".czi", ".zarr", ".zip", ".ozx", *TIFF, *TIFF_OF_MICROSCOPES)
 """Suffixes of files and folders that hold several images."""
 
 

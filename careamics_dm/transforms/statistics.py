@@ -1,8 +1,7 @@
 """Statistics of the training data, from a bounded random part of it or from everything."""
 
 from collections.abc import Iterator
-from itertools import product
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,8 @@ SMALL = 2**16
 """Bytes of small samples in memory that are read together."""
 BLOCK = 2**24
 """Bytes read at once: small compared with the data, large compared with the cost of a read."""
+LISTED = 2**20
+"""Blocks up to which they are put into an order one by one."""
 EXACT = 2**24
 """The largest integer up to which float32 represents all of them."""
 
@@ -83,28 +84,25 @@ def pixel_blocks(
     Of images (side 0) or targets (1); None for ``n_bytes`` reads everything. NaN and infinity are
     left out where ``allow_nan``. ``trained`` says which samples, image by image, to use.
     """
-    blocks = _blocks(images, trained)
-    blocks = [blocks[i] for i in np.random.default_rng([seed, 2]).permutation(len(blocks))]
+    blocks = _Blocks(images, trained)
     dtypes = [np.dtype(stack.data_dtype) for stack in images.sides[side][0]]
-    sizes = [
-        block.n_samples * prod(np.subtract(block.stop, block.start)) * dtypes[block.image].itemsize
-        for block in blocks
-    ]
-    wanted = sum(sizes) if n_bytes is None else n_bytes
-    n, done, is_empty = int(np.searchsorted(np.cumsum(sizes), wanted)) + 1, 0, True
-    bar = tqdm(total=n, desc="statistics", unit="block", delay=PROGRESS_AFTER, leave=False)
-    for block, size in zip(blocks, sizes, strict=True):
-        if done >= wanted:
+    done, is_empty = 0, True
+    bar = tqdm(desc="statistics", unit="block", delay=PROGRESS_AFTER, leave=False)
+    for number in _in_random_order(len(blocks), np.random.default_rng([seed, 2])):
+        if n_bytes is not None and done >= n_bytes:
             break
+        block = blocks[number]
         acquired = _acquired(images, block)
         if acquired is not None and not acquired.any():
             continue  # does not count: else a sparse mosaic would yield nothing but gaps
-        done += size
+        n_pixels = block.n_samples * prod(np.subtract(block.stop, block.start))
+        done += n_pixels * dtypes[block.image].itemsize
         bar.update()
         pixels = _finite_pixels(images, side, block, acquired, allow_nan=allow_nan)
-        if pixels.size:
-            is_empty = False
-            yield pixels
+        is_empty &= not pixels.size
+        # What is stored as a unit, and so read at once, may be large.
+        step = max(BLOCK // (pixels.itemsize * len(pixels)), 1)
+        yield from (pixels[:, i : i + step] for i in range(0, pixels.shape[1], step))
     bar.close()
     if is_empty:
         name = ("images", "targets")[side]
@@ -114,32 +112,55 @@ def pixel_blocks(
         )
 
 
-def _blocks(images: ImageSet, trained: NDArray[np.bool_] | None) -> list[Region]:
-    """Divide the samples to use into blocks that are read at once."""
-    extents = images.extents()
-    boxes: dict[Extent, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
-    # One by one, small samples in memory would take far longer than their pixels.
-    together = [
-        max(SMALL // (prod(e.size) * e.pixel_bytes), 1) if e.in_memory else e.together
-        for e in extents
-    ]
-    blocks: list[Region] = []
-    for image, sample, n in zip(*sample_runs(extents, trained, together), strict=True):
-        key = extents[image]._replace(in_memory=False)
-        if key not in boxes:
-            boxes[key] = _boxes(key)
-        blocks += [Region(int(image), int(sample), *box, int(n)) for box in boxes[key]]
-    return blocks
+class _Blocks:
+    """The samples to use in blocks that are read at once: numbered, as they may be very many."""
+
+    def __init__(self, images: ImageSet, trained: NDArray[np.bool_] | None) -> None:
+        self._extents = images.extents()
+        # One by one, small samples in memory would take far longer than their pixels.
+        together = [
+            max(SMALL // (prod(e.size) * e.pixel_bytes), 1) if e.in_memory else e.together
+            for e in self._extents
+        ]
+        self._runs = sample_runs(self._extents, trained, together)
+        self._shape = {extent: _block_shape(extent) for extent in set(self._extents)}
+        n = [prod(self._grid(extent)) for extent in self._extents]
+        self._until = np.concatenate([[0], np.cumsum(np.array(n)[self._runs.image])])
+
+    def __len__(self) -> int:
+        return int(self._until[-1])
+
+    def __getitem__(self, number: int) -> Region:
+        run = int(np.searchsorted(self._until, number, side="right")) - 1
+        image, sample, n = (int(column[run]) for column in self._runs)
+        extent = self._extents[image]
+        place = np.unravel_index(number - int(self._until[run]), self._grid(extent))
+        corners = zip(place, self._shape[extent], extent.size, strict=True)
+        box = [(int(i) * step, min((int(i) + 1) * step, size)) for i, step, size in corners]
+        start, stop = zip(*box, strict=True)
+        return Region(image, sample, start, stop, n)
+
+    def _grid(self, extent: Extent) -> list[int]:
+        """Blocks along each axis of a sample."""
+        return [-(-n // b) for n, b in zip(extent.size, self._shape[extent], strict=True)]
 
 
-def _boxes(extent: Extent) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Divide a sample into boxes, start and stop of each, that are read at once."""
-    shape = window_shape(extent, [min(64, size) for size in extent.size], BLOCK)
-    starts = product(*(range(0, n, step) for n, step in zip(extent.size, shape, strict=True)))
-    return [
-        (start, tuple(min(a + b, n) for a, b, n in zip(start, shape, extent.size, strict=True)))
-        for start in starts
-    ]
+def _block_shape(extent: Extent) -> tuple[int, ...]:
+    """Return the size of blocks; of what is in memory, any box can be read alone."""
+    if extent.in_memory:
+        extent = extent._replace(in_memory=False, block=(1,) * len(extent.size))
+    return window_shape(extent, [min(64, size) for size in extent.size], BLOCK)
+
+
+def _in_random_order(n: int, rng: np.random.Generator) -> Iterator[int]:
+    """Yield the numbers below ``n``, each once, without a list of them where they are many."""
+    if n <= LISTED:
+        yield from rng.permutation(n).tolist()
+        return
+    # A walk in steps that have no divisor in common with n meets every number.
+    step = next(s for s in iter(lambda: int(rng.integers(n // 3, n)), 0) if gcd(s, n) == 1)
+    first = int(rng.integers(n))
+    yield from ((first + i * step) % n for i in range(n))
 
 
 def _finite_pixels(

@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import tifffile
+import torch
 from apps import SMALL, noise, refuse, run, succeed, write_tiffs
 
 SCRIPTS = Path(sys.executable).parent
@@ -58,6 +61,13 @@ BAD = {
     ("data.index=true",): "leave it out: files are opened quickly",
     # Values
     ("data.batch_size=0",): "batch_size=0 is too small",
+    ("data.batch_size=1e20",): "data.batch_size=1e+20: give a whole number",
+    ("data.pool_mib=99999999999999999999",): "data.pool_mib=99999999999999999999 is too large",
+    ("model.network.depth=1.5",): "depth=1.5: give a whole number",
+    ("trainer.max_epochs=1.5",): "trainer.max_epochs=1.5: give a whole number",
+    ("writer.folder=s3://bucket/out",): "writer.folder=s3://bucket/out is a URL",
+    ("data=tiff", "data.train_data=s3://b/a.tif"): "train_data: s3://b/a.tif is a URL",
+    ("checkpoint=s3://bucket/model.ckpt",): "checkpoint: s3://bucket/model.ckpt is a URL",
     ("data.batch_size=abc",): "batch_size='abc': give a whole number",
     ("data.patch_size=64",): "patch_size=64: give 2 numbers",
     ("data.sampling=sorted",): "sampling='sorted': choose among random, grid",
@@ -68,11 +78,13 @@ BAD = {
         "model.network.batch_norm=maybe",
         "model.optimizer.lr=x",
     ): "batch_norm=maybe, model.opt",
-    ("trainer.max_epochs=many",): "trainer.max_epochs=many: is a number",
+    ("trainer.max_epochs=many",): "trainer.max_epochs='many': give a whole number",
     ("trainer.precision=foo",): "trainer: Precision 'foo' is invalid",
     ("seed=abc",): "seed=abc: is a number",
     ("model.network._target_=nothing.Net",): "model.network: ",
     # Grammar
+    ("data.patch_size=[16,", "16]"): "write quotes: 'data.patch_size=[16, 16]'.",
+    ("--data=tiff",): "there is no option --data: write data=tiff.",
     ("data.patch_size=[32,32",): "can't read the argument 'data.patch_size=[32,32'",
     ("data.train_data=a=b(c",): "can't read the argument 'data.train_data=a=b(c'",
     ("images",): "can't read the argument 'images'",
@@ -151,6 +163,7 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -172,14 +185,14 @@ def started(app, folder, *arguments):
             process.wait()
 
 
-def stop_when(process, sign):
+def stop_when(process, sign, number=signal.SIGINT):
     """Press Ctrl+C as soon as there is a sign; return how many seconds the end took."""
     for _ in range(1200):
         if sign():
             break
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     began = time.monotonic()
     process.wait(timeout=60)
     return time.monotonic() - began
@@ -189,22 +202,24 @@ def test_training_and_prediction_stop_when_asked_and_can_go_on(tmp_path, ctrl_c)
     write_tiffs(tmp_path / "images", "YX", [(120, 120)] * 6)
     streamed = ("data.in_memory=false", "data.pool_mib=1", "data.patches_per_epoch=64")
     data = (*SMALL, "data=tiff", "data.train_data=images", *streamed)
-    model, results = tmp_path / "run/model.ckpt", tmp_path / "run/denoised"
+    model, results = tmp_path / "run/last.ckpt", tmp_path / "run/denoised"
+    begun = tmp_path / "run/model.ckpt"
     with started("train", tmp_path, *data, "trainer.max_epochs=100000") as training:
-        assert stop_when(training, model.exists) < 15
+        assert stop_when(training, begun.exists) < 15
     said = (tmp_path / "train.txt").read_text()
     assert training.returncode == 130
     assert "Traceback" not in said
-    assert f"careamics-train: stopped from the keyboard. Continue with checkpoint={model}" in said
+    assert f"careamics-train: stopped from the keyboard. {GO_ON}{model}" in said
 
     place = (f"checkpoint={model}", "data.predict_data=images")
     tiles = ("data.tile_size=[16,16]", "data.batch_size=1")
     with started("predict", tmp_path, *place, *tiles) as prediction:
-        assert stop_when(prediction, lambda: any(results.glob("*.tif"))) < 15
+        sign = lambda: any(results.glob("*.tif"))  # noqa: E731
+        assert stop_when(prediction, sign, signal.SIGTERM) < 15
     said = (tmp_path / "predict.txt").read_text()
-    assert prediction.returncode == 130
+    assert prediction.returncode == 143
     assert "Traceback" not in said
-    assert "careamics-predict: stopped from the keyboard" in said
+    assert "careamics-predict: ended by SIGTERM" in said
     assert f"Continue with hydra.run.dir={tmp_path / 'run'} writer.existing=skip" in said
     # A file with its final name is complete, and there are no others.
     found = sorted(path.name for path in results.iterdir())
@@ -215,32 +230,79 @@ def test_training_and_prediction_stop_when_asked_and_can_go_on(tmp_path, ctrl_c)
     assert len([name for name in done.files if name.startswith("denoised/")]) == 6
 
 
-def test_after_ctrl_c_training_goes_on_from_the_last_epoch_not_the_best(tmp_path, ctrl_c):
-    write_tiffs(tmp_path / "images", "YX", [(60, 60)])
-    data = (*SMALL, "data=tiff", "data.train_data=images", "data.train_target=images")
-    last = tmp_path / "run/last.ckpt"
-    with started("train", tmp_path, *data, "model=care", "trainer.max_epochs=100000") as training:
-        stop_when(training, last.exists)
-    said = (tmp_path / "train.txt").read_text()
-    assert f"careamics-train: stopped from the keyboard. Continue with checkpoint={last}" in said
+GO_ON = "Continue with careamics-train checkpoint="
 
 
-class PressTwice(L.Callback):
-    """Presses Ctrl+C twice in the middle of a batch."""
+class Send(L.Callback):
+    """Sends signals to this process in the middle of a batch: of training, or of validation."""
 
-    went_on = False
+    def __init__(self, numbers, batch=0, validation=False):
+        self.numbers, self.batch, self.validation = numbers, batch, validation
+        self.seen = 0
 
-    def on_train_batch_end(self, *args):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        PressTwice.went_on = True
+    def _send(self, training):
+        if training != self.validation:
+            self.seen += 1
+            for number in self.numbers if self.seen == self.batch + 1 else ():
+                signal.raise_signal(number)
+
+    def on_train_batch_start(self, *args):
+        self._send(True)
+
+    def on_validation_batch_start(self, trainer, *args):
+        if not trainer.sanity_checking:
+            self._send(False)
 
 
-def test_a_second_ctrl_c_stops_in_the_middle_of_a_batch(tmp_path, images, ctrl_c):
-    twice = "+callbacks.twice={_target_: test_application.PressTwice}"
-    done = run("train", tmp_path, *SMALL, *images, twice)
-    assert done.code == 130 and not PressTwice.went_on
-    assert "careamics-train: stopped from the keyboard." in done.err
+@pytest.mark.parametrize(
+    ("send", "code", "steps"),
+    [
+        ({"numbers": [signal.SIGINT]}, 130, 1),
+        ({"numbers": [signal.SIGTERM]}, 143, 1),
+        ({"numbers": [signal.SIGTERM] * 3, "batch": 1}, 143, 2),  # schedulers may repeat it
+        ({"numbers": [signal.SIGTERM], "batch": 3}, 143, 4),  # the last batch of an epoch
+        ({"numbers": [signal.SIGTERM], "validation": True}, 143, 4),
+        ({"numbers": [signal.SIGINT] * 2}, 130, None),
+        ({"numbers": [signal.SIGINT] * 2, "batch": 5}, 130, 4),  # back to the end of the epoch
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("model", ["n2v", "care"])
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    tmp_path, images, ctrl_c, model, send, code, steps
+):
+    data = (*SMALL[1:], *images, f"model={model}", "data.batch_size=4", "trainer.max_epochs=2")
+    data = (*data, "data.train_target=images") if model == "care" else data
+    text = str(send | {"numbers": [int(n) for n in send["numbers"]]}).replace("'", "")
+    callback = text.replace("{", "+callbacks.send={_target_: test_application.Send, ")
+    done = run("train", tmp_path, *data, callback)
+    assert done.code == code
+    found = [text for text in done.err.split() if text.startswith("checkpoint=")]
+    if steps is None:
+        assert not found and not list(done.folder.glob("*.ckpt"))
+        return
+    path = found[0].removeprefix("checkpoint=")
+    assert torch.load(path, weights_only=True)["global_step"] == steps
+    assert "Traceback" not in done.err
+    assert "trusted=[test_application]'" in done.err
+    found = [f"checkpoint={path}", "callbacks=default"]  # without the one that sends
+    weights = last_weights(succeed("train", tmp_path, *found, folder="rest").folder)
+    whole = whole_weights(model, data)
+    assert all(torch.equal(weights[name], whole[name]) for name in whole)
+
+
+def last_weights(folder):
+    last = next(p for n in ("last", "model") if (p := folder / f"{n}.ckpt").exists())
+    return torch.load(last, weights_only=True)["state_dict"]
+
+
+@cache
+def whole_weights(model, data):
+    """Of the same run that nothing interrupts; images are the same in every test."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_tiffs(folder / "images", "YX", [(40, 50), (33, 64)])
+        return last_weights(succeed("train", folder, *data).folder)
 
 
 def test_ctrl_c_in_the_last_batch_stops_before_anything_else_begins(tmp_path, images, ctrl_c):

@@ -160,7 +160,7 @@ def test_what_is_instantiated_has_no_trace_of_omegaconf(images):
     assert type(data.settings.train_data) is list and type(data.settings.normalization.mean) is list
     network = model._build(in_channels=1, out_channels=1, dims=2)
     assert b"omegaconf" not in pickle.dumps(network)
-    optimizer = model._make_optimizer(network.parameters())
+    optimizer = model._plan._make_optimizer(network.parameters())
     assert isinstance(optimizer, torch.optim.Adam)
     assert b"omegaconf" not in pickle.dumps(optimizer.state_dict())
     assert issubclass(type(data), L.LightningDataModule)

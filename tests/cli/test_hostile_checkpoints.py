@@ -250,6 +250,7 @@ def trained(tmp_path_factory):
 def place(tmp_path, monkeypatch):
     """A folder of data in which a module lies that leaves a mark when it is imported."""
     write_tiffs(tmp_path / "images", "YX", [(40, 50)])
+    np.save(tmp_path / "noisy.npy", noise((60, 70)))
     (tmp_path / "hostile.py").write_text(
         f"from pathlib import Path\nPath(__file__).with_name({MARK!r}).touch()\n"
         "def read(path): pass\nclass Net: pass\n"
@@ -282,9 +283,9 @@ def test_it_is_refused_and_nothing_in_it_is_executed(place, trained, name):
 @pytest.mark.parametrize("app", ["predict", "train"])
 def test_prediction_and_resumed_training_refuse_it_with_one_message(place, trained, name, app):
     save(place, trained, name)
-    training = (*SMALL, "trainer.max_epochs=2", "data.train_data=images")
-    arguments = training if app == "train" else ("data.predict_data=images",)
-    message = refuse(app, place, "data=tiff", *arguments, "checkpoint=hostile.ckpt")
+    training = (*SMALL, "trainer.max_epochs=2", "data.train_data=noisy.npy", "data.axes=YX")
+    arguments = training if app == "train" else ("data=tiff", "data.predict_data=images")
+    message = refuse(app, place, *arguments, "checkpoint=hostile.ckpt")
     assert HOSTILE[name][1] in message and "hostile.ckpt" in message and len(message) < 1000
     assert not list(place.rglob(MARK))
 

@@ -63,9 +63,10 @@ def test_axes_of_the_training_are_remembered(tmp_path, axes, shape, patch):
     few = ("data.batch_size=4", "data.patches_per_epoch=8", f"data.axes={axes}")
     data = ("data=tiff", "data.train_data=images", *few)
     succeed("train", tmp_path, *patch, *data, folder="trained")
-    tiles = "data.tile_size=[8,16,16]" if "Z" in axes else "data.tile_size=[16,16]"
+    size, overlap = ("8,16,16", "4,8,8") if "Z" in axes else ("16,16", "8,8")
+    tiles = (f"data.tile_size=[{size}]", f"data.tile_overlap=[{overlap}]")
     place = ("checkpoint=trained/model.ckpt", "data.predict_data=images")
-    done = succeed("predict", tmp_path, *place, tiles)
+    done = succeed("predict", tmp_path, *place, *tiles)
     for i in range(2):
         result = tifffile.imread(done.folder / f"denoised/{i}.tif")
         assert result.shape == tifffile.imread(folder / f"{i}.tif").shape
@@ -163,7 +164,7 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path, trained, images):
         (images,): "checkpoint is needed: give checkpoint=... on the command line",
         (trained,): "predict_data is not given",
         (trained, "data.predict_data=nowhere"): "predict_data: nowhere does not exist",
-        (trained, "data.predict_data=volumes", "data.axes=ZYX"): "need 3 numbers",
+        (trained, "data.predict_data=volumes", "data.axes=ZYX"): "needs 3 numbers",
         (trained, "data.predict_data=channels", "data.axes=CYX"): "the number of channels differs",
         (trained, images, "writer.folder=images"): "would replace inputs",
         (trained, images, "data.tile_size=[32]"): "tile_size",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import logging
+import multiprocessing
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from conftest import reader_threads
-from modules import Autoencoder, Identity, SaveAt, trainer
+import torch.distributed as dist
+from conftest import reader_threads, wait_for_none
+from modules import Autoencoder, Identity, SaveAll, SaveAt, trainer
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from careamics_dm import (
     ArrayDataModule,
@@ -182,6 +185,36 @@ class TestTraining:
             assert first.seen == whole.seen[:stop]
             assert second.seen == whole.seen[stop:]
             assert after.statistics == before.statistics
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"val_check_interval": 2},
+            {"limit_train_batches": 3},
+            {"max_steps": 7, "max_epochs": -1},
+            {"reload_dataloaders_every_n_epochs": 1},
+        ],
+        ids=str,
+    )
+    def test_a_run_resumed_from_any_checkpoint_goes_on_with_the_same_batches(
+        self, tmp_path, options
+    ):
+        options = {"max_epochs": 2, "num_sanity_val_steps": 0} | options
+        data = {"train_data": noise(3, 64, 64), "n_val_patches": 32}
+        whole, saved = Identity(), SaveAll(tmp_path)
+        trainer(tmp_path, callbacks=[saved], **options).fit(whole, datamodule=module(**data))
+        for path in saved.paths:
+            rest = Identity()
+            fit = trainer(tmp_path, **options).fit
+            fit(rest, datamodule=module(**data), ckpt_path=path, weights_only=True)
+            done = torch.load(path, weights_only=True)["global_step"]
+            assert rest.seen == whole.seen[done:], path.name
+
+    def test_overfitting_sees_the_same_batches_in_every_epoch(self, tmp_path):
+        model = Identity()
+        trainer(tmp_path, max_epochs=3, overfit_batches=2).fit(model, datamodule=module())
+        assert model.seen == model.seen[:2] * 3 and model.seen[0] != model.seen[1]
 
     def test_single_patches_are_normalised_but_neither_batched_nor_turned(self):
         data = module(batch_size=None, axes="CYX")
@@ -507,6 +540,17 @@ class TestArguments:
             ({"patch_size": (8, 0)}, r"patch_size=\(8, 0\): give whole numbers.*at least 1"),
             ({"patch_size": (8, 8.0)}, "give whole numbers"),
             ({"patch_size": (True, 8)}, "give whole numbers"),
+            ({"patch_size": (8, 10**20)}, "at most 2147483647"),
+            ({"patch_size": np.array(8)}, r"patch_size=array\(8\): give 2 numbers"),
+            ({"patch_size": np.array([8.0, 8.0])}, "give whole numbers"),
+            ({"patch_size": {8, 16}}, "give 2 numbers"),
+            ({"axes": np.array([1, 2])}, r"axes=array\(\[1, 2\]\): give letters"),
+            ({"channels": {0}}, r"channels=\{0\}: give a list of channel numbers"),
+            ({"channels": b"01"}, "give a list of channel numbers"),
+            ({"in_memory": np.ones((2, 2))}, "in_memory=.*: choose among auto"),
+            ({"batch_size": 10**20}, "batch_size=100000000000000000000 is too large: give at most"),
+            ({"batch_size": 8.0}, "batch_size=8.0: give a whole number or null"),
+            ({"seed": 10**20}, "too large"),
             ({"batch_size": 0}, "batch_size=0 is too small: give at least 1"),
             ({"batch_size": "8"}, "batch_size='8': give a whole number or null"),
             ({"sampling": "all"}, "sampling='all': choose among random, grid"),
@@ -527,7 +571,7 @@ class TestArguments:
             ({"patch_size": (8, 16)}, "square patches"),
             ({"tile_size": (8, 8, 8)}, r"tile_size=\(8, 8, 8\) must have as many numbers as patch"),
             ({"tile_overlap": (4, 4)}, r"tile_overlap=\(4, 4\) goes with tile_size"),
-            ({"tile_size": (8, 8), "tile_overlap": (8, 4)}, "each smaller"),
+            ({"tile_size": (8, 8), "tile_overlap": (8, 4)}, "must be smaller than tile_size"),
             ({"tile_size": (8, 8), "tile_overlap": (4, -1)}, "at least 0"),
             ({"batch_format": "list"}, "choose among dict, tuple, tensor"),
             ({"num_workers": -1}, "num_workers=-1 is too small"),
@@ -699,3 +743,39 @@ class TestSettings:
     def test_settings_do_not_change(self):
         with pytest.raises(AttributeError):
             module().settings.patch_size = (8, 8)
+
+
+class Fails(Identity):
+    def training_step(self, batch, batch_idx):
+        raise RuntimeError("out of luck")
+
+
+def test_a_failed_run_leaves_no_worker_process(tmp_path):
+    image = np.zeros((64, 64), np.float32)
+    data = ArrayDataModule(train_data=image, axes="YX", patch_size=(8, 8), num_workers=2)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer(tmp_path, max_epochs=1).fit(Fails(), datamodule=data)
+    wait_for_none(multiprocessing.active_children)
+
+
+def test_without_a_trainer_the_process_group_says_which_images_are_mine():
+    images = [np.zeros((8, 8), np.float32)] * 7
+    data = ArrayDataModule(
+        predict_data=images, axes="YX", patch_size=(8, 8), normalization="none", tile_size=(8, 8)
+    )
+    dist.init_process_group("fake", rank=1, world_size=3, store=FakeStore())
+    try:
+        mine = [batch["region"][:, 0].tolist() for batch in data.predict_dataloader()]
+    finally:
+        dist.destroy_process_group()
+    assert mine == [[1, 4]]
+
+
+def test_a_process_may_have_no_image_to_predict():
+    image = np.zeros((8, 8))
+    data = ArrayDataModule(predict_data=image, test_data=image, axes="YX", patch_size=(8, 8))
+    allowed = []
+    for stage in ("predict", "test"):
+        data.setup(stage)
+        allowed.append(data.allow_zero_length_dataloader_with_multiple_devices)
+    assert allowed == [True, False]

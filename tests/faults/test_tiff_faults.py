@@ -98,7 +98,7 @@ TAGS = [
     ("StripOffsets", [0, 8, 2**31]),
     ("FillOrder", [0, 2, 9]),
     ("Orientation", [0, 2, 3, 5, 8, 99]),
-    ("Predictor", [0, 2, 3, 9]),
+    ("Predictor", [0, 9]),
 ]
 
 

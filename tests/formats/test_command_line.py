@@ -41,9 +41,10 @@ def test_each_axes_of_czi_trains_and_predicts(czi, tmp_path, axes, options, shap
     names = (f"data.train_data={czi.name}", f"data.predict_data={czi.name}")
     trained = succeed("train", tmp_path, *options, *data, *names)
     assert {"model.ckpt", "denoised.png", "denoised/stack.tif"} <= trained.files
-    tiles = "[20,24]" if len(shape) == 4 else "[2,20,24]"
+    size, overlap = ("20,24", "8,8") if len(shape) == 4 else ("2,20,24", "0,8,8")
+    tiles = (f"data.tile_size=[{size}]", f"data.tile_overlap=[{overlap}]")
     again = ("checkpoint=run/model.ckpt", f"data.predict_data={czi.name}", "writer.folder=tiled")
-    succeed("predict", tmp_path, *data, *again, f"data.tile_size={tiles}", folder="second")
+    succeed("predict", tmp_path, *data, *again, *tiles, folder="second")
     for path in (trained.folder / "denoised" / "stack.tif", tmp_path / "tiled" / "stack.tif"):
         denoised = tifffile.imread(path)
         assert denoised.shape == shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import shutil
 import sys
 import textwrap
 from collections import Counter
@@ -167,14 +168,14 @@ class TestReadFunction:
         assert len(pickle.dumps(stack)) < 1000
 
     @pytest.mark.parametrize("in_memory", [True, False])
-    def test_a_module_keeps_the_promises(self, folder, in_memory):
+    def test_a_module_keeps_the_promises(self, folder, in_memory, tmp_path):
         check_datamodule(
             reading(
                 folder,
                 in_memory=in_memory,
                 predict_data=folder,
                 tile_size=(16, 16),
-                val_data=folder / "a.npy",
+                val_data=shutil.copy(folder / "a.npy", tmp_path),
             )
         )
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import open_files
 from czi_files import (
+    OF_DIMENSION,
     Tile,
     change_entry,
     directory_position,
@@ -566,6 +567,62 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+def own_entry(path: Path, number: int, field: str, value: int) -> None:
+    """Change what a sub-block says of itself, but not the directory."""
+    content = path.read_bytes()
+    change_entry(path, number, "X" if field in OF_DIMENSION else "", **{field: value})
+    start = directory_position(content)
+    overwrite(path, start, content[start:])
+
+
+def in_directory(path: Path, number: int, dimension: str, **values: Any) -> None:
+    """Change the directory, but not what a sub-block says of itself."""
+    content = path.read_bytes()
+    change_entry(path, number, dimension, **values)
+    start = directory_position(content)
+    path.write_bytes(content[:start] + path.read_bytes()[start:])
+
+
+def sizes(path: Path, number: int, layout: str, at: int, value: int) -> None:
+    """Change how many bytes a sub-block says it has."""
+    overwrite(path, sub_block_position(path, number) - 16 + at, struct.pack(layout, value))
+
+
+FAR = {"start": 2**20}
+CONTRADICTIONS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a place": (lambda p: in_directory(p, 1, "X", start=4), "sub-block 1 .* other sizes, places"),
+    "a plane": (lambda p: in_directory(p, 2, "T", start=9), "sub-block 2 .* other sizes, places"),
+    "a size": (lambda p: in_directory(p, 3, "Y", size=8, stored=8), "sub-block 3 .* other sizes"),
+    "a level": (lambda p: in_directory(p, 1, "Y", stored=8), "sub-block 1 .* other sizes"),
+    "a type": (lambda p: in_directory(p, 1, "", pixel_type=2), "sub-block 1 .* types than the dir"),
+    "its own size": (lambda p: own_entry(p, 0, "size", 2**30), "sub-block 0 .* other sizes"),
+    "its own type": (lambda p: own_entry(p, 0, "pixel_type", 0), "sub-block 0 .* or types"),
+    "too many bytes": (lambda p: sizes(p, 1, "<q", 8, 2**33), "1 .* has 8589934592 bytes .* room"),
+    "too few bytes": (lambda p: sizes(p, 1, "<q", 8, 100), "has 100 bytes of pixels, but declares"),
+    "negative bytes": (lambda p: sizes(p, 1, "<i", 0, -5), "sub-block 1 .* more than there is"),
+    "huge and compressed": (
+        lambda p: [
+            write_czi(p, planes(T=range(4), C=[0]), compression="zstd0:ExplicitLevel=1"),
+            *(change_entry(p, 1, axis, size=2**20, stored=2**20) for axis in "XY"),
+        ],
+        r"declares 2048\.0 GiB of pixels in \d+ bytes",
+    ),
+    "far apart": (
+        lambda p: [change_entry(p, 1, axis, **FAR) for axis in "XY"],
+        "so far apart that the image would be 10486.. × 10486.. pixels, of which",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, case: str) -> None:
+    damage, message = CONTRADICTIONS[case]
+    path = write_czi(tmp_path / "bad.czi", planes(T=range(4), C=[0]))
+    damage(path)
+    with pytest.raises(DataError, match=rf"bad\.czi: .*{message}"):
+        open_czi(path, "SCYX")
+
+
 @pytest.fixture
 def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail a test that reads pixels."""
@@ -890,3 +947,30 @@ def test_prediction_tells_what_was_not_acquired(tmp_path: Path) -> None:
 def test_stacks_are_arrays_that_are_read_by_boxes(tmp_path: Path) -> None:
     stack = only(open_czi(write_czi(tmp_path / "a.czi", planes(C=[0])), "SCYX"))
     assert isinstance(stack, ArrayStack) and isinstance(stack.array, CziArray)
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ({"channels": [1]}, True),
+        ({"channels": ["B"]}, True),
+        ({"channels": ["A"], "target_channels": ["B"]}, False),
+        ({"channels": [0, 1]}, False),
+        ({}, False),
+        ({"convert_pixel_types": True}, True),
+    ],
+)
+def test_pixel_types_of_channels_that_are_not_read_do_not_matter(
+    tmp_path: Path, options: dict[str, Any], allowed: bool
+) -> None:
+    tiles = [Tile(numbers(dtype="uint8"), {"C": 0}), Tile(numbers(seed=1), {"C": 1})]
+    path = write_czi(tmp_path / "a.czi", tiles, names={0: "A", 1: "B"})
+    data = CziDataModule(train_data=path, patch_size=(8, 8), n_val_patches=0, **options)
+    if not allowed:
+        with pytest.raises(DataError, match=r"different pixel types .*, or select channels of one"):
+            data.setup("fit")
+        return
+    data.setup("fit")
+    (stack,) = data.images_of("train").stacks
+    np.testing.assert_array_equal(stack.extract_patch(0, [1], (0, 0), (H, W))[0], numbers(seed=1))
+    data.teardown("fit")

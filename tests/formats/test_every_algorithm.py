@@ -59,6 +59,7 @@ def test_it_trains_validates_tests_and_predicts(name, model, label, files, tmp_p
         axes=axes_of(np.empty(shape)),
         patch_size=[2, 16, 16] if len(shape) == 5 else [16, 16],
         tile_size=[4, 24, 24] if len(shape) == 5 else [24, 24],
+        tile_overlap=[2, 8, 8] if len(shape) == 5 else [8, 8],
         patches_per_epoch=8,
         n_val_patches=2,
         batch_size=4,

@@ -93,9 +93,10 @@ def patches(data):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
 @pytest.mark.parametrize(
-    ("method", "counts"), [("fork", (2, 4)), ("spawn", (2,)), ("forkserver", (2,))]
+    ("name", "method", "counts"),
+    [(name, "fork", (2, 4)) for name in FORMATS]
+    + [(name, "spawn", (2,)) for name in ("array", "czi", "zarr")],
 )
-@pytest.mark.parametrize("name", FORMATS)
 def test_processes_draw_the_same_patches_after_this_one_has_read(name, method, counts, copies):
     options = {"in_memory": False, "patches_per_epoch": 40, "batch_size": 4, "pool_mib": 1}
     with time_limit(SECONDS):

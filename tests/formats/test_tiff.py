@@ -18,10 +18,12 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiff_files import OME, lsm, numbers, stk
 
 from careamics_dm.errors import DataError
 from careamics_dm.formats.tiff import pages as _tiff_pages
-from careamics_dm.formats.tiff.datamodule import TiffDataModule, open_tiff
+from careamics_dm.formats.tiff.datamodule import TiffDataModule
+from careamics_dm.formats.tiff.datamodule import open_tiff as open_all
 from careamics_dm.formats.tiff.pages import TiffArray
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.shared_memory import MappedArray
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def numbers(shape: tuple[int, ...], dtype: str = "uint16") -> NDArray[Any]:
-    values = np.random.default_rng(0).integers(0, 250, shape)
-    return values > 125 if dtype == "bool" else values.astype(dtype)
+def open_tiff(path: Path, axes: str = "auto", **how: Any) -> ArrayStack:
+    """Open a file that holds one image."""
+    (stack,) = open_all(path, axes, **how)
+    return stack
 
 
 def whole(stack: ArrayStack) -> NDArray[Any]:
@@ -573,6 +576,96 @@ def test_series_of_a_file(tmp_path: Path, ome: bool) -> None:
         open_tiff(path, series=2)
 
 
+@pytest.mark.parametrize("n", [2, 12])
+@pytest.mark.parametrize("how", [{}, {"compression": "zlib"}], ids=["raw", "deflate"])
+def test_pages_that_were_appended_are_one_stack(
+    tmp_path: Path, n: int, how: dict[str, Any]
+) -> None:
+    array = numbers((n, 20, 30))
+    for page in array:
+        tifffile.imwrite(tmp_path / "a.tif", page, append=True, **how)
+    for axes, shape in (
+        ("auto", (n, 1, 20, 30)),
+        ("TYX", (n, 1, 20, 30)),
+        ("ZYX", (1, 1, n, 20, 30)),
+    ):
+        stack = open_tiff(tmp_path / "a.tif", axes)
+        assert (stack.original_axes, stack.data_shape) == (axes.replace("auto", "SYX"), shape)
+        np.testing.assert_array_equal(whole(stack), array)
+    np.testing.assert_array_equal(whole(open_tiff(tmp_path / "a.tif", series=1)), array[1])
+
+
+def test_colour_pages_that_were_appended(tmp_path: Path) -> None:
+    array = numbers((3, 20, 30, 3), "uint8")
+    for page in array:
+        tifffile.imwrite(tmp_path / "a.tif", page, append=True, photometric="rgb")
+    stack = open_tiff(tmp_path / "a.tif")
+    assert (stack.original_axes, stack.data_shape) == ("SYXC", (3, 3, 20, 30))
+    np.testing.assert_array_equal(whole(stack), array)
+
+
+@pytest.mark.parametrize("ome", [True, False], ids=["images of OME", "pages of other sizes"])
+def test_all_images_of_a_file_are_read(tmp_path: Path, ome: bool) -> None:
+    arrays = [numbers((20 + i, 30)) for i in range(9)]
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, ome=ome) as tiff:
+        for array in arrays:
+            tiff.write(array, metadata={"axes": "YX"})
+    stacks = open_all(path)
+    assert [stack.source for stack in stacks] == [f"{path}/series_{i}" for i in range(9)]
+    for stack, array in zip(stacks, arrays, strict=True):
+        np.testing.assert_array_equal(whole(stack), array)
+
+
+@pytest.mark.parametrize("other", [numbers((9, 30, 3), "uint8"), numbers((9, 30), "uint8")])
+def test_series_that_do_not_go_together_are_listed(tmp_path: Path, other: NDArray[Any]) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for array in (numbers((20, 30)), other):
+            tiff.write(array)
+    listed = r"go together: 0: YX \(20, 30\) uint16, 1: YXC? \(9, 30.* uint8\. Choose one .*series"
+    with pytest.raises(DataError, match=r"a\.tif: its series do not " + listed):
+        open_all(tmp_path / "a.tif")
+    assert whole(open_tiff(tmp_path / "a.tif", series=1)).shape == other.shape
+
+
+def test_of_a_slide_only_the_image_is_read(tmp_path: Path) -> None:
+    """As Aperio's scanners write: baseline, thumbnail, label, macro."""
+    image, path = numbers((64, 96, 3), "uint8"), tmp_path / "a.tif"
+    how: dict[str, Any] = {"photometric": "rgb", "metadata": None, "description": "Aperio Image"}
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(image, tile=(32, 32), **how)
+        tiff.write(image[:20, :30], **how)
+        tiff.write(image[:24, :30], subfiletype=1, **how)
+        tiff.write(image[:26, :30], subfiletype=9, **how)
+    module = module_of(path)
+    module.setup("fit")
+    (stack,) = module.images_of("train").stacks
+    assert (stack.source, stack.data_shape) == (str(path), (1, 3, 64, 96))
+    left = "a.tif: without series 1 (Thumbnail), 2 (Label), 3 (Macro)"
+    assert left in module.summary()
+
+
+def test_what_is_reduced_or_a_mask_is_no_image(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for kind, size, dtype in ((0, 40, "uint8"), (1, 13, "uint8"), (4, 17, "bool")):
+            tiff.write(numbers((size, 30), dtype), subfiletype=kind, metadata=None)
+    assert open_tiff(tmp_path / "a.tif").data_shape == (1, 1, 40, 30)
+
+
+def test_the_summary_says_what_is_taken(tmp_path: Path) -> None:
+    array = numbers((6, 32, 32))
+    for page in array:
+        tifffile.imwrite(tmp_path / "appended.tif", page, append=True)
+    with tifffile.TiffWriter(tmp_path / "images.ome.tif", ome=True) as tiff:
+        for page in array[:3]:
+            tiff.write(page, metadata={"axes": "YX"})
+    module = module_of(tmp_path)
+    module.setup("fit")
+    assert "4 image(s) SYX, YX, 9 sample(s)" in module.summary()
+    assert "appended.tif: a stack of 6 appended pages" in module.summary()
+    assert "images.ome.tif: 3 images" in module.summary()
+
+
 def write_set(folder: Path, images: list[list[str]], frames: int = 2) -> list[NDArray[Any]]:
     """OME-TIFF files, each with the metadata of all; an image is a list of file names."""
     arrays, described = [], []
@@ -639,18 +732,6 @@ def test_a_missing_file_of_a_set_is_named_never_read_as_zeros(tmp_path: Path) ->
         open_tiff(tmp_path / "a.ome.tif")
 
 
-def test_a_part_of_a_set_leads_to_the_file_with_the_metadata(tmp_path: Path) -> None:
-    write_set(tmp_path, [["b.ome.tif"]])
-    xml = (
-        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-        '<BinaryOnly MetadataFile="b.ome.tif" UUID="urn:uuid:b.ome.tif"/></OME>'
-    )
-    tifffile.imwrite(tmp_path / "a.ome.tif", numbers((40, 50)), description=xml, metadata=None)
-    module = TiffDataModule(train_data=tmp_path, patch_size=(8, 8), batch_size=1)
-    listing = module.list_sources(tmp_path, "train_data")
-    assert [path.name for path in listing.inputs] == ["b.ome.tif"]
-
-
 # ---------------------------------------------------------------------------- scale and names
 
 
@@ -695,6 +776,42 @@ def test_pixel_size(
     assert found.keys() == scale.keys()
     for axis, (size, unit) in scale.items():
         assert found[axis] == (pytest.approx(size), unit)
+
+
+@pytest.mark.parametrize("dots", [(72, 72), (96, 96), (300, 300), (123, 123)])
+@pytest.mark.parametrize("unit", ["INCH", "CENTIMETER", "ImageJ"])
+def test_dots_per_inch_are_no_pixel_size(
+    tmp_path: Path, dots: tuple[float, float], unit: str
+) -> None:
+    how: dict[str, Any] = {"resolution": dots, "resolutionunit": unit}
+    if unit == "CENTIMETER":
+        how["resolution"] = (round(dots[0] / 2.54, 3), round(dots[1] / 2.54, 3))
+    if unit == "ImageJ":  # which takes them from other files
+        how = {"imagej": True, "resolution": dots, "metadata": {"unit": "inch"}}
+    write(tmp_path / "a.tif", numbers((33, 47)), how)
+    assert bool(open_tiff(tmp_path / "a.tif").scale) == (unit == "CENTIMETER" and dots[0] == 123)
+
+
+def test_pixel_size_of_microscopes(tmp_path: Path) -> None:
+    array, tenth = numbers((5, 20, 24)), (pytest.approx(0.1), "µm")
+    stk(tmp_path / "a.stk", array, 0.1, 0.5)
+    lsm(tmp_path / "b.lsm", array, 0.1, 0.5)
+    module = TiffDataModule(predict_data=tmp_path, patch_size=(4, 16, 16))
+    module.setup("predict")
+    for stack in module.predict_stacks:
+        assert isinstance(stack, ArrayStack)
+        assert stack.scale == {"Z": (0.5, "µm"), "Y": tenth, "X": tenth}
+        np.testing.assert_array_equal(whole(stack), array)
+
+
+def test_pixel_size_of_an_electron_microscope(tmp_path: Path) -> None:
+    text = "[Scan]\r\nPixelWidth=4.0e-09\r\nPixelHeight=5.0e-09\r\n"
+    how = {"resolution": (72, 72), "resolutionunit": "INCH", "metadata": None}
+    tifffile.imwrite(
+        tmp_path / "a.tif", numbers((33, 47)), extratags=[(34682, 2, 0, text, True)], **how
+    )
+    scale = open_tiff(tmp_path / "a.tif").scale
+    assert scale == {"Y": (pytest.approx(0.005), "µm"), "X": (pytest.approx(0.004), "µm")}
 
 
 def test_channel_names(tmp_path: Path) -> None:
@@ -878,7 +995,7 @@ FLAT = [tiles_cut, complex_numbers, unknown_compression, odd_bits, too_few_tiles
         (tiles_cut, "truncated"),
         (pages_cut, "truncated|not a readable"),
         (chain_cut, "truncated"),
-        (imagej_cut, "truncated.*9 pages, but 1"),
+        (imagej_cut, "truncated.*9 pages, but 6"),
         (imagej_pages_dropped, "9 pages, but 5"),
         (ome_pages_dropped, "9 pages, but 5"),
         (shaped_pages_dropped, "9 pages, but"),
@@ -944,9 +1061,105 @@ def test_damage_within_a_tile_is_told_with_its_place(tmp_path: Path) -> None:
         whole(stack)
 
 
+# ------------------------------------------------------------- recordings that stopped early
+
+
+def described(path: Path, n_pages: int, text: str) -> None:
+    """Write pages of which the first has a description, which may declare another number."""
+    with tifffile.TiffWriter(path) as tiff:
+        for i, page in enumerate(numbers((n_pages, 20, 30))):
+            description = text if i == 0 else None
+            tiff.write(page, description=description, metadata=None, contiguous=False)
+
+
+def by_ome(n: int, z: int = 1) -> str:
+    return (
+        f'<OME {OME}><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" '
+        f'Type="uint16" SizeX="30" SizeY="20" SizeZ="{z}" SizeC="1" SizeT="{n}">'
+        '<Channel ID="Channel:0:0"/><TiffData/></Pixels></Image></OME>'
+    )
+
+
+def by_imagej(n: int, z: int = 1) -> str:
+    return f"ImageJ=1.53t\nimages={n * z}\nslices={z}\nframes={n}\nhyperstack=true\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "n_pages", "n_there", "axes"),
+    [
+        (by_ome(15), 10, 10, "TYX"),
+        (by_ome(5, 3), 10, 9, "TZYX"),
+        (by_ome(1, 15), 10, 10, "ZYX"),
+        (by_imagej(15), 10, 10, "TYX"),
+        (by_imagej(5, 3), 10, 9, "TZYX"),
+        (by_imagej(1, 15), 10, 10, "ZYX"),
+        (by_imagej(3500), 1, 1, "YX"),
+    ],
+)
+def test_fewer_pages_than_declared_are_an_error_or_trimmed_to_whole_frames(
+    tmp_path: Path, text: str, n_pages: int, n_there: int, axes: str
+) -> None:
+    path = tmp_path / "a.tif"
+    described(path, n_pages, text)
+    said = rf"a\.tif: truncated: it declares \d+ pages, but {n_pages} are found"
+    with pytest.raises(DataError, match=said + ".*incomplete=trim"):
+        open_tiff(path)
+    with pytest.warns(UserWarning, match=said + rf".* are read, {n_there} page\(s\)"):
+        stack = open_tiff(path, incomplete="trim")
+    assert stack.original_axes == axes
+    pages = numbers((n_pages, 20, 30))[:n_there]
+    np.testing.assert_array_equal(whole(stack).reshape(pages.shape), pages)
+
+
+@pytest.mark.parametrize("text", [by_ome(5), by_imagej(5)], ids=["OME", "ImageJ"])
+def test_more_pages_than_declared_are_left_with_a_warning(tmp_path: Path, text: str) -> None:
+    described(tmp_path / "a.tif", 10, text)
+    with pytest.warns(UserWarning, match=r"a\.tif: has 10 pages, 5 more than it declares"):
+        stack = open_tiff(tmp_path / "a.tif")
+    np.testing.assert_array_equal(whole(stack), numbers((10, 20, 30))[:5])
+
+
+@pytest.mark.filterwarnings("ignore:.*truncated")
+@pytest.mark.parametrize(
+    ("how", "n_there"),
+    [
+        ({"metadata": {"axes": "TYX"}}, 4),
+        ({"metadata": {"axes": "TYX"}, "compression": "zlib"}, 4),
+        ({"imagej": True, "metadata": {"axes": "TYX"}}, 4),
+        ({"imagej": True, "metadata": {"axes": "TYX"}, "compression": "zlib"}, 4),
+        ({"page by page": True}, 4),
+    ],
+)
+def test_a_file_that_was_cut_off_is_trimmed(
+    tmp_path: Path, how: dict[str, Any], n_there: int
+) -> None:
+    array, path = numbers((9, 33, 47)), tmp_path / "a.tif"
+    write(path, array, how)
+    cut(path, path.stat().st_size // 2)
+    stack = open_tiff(path, "TYX", incomplete="trim")
+    np.testing.assert_array_equal(whole(stack), array[:n_there])
+    assert len(pickle.dumps(stack)) < 1000
+
+
+def test_without_a_whole_frame_trim_does_not_help(tmp_path: Path) -> None:
+    tiles_cut(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif: truncated: its page goes on beyond its end"):
+        open_tiff(tmp_path / "a.tif", incomplete="trim")
+    described(tmp_path / "b.tif", 2, by_ome(5, 3))
+    with pytest.raises(DataError, match=r"b\.tif: truncated: .*2 are found.* Copy or save it"):
+        open_tiff(tmp_path / "b.tif", incomplete="trim")
+
+
+@pytest.mark.parametrize("text", [by_ome(10**9), by_imagej(10**9)], ids=["OME", "ImageJ"])
+def test_a_number_of_pages_that_no_file_can_hold(tmp_path: Path, text: str) -> None:
+    described(tmp_path / "a.tif", 2, text)
+    with pytest.raises(DataError, match=r"a\.tif: declares 1000000000 pages, but has \d+ bytes"):
+        open_tiff(tmp_path / "a.tif", incomplete="trim")
+
+
 def test_the_folder_is_searched_for_all_tiff_endings(tmp_path: Path) -> None:
-    names = ["a.tif", "b.TIFF", "c.ome.tif", "d.btf", "e.ome.tiff", "sub/f.tf8"]
-    for name in [*names, "g.png", ".hidden.tif"]:
+    names = ["a.tif", "b.TIFF", "c.ome.tif", "d.btf", "e.ome.tiff", "sub/f.tf8", "g.lsm", "h.STK"]
+    for name in [*names, "i.png", ".hidden.tif"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, numbers((8, 8)), {})
     module = TiffDataModule(train_data=tmp_path, patch_size=(8, 8), batch_size=1)

@@ -138,6 +138,21 @@ def test_same_roles_tells_apart_only_what_matters(axes: str, other: str, same: b
     assert same_roles(other, axes) is same
 
 
+@pytest.mark.parametrize(
+    ("axes", "claim", "shape", "same"),
+    [
+        ("TCSYX", "TCZYX", (2, 2, 1, 8, 8), True),
+        ("TCSYX", "TCZYX", (2, 2, 3, 8, 8), False),
+        ("SYX", "?YX", (3, 8, 8), True),
+        ("CYX", "ZYX", (1, 8, 8), False),
+    ],
+)
+def test_a_z_of_one_plane_may_be_called_a_sample(
+    axes: str, claim: str, shape: tuple[int, ...], same: bool
+) -> None:
+    assert same_roles(axes, claim, shape) is same
+
+
 def test_lower_case_axes_are_taken() -> None:
     assert check_axes("tcyx", (2, 3, 4, 5), "a.tif") == "TCYX"
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, Dataset
 
+from careamics_dm.formats.array import ArrayDataModule
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.models.batch import Batch, unpack
 from careamics_dm.models.unet import UNet
@@ -228,3 +229,25 @@ def test_checkpoint_loads_with_weights_only(tmp_path: Path) -> None:
     fresh = Identity(small)
     trainer(tmp_path).test(fresh, datamodule=Data(), ckpt_path=path, verbose=False)
     assert torch.equal(fresh.eval()(x), model(x))
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_batches_of_a_loader_without_its_data_module_are_refused(
+    tmp_path: Path, stage: str
+) -> None:
+    image = torch.rand(32, 32).numpy()
+    roles = ("train_data", "val_data", "test_data", "predict_data")
+    data = ArrayDataModule(axes="YX", patch_size=(8, 8), **dict.fromkeys(roles, image))
+    loaders = {
+        "fit": data.train_dataloader,
+        "validate": data.val_dataloader,
+        "test": data.test_dataloader,
+        "predict": data.predict_dataloader,
+    }
+    model = Identity(nn.Conv2d(1, 1, 1))
+    with pytest.raises(ValueError, match=r"neither normalised nor turned: give the trainer the da"):
+        getattr(trainer(tmp_path), stage)(model, loaders[stage]())
+    batch = next(iter(loaders[stage]()))
+    with pytest.raises(ValueError, match=r"call data\.transform\(batch\) in a loop"):
+        model.predict_step(batch)
+    assert model.predict_step(data.transform(batch))["prediction"].isfinite().all()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from modules import trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,9 +20,11 @@ from careamics_dm.models.inference import mirror_up
 from careamics_dm.models.masking import Masking
 from careamics_dm.models.n2v import N2VModule
 from careamics_dm.models.supervised import CAREModule
+from careamics_dm.models.unet import UNet
+from careamics_dm.prediction.stitching import stitch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 
@@ -126,3 +132,65 @@ def test_uncertainty_needs_augmentation() -> None:
     model.uncertainty = True
     with pytest.raises(ValueError, match="set test_time_augmentation=True, too"):
         model.predict_step(torch.zeros(1, 1, 4, 4))
+
+
+def tiled_and_whole(model: CAREModule, image: Any, tile: Sequence[int], folder: Any) -> list[Any]:
+    axes, results = "ZYX"[-image.ndim :], []
+    for tile_size in (tile, None):
+        options = {"tile_size": tile_size, "normalization": "none", "batch_size": 3}
+        data = ArrayDataModule(
+            predict_data=image, axes=axes, patch_size=(8,) * image.ndim, **options
+        )
+        outputs = trainer(folder).predict(model, datamodule=data)
+        results += stitch(outputs, data.predict_stacks)
+    return results
+
+
+def random_network(dims: int, depth: int, **options: Any) -> UNet:
+    """Make one whose output varies as much as its input, as that of a trained network does."""
+    torch.manual_seed(0)
+    network = UNet(1, dims=dims, depth=depth, first_filters=4, **options)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(layer.weight)
+    return network
+
+
+SHAPES = [(depth, dims) for depth in (1, 2, 3, 4) for dims in (2, 3) if (depth, dims) != (4, 3)]
+
+
+@pytest.mark.parametrize(("depth", "dims"), SHAPES)
+@settings(max_examples=3, deadline=None, phases=[Phase.generate])
+@given(st.data())
+def test_tiles_give_what_the_whole_image_does(depth: int, dims: int, data: st.DataObject) -> None:
+    network = random_network(dims, depth, n2v2=data.draw(st.booleans()))
+    long = network.reach * 8 // 3 + data.draw(st.integers(1, 5))
+    # Several tiles along one axis; along another, too, where these are small.
+    tile = [*[network.size_divisor] * (dims - 1), long]
+    if depth == 1 or (depth, dims) == (2, 2):
+        tile[0] = long
+    size = [data.draw(st.integers(t, 3 * t if t == long else t)) for t in tile]
+    model = CAREModule(network)
+    model.test_time_augmentation = depth == 1 and dims == 2
+    image = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    with TemporaryDirectory() as folder:
+        tiled, whole = tiled_and_whole(model, image, tile, folder)
+    assert whole.std() > 0.02  # not silent
+    assert np.abs(tiled - whole).max() < 1e-4 * whole.std()
+
+
+@pytest.mark.parametrize(("tile", "warns"), [((24, 24), True), ((30, 30), False)])
+def test_tiles_that_are_small_for_the_network_are_warned_of(
+    tmp_path: Path, tile: tuple[int, ...], warns: bool
+) -> None:
+    model, image = CAREModule(random_network(2, 1)), np.zeros((64, 64), np.float32)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        tiled_and_whole(model, image, tile, tmp_path)
+    found = [str(w.message) for w in raised if "tile_size" in str(w.message)]
+    assert bool(found) is warns
+    if warns:
+        assert found[0].startswith(
+            "tile_size=(24, 24) is small for this network: tiles overlap by (18, 18) pixels, but "
+            "should by (20, 20)."
+        )

@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from modules import SaveAll
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -113,6 +114,45 @@ def test_training_masks_vary_and_validation_masks_do_not() -> None:
     assert not torch.equal(first[0], first[1])
     copy.deepcopy(model)
     pickle.loads(pickle.dumps(model))
+
+
+def train(folder: Path, seed: int, checkpoint: Path | None = None, **options: Any) -> nn.Module:
+    torch.manual_seed(seed)
+    pixels = np.random.default_rng(0).normal(200, 20, (64, 64)).astype(np.float32)
+    settings: Any = {"axes": "YX", "patch_size": (16, 16), "batch_size": 4}
+    data = ArrayDataModule(train_data=pixels, patches_per_epoch=12, n_val_patches=2, **settings)
+    model = N2VModule(UNet(1, dims=2, depth=1, first_filters=2))
+    run = trainer(folder, max_epochs=2, **options)
+    run.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return model
+
+
+def test_a_run_resumed_from_any_checkpoint_ends_with_the_same_weights(tmp_path: Path) -> None:
+    saved = SaveAll(tmp_path)
+    expected = train(tmp_path, seed=1, callbacks=[saved]).state_dict()
+    assert len(saved.paths) == 10
+    for path in saved.paths:
+        found = train(tmp_path, seed=2, checkpoint=path).state_dict()
+        assert all(torch.equal(found[name], expected[name]) for name in expected), path.name
+
+
+def test_blind_spots_follow_from_seed_epoch_batch_and_rank(tmp_path: Path) -> None:
+    batch, masks = {"image": torch.randn(2, 1, 32, 32)}, []
+    for seed, epoch, step, rank in ((1, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (1, 1, 0, 0),
+                                    (1, 0, 1, 0), (1, 0, 0, 1)):  # fmt: skip
+        torch.manual_seed(seed)
+        model = N2VModule(nn.Conv2d(1, 1, 1))
+        model.trainer = run = trainer(tmp_path)
+        run.strategy.global_rank = rank  # type: ignore[attr-defined]
+        run.fit_loop.epoch_progress.current.completed = epoch
+        torch.manual_seed(0)
+        seen: list[Tensor] = []
+        model.network.register_forward_pre_hook(lambda _, x, seen=seen: seen.append(x[0]))
+        model.log = lambda *args, **options: None  # type: ignore[method-assign]
+        model.training_step(batch, step)
+        masks.append(seen[0] != batch["image"])
+    assert torch.equal(masks[0], masks[1])
+    assert len({mask.numpy().tobytes() for mask in masks}) == 5
 
 
 def test_validation_losses_compare_between_epochs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from careamics_dm.models.unet import BlurPool, UNet, misfit
 
@@ -143,3 +144,22 @@ def test_wrong_options(options: dict[str, Any], words: str) -> None:
 def test_half_precision() -> None:
     network = UNet(1, dims=2, first_filters=2, n2v2=True).to(torch.bfloat16)
     assert network(torch.zeros(1, 1, 8, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("n2v2", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_restored_pixel_depends_on_pixels_as_far_as_the_reach_and_no_further(
+    depth: int, n2v2: bool
+) -> None:
+    network = UNet(1, dims=2, depth=depth, first_filters=1, n2v2=n2v2)
+    for weight in network.parameters():
+        nn.init.constant_(weight, 0.2)  # no unit is silent
+    divisor, reach = network.size_divisor, network.reach
+    middle = (reach // divisor + 2) * divisor
+    found = []
+    for place in range(middle, middle + divisor):
+        x = torch.zeros(1, 1, divisor, 2 * middle + divisor)
+        x[..., place] = 1e9
+        depends = torch.nonzero(network(x)[0, 0, 0] > network(0 * x)[0, 0, 0])
+        found += [place - int(depends.min()), int(depends.max()) - place]
+    assert max(found) == reach

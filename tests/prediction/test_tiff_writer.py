@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
+from resource import RLIMIT_FSIZE, getrlimit, setrlimit
+
 import numpy as np
 import pytest
 import tifffile
@@ -13,7 +17,8 @@ from careamics_dm.errors import DataError
 from careamics_dm.formats.tiff.datamodule import open_tiff
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.region import Region, read_region
-from careamics_dm.prediction.tiff_writer import check_writable, output_paths, to_dtype
+from careamics_dm.prediction.tiff_canvas import reserve, to_dtype
+from careamics_dm.prediction.tiff_writer import check_writable, output_paths
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -56,6 +61,21 @@ class TestFiles:
         for name in names:
             one, other = (tifffile.imread(tmp_path / part / name) for part in ("in", "out"))
             assert np.array_equal(one, other)
+
+    def test_every_image_of_a_file_is_given_back(self, tmp_path):
+        stack = noise(6, 20, 30)
+        (tmp_path / "in").mkdir()
+        for page in stack:
+            tifffile.imwrite(tmp_path / "in" / "appended.tif", page, append=True)
+        with tifffile.TiffWriter(tmp_path / "in" / "images.ome.tif", ome=True) as file:
+            for page in stack[:3]:
+                file.write(page, metadata={"axes": "YX"})
+        predict(tiffs(tmp_path / "in"), TiffWriter(tmp_path / "out"), tmp_path)
+        names = [f"images.ome/series_{i}.tif" for i in range(3)]
+        assert written(tmp_path / "out") == ["appended.tif", *names]
+        assert np.array_equal(tifffile.imread(tmp_path / "out" / "appended.tif"), stack)
+        for name, page in zip(names, stack, strict=False):
+            assert np.array_equal(tifffile.imread(tmp_path / "out" / name), page)
 
     def test_other_files_and_arrays_become_tif(self, tmp_path):
         np.save(tmp_path / "a.b.npy", noise(20, 30))
@@ -133,7 +153,7 @@ class TestLayout:
         data = arrays(image, axes, patch_size=size, tile_size=size)
         predict(data, TiffWriter(tmp_path / "out", dtype=dtype), tmp_path)
         path = tmp_path / "out" / "predict_data.tif"
-        back = open_tiff(path, axes)
+        (back,) = open_tiff(path, axes)
         assert (back.original_axes, tuple(back.original_data_shape)) == (axes, shape)
         assert back.data_dtype == (np.float32 if dtype == "float32" else np.uint16)
         for sample in range(back.data_shape[0]):
@@ -141,7 +161,7 @@ class TestLayout:
             ours = read_region(data.predict_stacks[0], region, None)
             assert np.array_equal(read_region(back, region, None), ours)
         back.close()
-        by_itself = open_tiff(path)
+        (by_itself,) = open_tiff(path)
         long = "".join(a for a, n in zip(axes, shape, strict=True) if n > 1 or a in "YX")
         assert set(long) <= set(by_itself.original_axes)
         assert tifffile.imread(path).shape == shape  # also axes of size 1
@@ -237,7 +257,7 @@ class TestMetadata:
         size = (4, 8, 8) if "Z" in axes else (8, 8)
         data = tiffs(tmp_path / "in", patch_size=size, tile_size=size)
         predict(data, TiffWriter(tmp_path / "out"), tmp_path)
-        before, after = (open_tiff(tmp_path / part / name) for part in ("in", "out"))
+        before, after = (open_tiff(tmp_path / part / name)[0] for part in ("in", "out"))
         assert after.original_axes == before.original_axes == axes
         assert tuple(after.original_data_shape) == shape
         expected = {a: SCALE[a] for a in axes if a in SCALE}
@@ -256,7 +276,7 @@ class TestMetadata:
         image = noise(2, 20, 30)
         tifffile.imwrite(tmp_path / "in" / "a.ome.tif", image, metadata=metadata)
         predict(tiffs(tmp_path / "in"), TiffWriter(tmp_path / "out"), tmp_path)
-        result = open_tiff(tmp_path / "out" / "a.ome.tif")
+        (result,) = open_tiff(tmp_path / "out" / "a.ome.tif")
         assert result.channel_names == ("DAPI", "GFP")
         result.close()
 
@@ -361,6 +381,76 @@ class TestFaults:
         with pytest.raises(DataError, match="contains NaN"):
             predict(data, writer, tmp_path, Nan())
         assert written(tmp_path / "out") == []
+
+
+class TestTwoPredictionsIntoOneFolder:
+    """The second begins while the first is under way."""
+
+    def begin(self, folder, value, existing):
+        data = arrays(np.full((32, 32), value, np.uint16), tile_overlap=(0, 0), batch_size=1)
+        data.setup("predict")
+        writer = TiffWriter(folder, existing=existing)
+        run = trainer(folder, callbacks=[writer])
+        run.datamodule = data
+        return writer, run, list(data.predict_dataloader())
+
+    @pytest.mark.parametrize(
+        ("existing", "value", "fault"),
+        [("skip", 1, None), ("replace", 2, None), ("error", 1, "another prediction has meanwhile")],
+    )
+    def test_results_are_whole(self, tmp_path, existing, value, fault):
+        runs = [self.begin(tmp_path, value, existing) for value in (1, 2)]
+        for writer, run, _ in runs:
+            writer.setup(run, Identity(), "predict")
+
+        def step(which, n):
+            writer, run, batches = runs[which]
+            for batch in batches[n]:
+                outputs = {"prediction": batch["image"], "region": batch["region"]}
+                writer.on_predict_batch_end(run, Identity(), outputs, batch, 0)
+
+        step(0, slice(0, 3))
+        step(1, slice(0, 1))
+        step(0, slice(3, 4))
+        (path,) = runs[0][0].paths
+        assert (tifffile.imread(path) == 1).all()
+        with pytest.raises(DataError, match=fault) if fault else nullcontext():
+            step(1, slice(1, 4))
+        assert (tifffile.imread(path) == value).all()
+        assert written(tmp_path) == [path.name]
+
+
+class TestSpace:
+    def test_what_surely_does_not_fit_is_refused_before_the_first_tile(self, tmp_path):
+        image = np.broadcast_to(np.uint8(0), (3_000_000, 3_000_000))
+        with pytest.raises(DataError, match=r"take 34332275 MiB or more, but in .* MiB are free"):
+            predict(arrays(image), TiffWriter(tmp_path / "out"), tmp_path)
+        assert written(tmp_path) == []
+
+    def test_a_full_disk_is_one_message_and_leaves_complete_files_only(self, tmp_path):
+        data, limits = arrays([noise(20, 30), noise(200, 300)]), getrlimit(RLIMIT_FSIZE)
+        setrlimit(RLIMIT_FSIZE, (100_000, limits[1]))  # as a quota would
+        try:
+            with pytest.raises(DataError, match=r"predict_data_0001.tif, of 0.2 MiB, can't be wr"):
+                predict(data, TiffWriter(tmp_path / "out"), tmp_path)
+        finally:
+            setrlimit(RLIMIT_FSIZE, limits)
+        assert written(tmp_path / "out") == ["predict_data_0000.tif"]
+
+    @pytest.mark.parametrize("able", [True, False])
+    def test_it_is_taken_before_the_first_tile(self, tmp_path, monkeypatch, able):
+        if not able:
+            monkeypatch.delattr(os, "posix_fallocate", raising=False)
+        pixels = tifffile.memmap(tmp_path / "a.tif", shape=(500, 600), dtype="u2")
+        reserve(tmp_path / "a.tif", pixels)
+        assert (tmp_path / "a.tif").stat().st_blocks * 512 >= pixels.nbytes
+        assert not tifffile.imread(tmp_path / "a.tif").any()
+
+
+@pytest.mark.parametrize("folder", ["s3://bucket/out", "gs://bucket", "https://host/out"])
+def test_a_url_is_no_folder_for_results(folder):
+    with pytest.raises(DataError, match=f"folder={folder} is a URL, but results are writt"):
+        TiffWriter(folder)
 
 
 class TestSeveralOutputs:

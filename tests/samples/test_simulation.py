@@ -148,7 +148,7 @@ def test_write_leaves_tiffs_that_say_their_axes_and_pixel_size(tmp_path: Path) -
 
     paths = write(tmp_path / "new", n=2)
     assert [path.name for path in paths] == ["nuclei_0.tif", "nuclei_1.tif"]
-    stack = open_tiff(paths[1])
+    (stack,) = open_tiff(paths[1])
     assert (stack.original_axes, stack.data_dtype) == ("YX", np.uint16)
     assert stack.scale["Y"] == pytest.approx((load("nuclei", 1).pixel_size["Y"], "µm"))
     assert np.array_equal(

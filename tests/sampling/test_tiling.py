@@ -63,12 +63,12 @@ def cover(grid: TileGrid, extents: list[Extent]) -> list[np.ndarray]:
 
 
 @PROPERTY
-@given(cases())
+@given(cases(), st.integers(1, 8))
 def test_the_kept_parts_of_tiles_cover_every_pixel_exactly_once(
-    case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int],
+    case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int], divisor: int
 ) -> None:
     extents, tile, overlap, budget = case
-    grid = TileGrid(extents, tile, overlap, window_bytes=budget)
+    grid = TileGrid(extents, tile, overlap, divisor=divisor, window_bytes=budget)
     assert all((counts == 1).all() for counts in cover(grid, extents))
 
 
@@ -92,15 +92,33 @@ def test_tiles_lie_inside_an_image_that_is_larger_and_contain_what_they_keep(
 
 
 @PROPERTY
-@given(cases())
-def test_a_kept_part_is_half_the_overlap_away_from_the_edge_of_its_tile(
-    case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int],
+@given(cases(), st.integers(1, 8))
+def test_tiles_lie_on_the_grid_of_the_network_and_end_where_it_would_extend_the_whole_image(
+    case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int], divisor: int
 ) -> None:
     extents, tile, overlap, budget = case
-    grid = TileGrid(extents, tile, overlap, window_bytes=budget)
+    grid = TileGrid(extents, tile, overlap, divisor=divisor, window_bytes=budget)
+    tiles = places(grid)
+    size = np.array([extents[i].size for i in tiles.image])
+    assert (tiles.start % divisor == 0).all() and (tiles.size % divisor == 0).all()
+    assert (tiles.size < np.array(tile) + divisor).all()
+    extended = np.maximum(-(-size // divisor) * divisor, tiles.size)
+    for image in range(len(extents)):
+        mine = tiles.image == image
+        ends = (tiles.start + tiles.size)[mine].max(axis=0)
+        np.testing.assert_array_equal(ends, extended[mine][0])
+
+
+@PROPERTY
+@given(cases(), st.integers(1, 8))
+def test_a_kept_part_is_half_the_overlap_away_from_the_edge_of_its_tile(
+    case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int], divisor: int
+) -> None:
+    extents, tile, overlap, budget = case
+    grid = TileGrid(extents, tile, overlap, divisor=divisor, window_bytes=budget)
     tiles, crop = places(grid), crops(grid)
     size, n_axes = np.array([extents[i].size for i in tiles.image]), len(tile)
-    margin = np.array(overlap) // 2
+    margin = np.minimum(overlap, -(-np.array(tile) // divisor) * divisor - divisor) // 2
     first, last = crop[:, :n_axes], crop[:, n_axes:]
     assert ((first - tiles.start >= margin) | (first == 0)).all()
     assert ((tiles.start + tiles.size - last >= margin) | (last == size)).all()
@@ -125,8 +143,7 @@ def test_tiles_are_in_the_order_of_images_and_of_what_is_read_together(
         region = grid.region(window)
         assert (tiles.start[mine] >= region.start).all()
         assert (tiles.start[mine] + tiles.size[mine] <= region.stop).all()
-        if not extents[region.image].in_memory:
-            assert (tiles.start[mine].min(axis=0) == region.start).all()
+        assert (tiles.start[mine].min(axis=0) == region.start).all()
 
 
 @PROPERTY

@@ -667,7 +667,7 @@ class TestErrors:
             ({"n_folds": 1}, "n_folds=1 is too small: give at least 2"),
             ({"n_folds": 2.5}, "n_folds=2.5: give a whole number or null"),
             ({"fold": -1}, "fold=-1 is too small"),
-            ({"n_folds": 3, "fold": 3}, "fold=3, but n_folds=3: folds are numbered from 0 to 2"),
+            ({"n_folds": 3, "fold": 3}, "fold=3, but n_folds=3: give 0 to 2"),
             ({"fold": 1}, "folds are of samples, images or files"),
             ({"hold_out": "patches", "n_folds": 3}, "folds are of samples, images or files"),
             ({"hold_out": "files", "val_data": "x"}, "hold_out=files, .* but val_data is given"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def names(listing: Listing, folder: Path) -> list[str]:
 def test_a_file_is_itself(folder: Path) -> None:
     for data in (folder / "b.tif", str(folder / "b.tif")):
         assert list_files(data, TIFF, "train_data").inputs == [folder / "b.tif"]
+
+
+@pytest.mark.parametrize("source", ["s3://bucket/a.tif", ["https://host/a.tif"]])
+def test_a_url_is_no_file(source: str | list[str]) -> None:
+    with pytest.raises(DataError, match=r"a\.tif is a URL, and only data=zarr reads from URLs"):
+        list_files(source, [".tif"], "train_data")
 
 
 def test_a_list_keeps_its_order(folder: Path) -> None:
@@ -383,3 +390,95 @@ def test_a_key_that_is_no_number_is_told_with_its_file(tmp_path):
     (tmp_path / "m.csv").write_text("input,series\na.tif,x\n")
     with pytest.raises(DataError, match=r"a\.tif: series=x: a manifest gives it as a whole"):
         TiffDataModule(train_data=tmp_path / "m.csv", patch_size=(8, 8)).setup("fit")
+
+
+class TestSamePixels:
+    """A file that is named again, also through links, and what can't be read in a folder."""
+
+    @staticmethod
+    def image(path: Path) -> Path:
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(path, np.arange(32 * 32, dtype=np.uint16).reshape(32, 32))
+        return path
+
+    @pytest.mark.parametrize("named", ["the file", "a link", "a linked folder", "a list"])
+    def test_an_image_in_training_and_validation_is_refused(self, tmp_path: Path, named: str):
+        file = self.image(tmp_path / "train/a.tif")
+        self.image(tmp_path / "train/b.tif")
+        (tmp_path / "link.tif").symlink_to(file)
+        (tmp_path / "linked").symlink_to(tmp_path / "train")
+        other = self.image(tmp_path / "other/c.tif")
+        val = {"the file": file, "a link": tmp_path / "link.tif"}
+        val |= {"a linked folder": tmp_path / "linked", "a list": [str(other), str(file)]}
+        data = TiffDataModule(
+            train_data=tmp_path / "train", val_data=val[named], patch_size=(8, 8), axes="YX"
+        )
+        with pytest.raises(DataError, match=r"val_data: [12] image\(s\) are in train_data too, /"):
+            data.setup("fit")
+        good = TiffDataModule(
+            train_data=file, val_data=other, test_data=file, patch_size=(8, 8), axes="YX"
+        )
+        good.setup("fit")  # other files with the same pixels can't be told apart
+        good.setup("test")
+
+    def test_other_channels_of_the_same_file_may_validate(self, tmp_path: Path):
+        tifffile.imwrite(
+            tmp_path / "a.tif", np.zeros((2, 32, 32), np.uint16), metadata={"axes": "CYX"}
+        )
+        rows = "input,channel,split\na.tif,0,train\na.tif,1,val\n"
+        (tmp_path / "m.csv").write_text(rows)
+        data = TiffDataModule(
+            train_data=tmp_path / "m.csv", val_data=tmp_path / "m.csv", patch_size=(8, 8)
+        )
+        data.setup("fit")
+
+    @pytest.mark.parametrize("pattern", ["", "*.tif"])
+    def test_a_link_to_a_file_beside_it_counts_once(self, tmp_path: Path, pattern: str):
+        file = self.image(tmp_path / "scan/b.tif")
+        outside = self.image(tmp_path / "outside/c.tif")
+        (tmp_path / "scan/a.tif").symlink_to(file)
+        (tmp_path / "scan/c.tif").symlink_to(outside)
+        (tmp_path / "scan/d.tif").symlink_to(outside)
+        with pytest.warns(UserWarning, match=r"2 link\(s\) .* left out: .*/a\.tif, .*/d\.tif\.$"):
+            found = list_files(tmp_path / "scan" / pattern, TIFF, "train_data").inputs
+        assert [path.name for path in found] == ["b.tif", "c.tif"]
+
+    def test_a_link_in_a_list_is_listed_twice(self, tmp_path: Path):
+        file = self.image(tmp_path / "a.tif")
+        (tmp_path / "b.tif").symlink_to(file)
+        data = TiffDataModule(train_data=[file, tmp_path / "b.tif"], patch_size=(8, 8), axes="YX")
+        with pytest.raises(DataError, match=r"a\.tif is listed 2 times"):
+            data.setup("fit")
+
+    def test_links_that_lead_nowhere_are_no_missing_images(self, tmp_path: Path):
+        self.image(tmp_path / "scan/a.tif")
+        (tmp_path / "scan/notes.md").symlink_to(tmp_path / "nowhere.md")
+        assert len(list_files(tmp_path / "scan", TIFF, "train_data").inputs) == 1
+        (tmp_path / "scan/b.tif").symlink_to(tmp_path / "nowhere.tif")
+        with pytest.raises(DataError, match=r"scan: .*/b\.tif is a link to what is not there\. Re"):
+            list_files(tmp_path / "scan", TIFF, "train_data")
+
+    def test_folders_that_cannot_be_read_are_no_empty_ones(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        self.image(tmp_path / "scan/a.tif")
+        (tmp_path / "scan/locked").mkdir()
+        scan = os.scandir
+
+        def refuse(path):
+            if str(path).endswith("locked"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+        with pytest.raises(DataError, match=r"locked cannot be read \(Permission denied\)"):
+            list_files(tmp_path / "scan", TIFF, "train_data")
+
+    def test_images_of_several_dtypes_are_told(self, tmp_path: Path):
+        self.image(tmp_path / "scan/a.tif")
+        tifffile.imwrite(tmp_path / "scan/a_mask.tif", np.ones((32, 32), np.uint8))
+        data = TiffDataModule(train_data=tmp_path / "scan", patch_size=(8, 8), axes="YX")
+        with pytest.warns(
+            UserWarning, match=r"1 uint16 \(.*a\.tif\), 1 uint8 \(.*a_mask\.tif\)\. "
+        ):
+            data.setup("fit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -12,7 +13,9 @@ from stacks import RecordingStack
 from careamics_dm import ArrayDataModule, MeanStd, MinMax, Quantile
 from careamics_dm.datamodule import patch_datamodule as module
 from careamics_dm.errors import DataError
+from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.image_set import ImageSet
+from careamics_dm.transforms import normalization, statistics
 from careamics_dm.transforms.normalization import Affine
 from careamics_dm.transforms.statistics import measure, pixel_blocks
 
@@ -83,6 +86,52 @@ class TestExact:
         assert len(blocks) < 300
         counted = np.sort(np.concatenate([b.ravel() for b in blocks]))
         assert np.array_equal(counted, pixels.ravel())
+
+
+class TestMemory:
+    @pytest.mark.parametrize("method", ["mean_std", "min_max", "quantile"])
+    @pytest.mark.parametrize("kind", ["in memory", "one stored block"])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+    def test_it_is_bounded_for_one_large_image(self, monkeypatch, kind, dtype, method):
+        monkeypatch.setattr(statistics, "BLOCK", 2**18)
+        monkeypatch.setattr(normalization._Histogram, "MOST", 2**16)
+        image = rng.integers(0, 200, (2, 2048, 2048)).astype(dtype)
+        some = images(image[None])
+        if kind == "in memory":
+            some = ImageSet([ArrayStack(image, "CYX", "a")], channels=[None])
+        method = {"mean_std": MeanStd(), "min_max": MinMax(), "quantile": Quantile()}[method]
+        tracemalloc.start()
+        found = measure(some, method, None, 0, allow_nan=False)["image"]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # Beside a block that is read, some blocks as float64.
+        assert peak < (0 if kind == "in memory" else image.nbytes) + 32 * 2**18
+        flat = image.reshape(2, -1)
+        if isinstance(method, MeanStd):
+            assert found.offset == pytest.approx(flat.mean(1).tolist())
+            assert found.scale == pytest.approx(flat.std(1).tolist())
+
+    @pytest.mark.parametrize("n", [3, 11, 12, 1000, 1009])
+    def test_of_very_many_blocks_each_comes_once_in_no_order(self, monkeypatch, n):
+        monkeypatch.setattr(statistics, "LISTED", 2)
+        found = list(statistics._in_random_order(n, np.random.default_rng(0)))
+        assert sorted(found) == list(range(n))
+        assert n < 5 or found != sorted(found)
+
+    def test_blocks_of_what_is_only_declared_are_not_listed(self):
+        class Declared(RecordingStack):
+            """Pixels of which no disk holds all."""
+
+            def __init__(self):
+                super().__init__(np.zeros((1, 1, 8, 8), np.uint8), block=(64, 64))
+                self.data_shape = (1, 1, 2**28, 2**28)
+
+            def extract_patch(self, sample_idx, channels, coords, patch_size):
+                return np.full((1, *patch_size), 7, np.uint8)
+
+        some = ImageSet([Declared()], channels=[None])
+        blocks = pixel_blocks(some, 0, 2**24, 0, allow_nan=False)
+        assert [np.unique(block).tolist() for block in blocks] == [[7]]
 
 
 class TestSampled:

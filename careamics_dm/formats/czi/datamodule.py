@@ -17,12 +17,16 @@ from careamics_dm.formats.czi.metadata import channel_names, parse, pixel_size
 from careamics_dm.formats.czi.planes import CziArray, Key, OpenCzi
 from careamics_dm.images import checks as check
 from careamics_dm.images.array_stack import ArrayStack
+from careamics_dm.images.axes import select_channels
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.sources.file_kind import other_kind
 from careamics_dm.sources.listing import Listing, list_files
 
 Scenes = Sequence[int] | None
 DEPTH = {"SCYX": "", "SCZYX": "Z", "SCTYX": "T"}
 """The axes to choose from, and the dimension that is depth with each."""
+LARGE_AREA, SPARSEST = 2**32, 2**12
+"""Pixels of a scene from which its gaps are doubted, and how many times what was acquired it is."""
 COMPRESSIONS = (0, 4, 5, 6)
 """Those that libCZI decodes: none, JPEG XR, Zstandard, Zstandard with a header."""
 OTHERS = "Bgr96Float, Bgra32, Gray64ComplexFloat, Bgr192ComplexFloat, Gray32, Gray64Float"
@@ -41,9 +45,9 @@ class CziDataModule(PatchDataModule):
     ``axes`` is ``SCYX``, ``SCZYX`` or ``SCTYX``: planes, or volumes with Z or T as depth (T
     is then called Z in the image). Whatever is not depth folds into samples: T, then Z, then
     other dimensions (B, H, I, R, V) in alphabetical order, the last one running fastest.
-    ``auto`` takes ``SCYX`` for a patch size of two numbers, else the depth that the file has,
-    Z before T. The components of colour pixels are channels: R, G, B of the first channel, of
-    the second, and so on.
+    ``auto`` takes the depth that the file has, Z before T; for a patch size of two numbers, T
+    folds into samples (Z too, with ``z_as_samples``). The components of colour pixels are channels:
+    R, G, B of the first channel, of the second, and so on.
 
     Parameters
     ----------
@@ -77,7 +81,7 @@ class CziDataModule(PatchDataModule):
         if isinstance(data, str | PathLike) and Path(data).expanduser().is_dir():
             raise DataError(
                 f"{what}: {data} is a folder. List its CZI files, or give a pattern "
-                f"({Path(data) / '*.czi'}) or a manifest."
+                f"({Path(data) / '*.czi'}) or a manifest.{other_kind(data, 'czi')}"
             )
         return list_files(data, (".czi",), what)
 
@@ -91,11 +95,18 @@ class CziDataModule(PatchDataModule):
             axes,
             scenes=row or self.scenes,
             patch_dims=len(self.settings.patch_size),
+            keep_z=True,
             cache_mib=self.cache_mib,
             convert_pixel_types=self.convert_pixel_types,
+            channels=self._channels(),
             name_scene=row is not None,
         )
         return [*stacks]
+
+    def _channels(self) -> list[int | str] | None:
+        """Return the channels that are read of any image; ``None``: all."""
+        inputs, targets = self.settings.channels, self.settings.target_channels
+        return None if inputs is None else [*inputs, *(targets or ())]
 
 
 def open_czi(
@@ -104,15 +115,19 @@ def open_czi(
     *,
     scenes: Sequence[int] | None = None,
     patch_dims: int = 2,
+    keep_z: bool = False,
     cache_mib: int = 256,
     convert_pixel_types: bool = False,
+    channels: Sequence[int | str] | None = None,
     name_scene: bool = False,
 ) -> list[ArrayStack]:
     """Open the scenes of a CZI file, in the order of ``scenes``; no pixels are read.
 
-    ``patch_dims`` (2 or 3) is what ``axes="auto"`` goes by; for other arguments see
-    `CziDataModule`. Each scene is ``SCYX`` or ``SCZYX``; its ``source`` is the path, or, where
-    several are taken or ``name_scene`` is true, ``path/scene_2``.
+    ``channels`` are those that will be read: their pixel types must agree. ``patch_dims`` (2 or 3)
+    is what ``axes="auto"`` goes by; with ``keep_z``, also for 2 Z of several planes is depth, and
+    what is named as depth may have length 1. For other arguments see `CziDataModule`. Each scene
+    is ``SCYX`` or ``SCZYX``; its ``source`` is the path, or, where several are taken or
+    ``name_scene`` is true, ``path/scene_2``.
     """
     name = str(path)
     blocks = read_directory(name)
@@ -121,14 +136,16 @@ def open_czi(
     present = np.unique(blocks.index["S"]).tolist() if "S" in blocks.index else None
     chosen = _choose_scenes(present, scenes, name)
     of_scene = {n: blocks.of_scene(n if present is not None else None) for n in chosen}
-    depth = _depth(axes, patch_dims, [*of_scene.values()], name)
+    depth = _depth(axes, patch_dims, keep_z, [*of_scene.values()], name)
     sizes = pixel_size(metadata)
     stacks = []
     for n, part in of_scene.items():
         of_several = len(chosen) > 1 or (name_scene and len(present or ()) > 1)
         source = f"{name}/scene_{n}" if of_several else name
         layout = _layout(name, None if present is None else n, part, depth, source)
-        dtype = _dtype(layout, convert_pixel_types, source)
+        names = _names(channel_names(metadata, list(layout.channels)), layout)
+        alike = channels is not None and _are_alike(channels, names, layout)
+        dtype = _dtype(layout, convert_pixel_types or alike, source)
         array = CziArray(layout, part, dtype, cache_mib * 2**20)
         stacks.append(
             ArrayStack(
@@ -137,7 +154,7 @@ def open_czi(
                 source,
                 block_shape=array.block_shape,
                 scale={a: s for a, s in sizes.items() if a in "YX" or depth == "Z"},
-                channel_names=_names(channel_names(metadata, list(layout.channels)), layout),
+                channel_names=names,
             )
         )
     return stacks
@@ -167,12 +184,14 @@ def _choose_scenes(present: Scenes, scenes: Scenes, path: str) -> Sequence[int]:
     return scenes
 
 
-def _depth(axes: str, patch_dims: int, parts: Sequence[SubBlocks], path: str) -> str:
+def _depth(axes: str, patch_dims: int, keep_z: bool, parts: Sequence[SubBlocks], path: str) -> str:
     """Return the dimension that is depth, or nothing."""
     lengths = {a: [len(np.unique(p.index[a])) if a in p.index else 1 for p in parts] for a in "ZT"}
     there = " and ".join(f"{letter} of length {max(n)}" for letter, n in lengths.items())
     if axes.lower() == "auto":
-        found = [letter for letter, n in lengths.items() if max(n) > 1] if patch_dims == 3 else [""]
+        found = [letter for letter, n in lengths.items() if max(n) > 1]
+        if patch_dims == 2:
+            return "Z" if keep_z and "Z" in found else ""
         if not found:
             raise DataError(
                 f"{path}: a patch size of 3 numbers, but with {there}, the file has no depth. Give "
@@ -187,7 +206,7 @@ def _depth(axes: str, patch_dims: int, parts: Sequence[SubBlocks], path: str) ->
             "SCTYX (T is depth). S, C, Y and X are always there, in this order, also where there "
             "is one channel; Z and T are never both depth: what is not depth folds into S."
         )
-    if depth and min(lengths[depth]) < 2:
+    if depth and min(lengths[depth]) < 2 and not (keep_z and patch_dims == 2):
         some = max(lengths[depth]) > 1
         others = [a for a, d in DEPTH.items() if not d or min(lengths[d]) > 1]
         raise DataError(
@@ -202,6 +221,16 @@ def _layout(path: str, scene: int | None, blocks: SubBlocks, depth: str, name: s
     """Describe a scene: where it lies, and the planes it has."""
     top, left = blocks.start.min(axis=0).tolist()
     bottom, right = blocks.stop.max(axis=0).tolist()
+    area, acquired = (
+        (bottom - top) * (right - left),
+        int((blocks.stop - blocks.start).prod(1).sum()),
+    )
+    if area > LARGE_AREA and area > acquired * SPARSEST:
+        raise DataError(
+            f"{name}: its sub-blocks lie so far apart that the image would be {bottom - top} × "
+            f"{right - left} pixels, of which {acquired} were acquired. Where they lie is damaged: "
+            "copy or save it again, or choose other scenes."
+        )
     letters = [a for a in "TZ" if a in blocks.index]
     letters += sorted(set(blocks.index) - set("SMCTZ"))
     dimensions = [(a, indices_of(blocks.index[a])) for a in letters]
@@ -239,6 +268,18 @@ def _pixel_type(blocks: SubBlocks, channel: int, source: str) -> int:
     return int(types[0])
 
 
+def _are_alike(
+    channels: Sequence[int | str], names: Sequence[str] | None, layout: SceneLayout
+) -> bool:
+    """Whether some channels have one pixel type, so that those of others do not matter."""
+    try:
+        chosen = select_channels(channels, len(layout.components), names, "")
+    except DataError:  # said where the selection is checked
+        return False
+    of = [layout.pixel_types[layout.components[i][0]] for i in chosen or ()]
+    return len({PIXEL_TYPES[number].dtype for number in of}) == 1
+
+
 def _dtype(layout: SceneLayout, convert: bool, source: str) -> np.dtype[Any]:
     """Return the dtype of the image: that of all channels."""
     types = [PIXEL_TYPES[number] for number in layout.pixel_types]
@@ -247,7 +288,7 @@ def _dtype(layout: SceneLayout, convert: bool, source: str) -> np.dtype[Any]:
         each = ", ".join(f"{c}: {t.name}" for c, t in zip(layout.channels, types, strict=True))
         raise DataError(
             f"{source}: its channels have different pixel types ({each}). Set "
-            f"convert_pixel_types=true to read all as {dtype}."
+            f"convert_pixel_types=true to read all as {dtype}, or select channels of one type."
         )
     return dtype
 

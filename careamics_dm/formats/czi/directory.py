@@ -7,6 +7,7 @@ sub-blocks lie: so a truncated file is found when it is opened, without reading 
 
 import struct
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,14 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError, truncated
+from careamics_dm.sources.file_kind import other_kind
 
 NONE = -(2**31)  # the index of a sub-block along a dimension that it does not have
 DIMENSIONS = "XYMSTZCRIHVB"
+SCHEMA = b"DV"  # what each entry of a directory begins with
 SEGMENT = struct.Struct("<16sqq")
 """What each segment starts with: name, bytes reserved and used for what follows."""
 FILE, DIRECTORY, SUB_BLOCK = b"ZISRAWFILE", b"ZISRAWDIRECTORY", b"ZISRAWSUBBLOCK"
 AT_DIRECTORY = SEGMENT.size + 52  # where the file header has the position of the directory
 BEFORE_ENTRIES = 128  # bytes of a directory before its entries; their number comes first
+OWN_SIZES = struct.Struct("<iiq")
+"""What a sub-block says first: bytes of its metadata, attachment and pixels; its entry follows."""
+LEAST_HEAD = 256  # bytes of these together
+BYTES_PER_PIXEL = {0: 1, 1: 2, 2: 4, 3: 3, 4: 6}  # of the pixel types that can be read
+LARGE, LARGEST_RATIO = 2**28, 2**16
+"""Bytes of a sub-block from which its compression is doubted, and what is possible."""
 ENTRY = np.dtype(
     [
         ("schema", "S2"),
@@ -66,19 +75,23 @@ class SubBlocks:
         return self if scene is None else self.where(self.index["S"] == scene)
 
 
-def read_directory(path: str) -> SubBlocks:
+def read_directory(path: str, check: bool = True) -> SubBlocks:
     """Read which sub-blocks of full resolution a file holds, in the order of its directory.
 
     What can't be read as a whole is an error: no CZI, truncated, damaged, without pixels, spread
-    over several files, or with sub-blocks that do not say where they belong.
+    over several files, or with sub-blocks that do not say where they belong. With ``check``, what
+    each sub-block says of itself is compared with the directory.
     """
     try:
         with Path(path).open("rb") as file:
-            entries, dims = _entries(file, path)
+            data, starts = _entries(file, path)
+            entries, dims = _parse(data, starts)
             last = int(entries["position"].max())
             end = last + SEGMENT.size + _segment(file, path, last, SUB_BLOCK)[0]
             if end > (size := file.seek(0, 2)):
                 raise truncated(path, end, size)
+            if check:
+                _check_each(file, path, data, starts)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}). Check the file.") from error
     if (entries["file_part"] != 0).any():
@@ -86,8 +99,8 @@ def read_directory(path: str) -> SubBlocks:
     return _sub_blocks(path, entries, dims)
 
 
-def _entries(file: BinaryIO, path: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the entries of the directory, and the dimensions of each, padded with nameless."""
+def _entries(file: BinaryIO, path: str) -> tuple[bytes, NDArray[np.int64]]:
+    """Return the entries of the directory, and where each starts."""
     _segment(file, path, 0, FILE)
     position = int.from_bytes(_read_at(file, path, AT_DIRECTORY, 8), "little")
     if position == 0:
@@ -107,10 +120,61 @@ def _entries(file: BinaryIO, path: str) -> tuple[NDArray[Any], NDArray[Any]]:
             raise truncated(path, file.tell() - len(data) + at, file.seek(0, 2))
     if not count:
         raise DataError(f"{path}: holds no pixels. Take it off the list.")
-    return _parse(data, np.array(starts))
+    return data[:at], np.array(starts)
+
+
+def _check_each(file: BinaryIO, path: str, data: bytes, starts: NDArray[np.int64]) -> None:
+    """Compare each entry of the directory with the one at its sub-block, and sizes with pixels."""
+    file_size, ends = file.seek(0, 2), [*starts[1:].tolist(), len(data)]
+    for number, (start, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
+        entry = data[start:end]
+        position = struct.unpack_from("<q", entry, 6)[0]
+        reserved, _ = _segment(file, path, position, SUB_BLOCK)
+        head = file.read(OWN_SIZES.size + len(entry))
+        if len(head) < OWN_SIZES.size + len(entry):
+            raise truncated(path, position + SEGMENT.size + len(entry), file_size)
+        n_metadata, n_attached, n_data = OWN_SIZES.unpack_from(head)
+        before = max(LEAST_HEAD, len(head)) + n_metadata + n_attached
+        fault = ""
+        if entry[:2] != SCHEMA or _essence(head[OWN_SIZES.size :]) != _essence(entry):
+            fault = "says other sizes, places or types than the directory of the file"
+        elif min(n_metadata, n_attached, n_data) < 0 or before + n_data > reserved:
+            fault = f"has {n_data} bytes of pixels, which is more than there is room for"
+        elif fault_of_size := _fault_of_size(entry, n_data):
+            fault = fault_of_size
+        if fault:
+            raise DataError(
+                f"{path}: sub-block {number} (at byte {position}) {fault}. The file is damaged: "
+                "copy or save it again."
+            )
+
+
+def _essence(entry: bytes) -> tuple[Any, ...]:
+    """Return what matters of an entry: pixel type, compression and dimensions."""
+    head = np.frombuffer(entry[: ENTRY.itemsize], ENTRY)[0]
+    dims = np.frombuffer(entry[ENTRY.itemsize :], DIMENSION)
+    fields = [dims[name].tolist() for name in ("name", "start", "size", "stored")]
+    return int(head["pixel_type"]), int(head["compression"]), int(head["n_dims"]), fields
+
+
+def _fault_of_size(entry: bytes, n_data: int) -> str:
+    """Say what is wrong with a number of bytes for the pixels that an entry declares."""
+    pixel_type, compression, _, (names, _, sizes, stored) = _essence(entry)
+    pixels = [
+        s if s > 0 else n
+        for name, n, s in zip(names, sizes, stored, strict=True)
+        if name in (b"X", b"Y")
+    ]
+    needed = prod(pixels) * BYTES_PER_PIXEL.get(pixel_type, 0)
+    if compression == 0 and n_data < needed:
+        return f"has {n_data} bytes of pixels, but declares {needed}"
+    if needed > LARGE and needed > n_data * LARGEST_RATIO:
+        return f"declares {needed / 2**30:.1f} GiB of pixels in {n_data} bytes"
+    return ""
 
 
 def _parse(data: bytes, starts: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return entries, and the dimensions of each, padded with nameless."""
     raw = np.frombuffer(data, np.uint8)
 
     def gather(places: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -204,7 +268,8 @@ def _segment(file: BinaryIO, path: str, position: int, name: bytes) -> tuple[int
     if not name.startswith(head[: len(name)]) or not size:
         if name is FILE:
             what = f"starts with {head[:10]!r}, as no CZI does" if size else "is empty (0 bytes)"
-            raise DataError(f"{path}: not a CZI file: it {what}. Take it off the list.")
+            advice = other_kind(path, "czi") or " Take it off the list."
+            raise DataError(f"{path}: not a CZI file: it {what}.{advice}")
         raise DataError(
             f"{path}: there is no {name.decode()} at byte {position}, where one should be. The "
             "file is damaged: copy or save it again."

@@ -20,6 +20,7 @@ from careamics_dm.formats.czi.directory import SubBlocks, read_directory
 from careamics_dm.formats.czi.layout import PIXEL_TYPES, Coverage, SceneLayout
 from careamics_dm.images.boxes import Boxes
 from careamics_dm.images.file_handles import HandleCache
+from careamics_dm.images.file_stamp import FileStamp
 
 DType = np.dtype[Any]
 BLOCK_BYTES = 2**26  # planes up to this size (64 MiB, of all channels) are read whole
@@ -39,6 +40,7 @@ class CziArray:
 
     def __init__(self, layout: SceneLayout, blocks: SubBlocks, dtype: DType, cache: int) -> None:
         self.layout, self.dtype, self.cache_bytes = layout, dtype, cache
+        self._stamp = FileStamp.of(layout.path)
         n_samples, n_depth, _ = layout.lengths
         depth = [n_depth] * len(layout.depth)
         self.shape = (n_samples, len(layout.components), *depth, *layout.size)
@@ -53,6 +55,7 @@ class CziArray:
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """Read a box; pixels that were not acquired are 0."""
+        self._stamp.check()
         samples, channels, *depth, rows, columns = (range(s.start, s.stop) for s in box)
         planes = depth[0] if depth else range(1)
         out = np.empty([len(r) for r in (samples, channels, planes, rows, columns)], self.dtype)
@@ -156,7 +159,8 @@ def _block(layout: SceneLayout, blocks: SubBlocks, pixel_bytes: int) -> tuple[in
 
 
 def _read_coverage(layout: SceneLayout) -> Coverage:
-    return Coverage(read_directory(layout.path).of_scene(layout.scene), layout)
+    blocks = read_directory(layout.path, check=False)
+    return Coverage(blocks.of_scene(layout.scene), layout)
 
 
 _OPEN: set[OpenCzi] = set()

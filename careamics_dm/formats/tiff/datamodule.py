@@ -1,26 +1,38 @@
-"""TIFF files: plain, ImageJ, OME-TIFF, BigTIFF, tiled, compressed, pyramidal."""
+"""TIFF files: plain, ImageJ, OME-TIFF, BigTIFF, tiled, compressed, pyramidal, and sets of them."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Unpack
-from xml.etree import ElementTree
+from typing import Any, Literal, Unpack
 
 import tifffile
+from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.datamodule.settings import SharedSettings
-from careamics_dm.formats.tiff.headers import FoundSeries, Key, open_series, shaped_metadata
+from careamics_dm.errors import DataError
+from careamics_dm.formats.tiff.declared import shaped_metadata
+from careamics_dm.formats.tiff.headers import (
+    FoundSeries,
+    Images,
+    Key,
+    find_series,
+    images_in,
+    open_file,
+    surplus,
+    were_appended,
+)
+from careamics_dm.formats.tiff.metadata import channel_names, pixel_size
 from careamics_dm.formats.tiff.pages import TiffArray, map_series
+from careamics_dm.formats.tiff.sets import Files, SetPart, group_sets
 from careamics_dm.images import checks as check
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import check_axes, contradicted_axes, same_roles, unstated_axes
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sources.listing import Listing, list_files
-from careamics_dm.sources.source_path import TIFF
+from careamics_dm.sources.source_path import TIFF, TIFF_OF_MICROSCOPES
 
-MICROMETER = "µm"
 Dimensions = tuple[tuple[int, ...], str]
 """Numbers of the dimensions of a file that are used, and the letter of each."""
 
@@ -31,68 +43,115 @@ class TiffDataModule(PatchDataModule):
     Data arguments take a path, a list, a folder (searched recursively), a glob or a manifest.
     Uncompressed files are memory-mapped; of others only the strips or tiles that are needed are
     read, each once. Axes, pixel size and channel names come from OME, ImageJ or tifffile's own
-    metadata; other stacks need an ``axes`` string. RGB samples are channels.
+    metadata, and those of microscopes; other stacks need an ``axes`` string. RGB samples are
+    channels.
+
+    Files of a set (OME-TIFF, Micro-Manager) are one image where all of them are named, or the file
+    that describes the others (also a ``.companion.ome``); else each is an image of its own pages.
 
     Parameters
     ----------
-    series : int
-        Image within each file. In a set of OME-TIFF files with several images, those are
-        counted that have a page in the file named.
+    series : int, optional
+        Image within each file; by default all of them. Pages of one shape that were appended one
+        by one are one stack of samples; label, macro and thumbnail of a slide are left out.
     level : int
         Level of the pyramid; 0 is full resolution.
+    incomplete : {"error", "trim"}
+        Files that lack pages, of recordings that were stopped: error, or trim (take the whole
+        frames that are there, with a warning).
     **shared
         Parameters of `PatchDataModule`.
     """
 
     def __init__(
-        self, *, series: int = 0, level: int = 0, **shared: Unpack[SharedSettings]
+        self,
+        *,
+        series: int | None = None,
+        level: int = 0,
+        incomplete: Literal["error", "trim"] = "error",
+        **shared: Unpack[SharedSettings],
     ) -> None:
         super().__init__(**shared)
-        self.series = check.number("series", series, 0)
+        self.series = check.number("series", series, 0, optional=True)
         self.level = check.number("level", level, 0)
+        self.incomplete = check.one_of("incomplete", incomplete, ("error", "trim"))
 
     def list_sources(self, data: Any, what: str) -> Listing:
         """TIFF files; a set of files that is one OME-TIFF image is listed once."""
-        return _one_per_image(list_files(data, TIFF, what), self.series)
+        role, _, of = what.partition("_")
+        other = {"train": "val", "val": "train"}.get(role, "")
+        elsewhere = getattr(self.settings, f"{other}_{of}", None)
+        listing = list_files(data, (*TIFF, *TIFF_OF_MICROSCOPES), what)
+        return group_sets(listing, what, _files_of(elsewhere))
 
     def open_source(
         self, source: Path, axes: str, *, series: str | None = None, level: str | None = None
     ) -> list[ImageStack]:
         """See `PatchDataModule.open_source`; a manifest's rows may name series and level."""
-        stack = open_tiff(
+        stacks = open_tiff(
             source,
             axes,
             series=check.key(f"{source}: series", series, self.series),
             level=check.key(f"{source}: level", level, self.level),
             trust_axes=self.settings.trust_axes,
+            incomplete=self.incomplete,
         )
         # Rows may name several images of a file.
         chosen = {"series": series, "level": level}
         named = "_".join(f"{key}_{n}" for key, n in chosen.items() if n is not None)
-        stack.source += f"/{named}" * bool(named)
-        return [stack]
+        for stack in stacks:
+            stack.source += f"/{named}" * bool(named)
+        return [*stacks]
 
 
 def open_tiff(
-    path: Path | str,
+    path: Path | str | SetPart,
     axes: str = "auto",
     *,
-    series: int = 0,
+    series: int | None = None,
     level: int = 0,
     trust_axes: bool = False,
-) -> ArrayStack:
-    """Open one image of a TIFF file from its headers; for the arguments see `TiffDataModule`."""
-    key = Key(str(path), series, level)
-    with open_series(key) as found:
-        file = _describe(found)
-        if axes == "auto":
-            dims, axes = _auto(file, key.path)
-        else:
-            dims, axes = _match(file, axes, trust_axes, key.path)
-        shape = tuple(file.shape[d] for d in dims)
-        array = map_series(found, shape) or TiffArray(found, shape)
-        pixels = _ome_pixels(found)
-        sizes, names = _scale(found, pixels), _channel_names(pixels)
+    incomplete: Literal["error", "trim"] = "error",
+) -> list[ArrayStack]:
+    """Open the images of a TIFF file from its headers; for the arguments see `TiffDataModule`.
+
+    The ``source`` of each is the path or, where there are several, ``path/series_1``.
+    """
+    alone, trim = isinstance(path, SetPart), incomplete == "trim"
+    key = Key(str(path), level=level, alone=alone, trim=trim)
+    with open_file(key) as (file, files):
+        if series is not None or not were_appended(file, key):
+            return _open_images(file, files, key, series, axes, trust_axes)
+    key = key._replace(pages=True)
+    with open_file(key) as (file, files):
+        return _open_images(file, files, key, series, axes, trust_axes)
+
+
+def _open_images(
+    file: tifffile.TiffFile,
+    files: Files,
+    key: Key,
+    series: int | None,
+    axes: str,
+    trust_axes: bool,
+) -> list[ArrayStack]:
+    images = images_in(file, files, key, series)
+    found = {name: find_series(file, files, one) for name, one in images.keys.items()}
+    _check_together(found, key.path)
+    stacks = [_open_image(one, name, axes, trust_axes) for name, one in found.items()]
+    for problem in [one.problem for one in found.values()] + [surplus(file, files, key)]:
+        if problem:
+            rank_zero_warn(problem)
+    stacks[0].note = _note(images, found, key.path)
+    return stacks
+
+
+def _open_image(found: FoundSeries, name: str, axes: str, trust_axes: bool) -> ArrayStack:
+    file, path = _describe(found), found.key.path
+    dims, axes = _auto(file, path) if axes == "auto" else _match(file, axes, trust_axes, path)
+    shape = tuple(file.shape[d] for d in dims)
+    array = map_series(found, shape) or TiffArray(found, shape)
+    sizes = pixel_size(found)
     scale = {
         letter: sizes[file.axes[d]]
         for d, letter in zip(dims, axes, strict=True)
@@ -101,12 +160,46 @@ def open_tiff(
     return ArrayStack(
         array,
         axes,
-        key.path,
+        path + name,
         # Any box of a mapped file can be read alone.
         block_shape=array.block_shape if isinstance(array, TiffArray) else (1,) * len(shape),
         scale=scale,
-        channel_names=names,
+        channel_names=channel_names(found),
     )
+
+
+def _check_together(found: dict[str, FoundSeries], path: str) -> None:
+    """Refuse series of other axes or dtypes, which are no images of one kind."""
+    kinds = []
+    for one in found.values():
+        file = _describe(one)
+        kinds.append((file.letters(file.usual), str(one.pages.dtype)))
+    if len(set(kinds)) > 1:
+        columns = zip(found.values(), kinds, strict=True)
+        there = ", ".join(f"{f.key.series}: {k[0]} {f.pages.shape} {k[1]}" for f, k in columns)
+        raise DataError(
+            f"{path}: its series do not go together: {there}. Choose one of them with series, or "
+            "with a column of that name in a manifest."
+        )
+
+
+def _note(images: Images, found: dict[str, FoundSeries], path: str) -> str:
+    """Say what of a file is taken, where that is not all of it or more than one image."""
+    notes = [f"{len(found)} images"] * (len(found) > 1)
+    n_files = sum(len(set(f.rows.files)) for f in found.values())
+    notes += [f"from a set of {n_files} files"] * (n_files > len(found))
+    notes += [f"a stack of {len(f.rows)} appended pages" for f in found.values() if f.key.pages]
+    notes += [f"without series {', '.join(images.left)}"] * bool(images.left)
+    return f"{path}: {', '.join(notes)}" * bool(notes)
+
+
+def _files_of(data: Any) -> list[Path]:
+    """Return the files that another argument names; what is wrong with it is said there."""
+    try:
+        listed = [] if data is None else list_files(data, (*TIFF, *TIFF_OF_MICROSCOPES), "").inputs
+    except DataError:
+        return []
+    return [Path(path).resolve() for path in listed]
 
 
 @dataclass(frozen=True)
@@ -143,6 +236,8 @@ def _describe(found: FoundSeries) -> _Description:
             axes[at] = claims[at] = "?"  # channels of several samples each
     elif kind != "shaped" and axes[-1] == "S" and found.shape[-1] == 1:
         dims.pop()  # tifffile's filler
+    if found.key.pages:
+        axes[0] = "S"
     usual = [d for d in dims if kind == "shaped" or found.shape[d] > 1 or axes[d] in "YX"]
     return _Description(
         "".join(axes[d] for d in dims),
@@ -182,95 +277,7 @@ def _match(file: _Description, axes: str, trust_axes: bool, source: str) -> Dime
     shape = tuple(file.shape[d] for d in (options or [file.usual])[0])
     axes = check_axes(axes, shape, source)
     for dims in options:
-        claim = file.letters(dims, claimed=True)
-        if trust_axes or all(same_roles(*a) for a in zip(axes, claim, strict=True) if a[1] != "?"):
+        sizes = [file.shape[d] for d in dims]
+        if trust_axes or same_roles(axes, file.letters(dims, claimed=True), sizes):
             return dims, axes
     raise contradicted_axes(source, axes, file.letters(file.usual, claimed=True), shape)
-
-
-def _scale(found: FoundSeries, pixels: ElementTree.Element | None) -> dict[str, tuple[float, str]]:
-    """Pixel size per axis with its unit, where the file says it."""
-    page, level = found.base.keyframe, found.pages.keyframe
-    sizes: dict[str, tuple[Any, Any]] = {}
-    if pixels is not None:
-        for a in "ZYX":
-            unit = pixels.get(f"PhysicalSize{a}Unit", MICROMETER)
-            sizes[a] = (pixels.get(f"PhysicalSize{a}"), unit)
-    elif found.base.kind != "ome":
-        per_unit = [tag.value for tag in map(page.tags.get, (283, 282)) if tag is not None]
-        pixel = [d / n for n, d in per_unit if n > 0 and d > 0]
-        factor, unit = _UNITS.get(int(page.resolutionunit), 0.0), MICROMETER
-        metadata = found.file.imagej_metadata or {}
-        if found.base.kind == "imagej":
-            factor, unit = 1.0, metadata.get("unit", "pixel")
-        if len(pixel) == 2 and factor:
-            sizes = {a: (size * factor, unit) for a, size in zip("YX", pixel, strict=True)}
-            sizes["Z"] = (metadata.get("spacing"), unit)
-    attributes = {"Z": "imagedepth", "Y": "imagelength", "X": "imagewidth"}
-    shrunk = {axis: getattr(page, n) / getattr(level, n) for axis, n in attributes.items()}
-    scale = {}
-    for axis, (size, unit) in sizes.items():
-        unit_name, number = _unit(str(unit)), check.positive(size)
-        if unit_name and number:
-            scale[axis] = (number * shrunk[axis], unit_name)
-    return scale
-
-
-_UNITS = {2: 25400.0, 3: 10000.0, 4: 1000.0, 5: 1.0}
-"""Micrometers in the units of TIFF: inch, centimeter; of tifffile: millimeter, micrometer."""
-
-
-def _unit(name: str) -> str | None:
-    name = name.strip().replace("\\u00B5", "µ").replace("\u03bc", "µ")
-    if name.lower() in ("µm", "um", "micron", "microns", "micrometer", "micrometre"):
-        return MICROMETER
-    return None if name.lower() in ("", "pixel", "pixels", "reference frame") else name
-
-
-def _channel_names(pixels: ElementTree.Element | None) -> tuple[str, ...]:
-    names = [] if pixels is None else [c.get("Name", "") for c in pixels.iterfind("{*}Channel")]
-    return tuple(names) if names and all(names) and len(set(names)) == len(names) else ()
-
-
-def _ome_pixels(found: FoundSeries) -> ElementTree.Element | None:
-    """Return the metadata of an OME series; None where there are none that can be matched."""
-    if found.base.kind != "ome":
-        return None
-    root = ElementTree.fromstring(found.file.ome_metadata or "<OME/>")
-    images = [p for p in root.iterfind("{*}Image/{*}Pixels") if p.find("{*}TiffData") is not None]
-    return images[found.number] if len(images) == len(found.file.series) else None
-
-
-def _one_per_image(listing: Listing, series: int) -> Listing:
-    """Leave out the files of a multi-file OME-TIFF whose image an earlier file stands for."""
-    if len(listing.inputs) == 1 or listing.keys is not None:  # rows say what they mean
-        return listing
-    seen: set[Hashable] = {("file", str(path.resolve())) for path in listing.inputs}
-    keep = []
-    for i, path in enumerate(listing.inputs):
-        image = _image_in_set(path, series)
-        if image is None or image not in seen:
-            keep.append(i)
-        seen.add(image)
-    return listing.take(keep)
-
-
-def _image_in_set(path: Path, series: int) -> Hashable | None:
-    """Name the image of several files that a file has part of; None for other files."""
-    try:
-        with tifffile.TiffFile(path) as file:
-            root = ElementTree.fromstring(file.ome_metadata or "<OME/>")
-    except Exception:  # not a TIFF, or damaged: said when it is opened
-        return None
-    main = root.find("{*}BinaryOnly")
-    if main is not None:
-        return ("file", str((path.parent / main.get("MetadataFile", "")).resolve()))
-    images = []
-    for image in root.iterfind("{*}Image"):
-        parts = image.findall("{*}Pixels/{*}TiffData/{*}UUID")
-        names = {path.name if p.text == root.get("UUID") else p.get("FileName") for p in parts}
-        if path.name in names:
-            images.append((image.get("ID"), frozenset(names)))
-    if series >= len(images) or len(images[series][1]) < 2:
-        return None
-    return (path.parent.resolve(), *images[series])

@@ -1,15 +1,14 @@
-"""What a TIFF file holds: a series is found, and checked to be complete, from headers alone.
+"""What a TIFF file holds: its images are found, and checked to be complete, from headers alone.
 
 A *page* is what one directory (IFD) of the file describes. A *series* is pages of one kind: an
 image. tifffile reads much of what is missing as zeros, or leaves it out; here it is an error.
 """
 
-import json
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import unescape
 from math import prod
 from pathlib import Path
@@ -18,137 +17,203 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-from careamics_dm.errors import DataError, truncated
+from careamics_dm.errors import DataError
+from careamics_dm.formats.tiff.declared import declared, n_undeclared, shaped_metadata
+from careamics_dm.formats.tiff.page_rows import PageRows, find_rows, part_of, whole_frames
+from careamics_dm.formats.tiff.sets import (
+    RECORDINGS,
+    Files,
+    by_position,
+    check_number,
+    dimensions,
+    open_set,
+)
+from careamics_dm.sources.file_kind import other_kind
+
+BESIDE_IMAGES = re.compile(r"(label|macro|thumbnail|map|overview)( image)?", re.IGNORECASE)
+"""Names of what slide scanners save beside an image."""
+COMPLETE_IT = (
+    "Copy or save it again, complete its set of files, or set incomplete=trim to read the whole "
+    "frames that are there."
+)
 
 
 class Key(NamedTuple):
-    """Names a series: the file, the series in it, and the level of its pyramid."""
+    """Names an image: the file, what of it, and how it is read."""
 
     path: str
-    series: int
-    level: int
+    series: int = 0
+    level: int = 0  # of the pyramid
+    position: int | None = None  # of a recording of Micro-Manager
+    alone: bool = False  # without the rest of its set
+    trim: bool = False  # to the frames that are there
+    pages: bool = False  # every page is one of a stack to which they were appended
 
 
 @dataclass(frozen=True, eq=False)
 class FoundSeries:
-    """A series in an open file."""
+    """An image in an open file."""
 
     key: Key
     file: tifffile.TiffFile
-    number: int  # among all series of file.series
     base: tifffile.TiffPageSeries  # full resolution
     pages: tifffile.TiffPageSeries  # the level asked for
     axes: str
     shape: tuple[int, ...]  # with every dimension that tifffile knows, also those of length 1
+    rows: PageRows
+    problem: str  # what is missing, where that is left out
+
+
+class Images(NamedTuple):
+    """The images of a file that are read."""
+
+    keys: dict[str, Key]
+    """By what their names add to that of the file."""
+    left: list[str]
+    """The series that are left out."""
 
 
 @contextmanager
-def open_series(key: Key) -> Iterator[FoundSeries]:
-    """Open a file and find a series in it; whatever goes wrong is a `DataError`.
-
-    Only headers are read. In a set of OME-TIFF files that hold several images, a file's series
-    are those with a page in this very file.
-    """
+def open_file(key: Key) -> Iterator[tuple[tifffile.TiffFile, Files]]:
+    """Open a file and its set; whatever goes wrong is a `DataError`. Only headers are read."""
+    path = Path(key.path)
     try:
-        with tifffile.TiffFile(key.path) as file:
-            _check_page_chain(file, key.path)
-            yield _find(file, key)
+        with open_set(path, key.alone, key.pages) as (file, files):
+            if (problem := _end_of_pages(file, key)) and not key.trim:
+                raise DataError(f"{problem} {COMPLETE_IT}")
+            yield file, files
     except DataError:
         raise
     except Exception as error:  # a damaged file makes tifffile raise all sorts
-        size = Path(key.path).stat().st_size if Path(key.path).is_file() else None
+        size = path.stat().st_size if path.is_file() else None
         found = "it is empty (0 bytes)" if size == 0 else str(error)
-        raise DataError(
-            f"{key.path}: not a readable TIFF file: {found}. Save it again or take it off the list."
-        ) from error
+        advice = other_kind(key.path, "tiff") or " Save it again or take it off the list."
+        raise DataError(f"{path}: not a readable TIFF file: {found}.{advice}") from error
 
 
-def all_pages(found: FoundSeries) -> list[Any]:
-    """Return every page of a series, none of them missing."""
-    path = Path(found.key.path)
-    needed = prod(found.shape) // prod(found.pages.keyframe.shaped)
-    try:
-        pages = list(found.pages)
-    except IndexError:
-        pages = list(found.file.pages)
-    n_found = sum(page is not None for page in pages)
-    if not n_found == len(pages) == needed:
-        names = set(re.findall(r'FileName="([^"]+)"', found.file.ome_metadata or ""))
-        gone = sorted(name for name in map(unescape, names) if not (path.parent / name).is_file())
-        where = f" (there is no {', '.join(gone)})" if gone else ""
-        raise DataError(
-            f"{path}: shape {found.shape} needs {needed} pages, but {n_found} are found{where}. "
-            "Complete the file or the set of files."
-        )
-    return pages
-
-
-def decoder(found: FoundSeries) -> tuple[Callable[..., Any], np.dtype[Any]]:
-    """Find the function that decodes a strip or tile, and the dtype with the file's byte order."""
-    keyframe = found.pages.keyframe
-    if keyframe.dtype is None:
-        raise DataError(
-            f"{found.key.path}: pixels of {keyframe.bitspersample} bits in sample format "
-            f"{keyframe.sampleformat} have no NumPy dtype. Convert the file."
-        )
-    try:
-        if keyframe.compression != 1:
-            _try_codec(keyframe.compression)
-        # A page of its own: the one at hand would keep all pages of the file in memory.
-        with tifffile.TiffFile(keyframe.parent.filehandle.path) as file:
-            file.filehandle.seek(keyframe.offset)
-            decode = tifffile.TiffPage(file, keyframe.index).decode
-        decode(None, 0)
-    except (ImportError, KeyError, ValueError, NotImplementedError) as error:
-        name = getattr(keyframe.compression, "name", keyframe.compression)
-        raise DataError(
-            f"{found.key.path}: compression {name} cannot be decoded here ({error}). Install its "
-            "codec: pip install imagecodecs; or save the file with another compression."
-        ) from error
-    return decode, np.dtype(keyframe.dtype).newbyteorder(keyframe.parent.byteorder)
-
-
-def shaped_metadata(page: tifffile.TiffPage) -> dict[str, Any]:
-    """Return what tifffile wrote about the series that starts here; nothing in other files."""
-    text = page.shaped_description or ""
-    return dict(json.loads(text)) if text.startswith("{") else {}
-
-
-def _find(file: tifffile.TiffFile, key: Key) -> FoundSeries:
-    series = list(file.series)
-    own = [i for i, one in enumerate(series) if _has_page_in(one, file)]
+def images_in(file: tifffile.TiffFile, files: Files, key: Key, series: int | None) -> Images:
+    """Find the images of a file, or the one of a series; they are read as ``key`` says."""
+    every = list(file.series)
+    own = [n for n, one in enumerate(every) if _has_page_in(one, files)]
     if not own:
         raise DataError(f"{key.path}: holds no image. Save it again or take it off the list.")
-    if not 0 <= key.series < len(own):
-        there = ", ".join(f"{n}: {series[i].shape}" for n, i in enumerate(own))
-        raise DataError(f"{key.path}: series={key.series} does not exist. There are {there}.")
-    number = own[key.series]
-    base = series[number]
-    _check_stated(file, base, key.path)
+    if series is not None and series >= len(own):
+        there = ", ".join(f"{i}: {every[n].shape}" for i, n in enumerate(own))
+        raise DataError(f"{key.path}: series={series} does not exist. There are {there}.")
+    chosen = [n for n in own if not _is_beside_images(every[n])] or own
+    chosen = chosen if series is None else [own[series]]
+    several = len(chosen) > 1
+    keys = {f"/series_{own.index(n)}" * several: key._replace(series=n) for n in chosen}
+    if every[0].kind in RECORDINGS:
+        keys = _positions(file, files, key)
+    left = [f"{own.index(n)} ({every[n].name or every[n].shape})" for n in own if n not in chosen]
+    return Images(keys, left)
+
+
+def were_appended(file: tifffile.TiffFile, key: Key) -> bool:
+    """Whether tifffile wrote the pages of a file one by one, and all are alike."""
+    page = file.pages.first if len(file.pages) > 1 else None
+    if not page or not page.is_shaped or page.subifds:
+        return False
+    if prod(shaped_metadata(page).get("shape", ())) != prod(page.shaped):
+        return False
+    try:
+        with open_file(key._replace(pages=True)) as (again, _):
+            return len(again.series) == 1 and len(again.series[0]) == len(again.pages)
+    except DataError:  # tifffile compares pages of some files only when it lists them
+        return False
+
+
+def find_series(file: tifffile.TiffFile, files: Files, key: Key) -> FoundSeries:
+    """Find an image and the places of its pages, and check that all of them are there."""
+    base = file.series[key.series]
+    if 0 in base.keyframe.shaped:
+        shape = base.keyframe.shape
+        raise DataError(f"{key.path}: shape {shape} holds no pixel. Take it off the list.")
     if not 0 <= key.level < len(base.levels):
         there = ", ".join(f"{n}: {one.shape}" for n, one in enumerate(base.levels))
         raise DataError(
             f"{key.path}: level={key.level} does not exist in series {key.series}. There are "
             f"{there}. Choose one of these numbers; 0 is full resolution."
         )
-    pages = base.levels[key.level]
-    if callable(file.series):  # tifffile 2026.5 and later
-        full = file.series(squeeze=False)[number].levels[key.level]
-        axes, shape = full.axes, full.shape
-    else:
-        axes, shape = pages.get_axes(squeeze=False), pages.get_shape(squeeze=False)
-    return FoundSeries(key, file, number, base, pages, axes, tuple(shape))
+    axes, sizes, rows = _all_rows(file, files, key)
+    problem = _end_of_pages(file, key)
+    if key.alone:
+        rows, sizes = part_of(rows, sizes)
+    if not rows.there.all():
+        problem = _missing(file, key, rows)
+        rows, sizes = whole_frames(rows, axes, sizes)
+        if not len(rows):
+            raise DataError(f"{problem} Copy or save it again.")
+        if not key.trim:
+            raise DataError(f"{problem} {COMPLETE_IT}")
+    if problem:
+        problem += f" The whole frames that are there are read, {len(rows)} page(s)."
+    return FoundSeries(key, file, base, base.levels[key.level], axes, tuple(sizes), rows, problem)
 
 
-def _has_page_in(series: tifffile.TiffPageSeries, file: tifffile.TiffFile) -> bool:
-    if not series.is_multifile:
-        return bool(series.keyframe.parent is file)
-    return any(page is not None and page.parent is file for page in series)
+def surplus(file: tifffile.TiffFile, files: Files, key: Key) -> str:
+    """Say that a file has more pages than its metadata declare; nothing if it has not."""
+    n = n_undeclared(file) if Path(file.filehandle.path) in files else 0
+    return (
+        f"{key.path}: has {len(file.pages)} pages, {n} more than it declares. It is read as far as "
+        "it declares."
+    ) * (n > 0)
 
 
-def _check_page_chain(file: tifffile.TiffFile, path: str) -> None:
-    """Check that the last page found is the last one; tifffile ends quietly where a file does."""
+def _all_rows(file: tifffile.TiffFile, files: Files, key: Key) -> tuple[str, list[int], PageRows]:
+    """Return axes, shape and pages as they are declared; those of files not read are missing."""
+    pages = file.series[key.series].levels[key.level]
+    axes, sizes, numbers = declared(file, pages, *dimensions(file, key.series, key.level))
+    n_pages = prod(sizes) // prod(pages.keyframe.shaped)
+    check_number(n_pages, key.path, files)
+    rows = find_rows(file, pages, n_pages if numbers is None else len(pages))
+    if numbers is not None:
+        rows = rows.take(numbers)
+    if key.position is not None:
+        rows = rows.take(np.array(by_position(axes, sizes, len(rows))[key.position]))
+        sizes = [1 if axis == "R" else n for axis, n in zip(axes, sizes, strict=True)]
+    read = np.array([Path(name) in files for name in rows.files])
+    return axes, sizes, replace(rows, there=rows.there & read)
+
+
+def _missing(file: tifffile.TiffFile, key: Key, rows: PageRows) -> str:
+    names = map(unescape, set(re.findall(r'FileName="([^"]+)"', file.ome_metadata or "")))
+    folder = Path(file.filehandle.path).parent
+    gone = sorted(name for name in names if not (folder / name).is_file())
+    where = f"there is no {', '.join(gone)}" if gone else f"it has {file.filehandle.size} bytes"
+    what = f"it declares {len(rows)} pages, but {rows.there.sum()} are found"
+    what = what if len(rows) > 1 else "its page goes on beyond its end"
+    return f"{key.path}: truncated: {what}; {where}."
+
+
+def _positions(file: tifffile.TiffFile, files: Files, key: Key) -> dict[str, Key]:
+    """Name the positions of a recording of which there are pages in ``files``."""
+    pages = list(file.series[0])
+    positions = by_position(*dimensions(file, 0), len(pages))
+    own = [i for i, numbers in enumerate(positions) if _any_in([pages[n] for n in numbers], files)]
+    several = len(own) > 1
+    return {f"/position_{i}" * several: key._replace(position=i) for i in own}
+
+
+def _has_page_in(series: tifffile.TiffPageSeries, files: Files) -> bool:
+    return _any_in(series if series.is_multifile else [series.keyframe], files)
+
+
+def _any_in(pages: Iterable[Any], files: Files) -> bool:
+    return any(page and Path(page.parent.filehandle.path) in files for page in pages)
+
+
+def _is_beside_images(series: tifffile.TiffPageSeries) -> bool:
+    page = series.keyframe
+    return bool(page.is_reduced or page.is_mask or BESIDE_IMAGES.fullmatch(series.name.strip()))
+
+
+def _end_of_pages(file: tifffile.TiffFile, key: Key) -> str:
+    """Say that the last page found is not the last one; tifffile ends quietly where a file does."""
     handle, form = file.filehandle, file.tiff
+    if Path(handle.path) != Path(key.path).resolve():
+        return ""
 
     def number(place: int, size: int, layout: str) -> int:
         handle.seek(place)
@@ -163,35 +228,10 @@ def _check_page_chain(file: tifffile.TiffFile, path: str) -> None:
     if end <= handle.size:
         end = number(link, form.offsetsize, form.offsetformat)
     # Some writers let the last page link back to an earlier one: that loses nothing.
-    if end > offset and not (n_pages and offset == 0):  # 0: pages that tifffile makes up
-        raise truncated(path, max(end, handle.size + 1), handle.size)
-
-
-def _check_stated(file: tifffile.TiffFile, base: tifffile.TiffPageSeries, path: str) -> None:
-    """Compare with the size the metadata declare; tifffile quietly falls back to fewer pages."""
-    page = base.keyframe
-    if 0 in page.shaped:
-        raise DataError(f"{path}: shape {page.shape} holds no pixel. Take it off the list.")
-    stated = found = 0
-    if base.kind == "shaped":
-        stated = prod(shaped_metadata(page).get("shape", ())) // prod(page.shaped)
-        found = prod(base.shape) // prod(page.shaped)
-    elif file.is_imagej and base.kind in ("generic", "uniform"):
-        metadata = file.imagej_metadata or {}
-        stated = prod(metadata.get(name, 1) for name in ("channels", "slices", "frames"))
-        found = len(base) * page.samplesperpixel
-    if stated > found:
-        raise DataError(
-            f"{path}: truncated: it declares {stated} pages, but {found} are found. Copy it again."
-        )
-
-
-def _try_codec(compression: int) -> None:
-    """Raise KeyError for an unknown codec, ImportError for one that imagecodecs lacks."""
-    codec = tifffile.TIFF.DECOMPRESSORS[compression]
-    try:
-        codec(b"")
-    except ImportError:
-        raise
-    except Exception:
-        pass  # it is there; no data are no image
+    if end <= offset or (n_pages and offset == 0):  # 0: pages that tifffile makes up
+        return ""
+    end = max(end, handle.size + 1)
+    return (
+        f"{key.path}: truncated: its pages go on at byte {end}, but it has {handle.size} bytes; "
+        f"{n_pages} page(s) are found."
+    )

@@ -7,17 +7,18 @@ trailing ones lie inside them. A page is ``(planar samples, depth, rows, columns
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from pathlib import Path
-from sys import intern
 from threading import Lock
 from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError, truncated
-from careamics_dm.formats.tiff.headers import FoundSeries, Key, all_pages, decoder, open_series
+from careamics_dm.formats.tiff.headers import FoundSeries, Key, find_series, open_file
+from careamics_dm.formats.tiff.page_rows import PageRows, grid_of, segment_shape_of
 from careamics_dm.images.boxes import blocks_in, seen_from
 from careamics_dm.images.file_handles import HandleCache
 from careamics_dm.images.shared_memory import MappedArray
@@ -25,13 +26,12 @@ from careamics_dm.images.shared_memory import MappedArray
 
 def map_series(found: FoundSeries, shape: tuple[int, ...]) -> MappedArray | None:
     """Map a series that is one uncompressed array in one file; other series give None."""
-    path, offset, dtype = found.key.path, found.pages.dataoffset, found.pages.keyframe.dtype
-    if offset is None or dtype is None or found.base.is_multifile:
+    rows, keyframe = found.rows, found.pages.keyframe
+    dtype = np.dtype(keyframe.dtype).newbyteorder(keyframe.parent.byteorder)
+    steps = np.diff(rows.offsets[:, 0]) == prod(keyframe.shaped) * dtype.itemsize
+    if not rows.is_raw or not steps.all() or len(set(rows.files)) > 1:
         return None
-    end = offset + prod(found.shape) * dtype.itemsize
-    if end > (size := Path(path).stat().st_size):
-        raise truncated(path, end, size)
-    return MappedArray(Path(path), dtype.newbyteorder(found.file.byteorder), shape, offset)
+    return MappedArray(Path(rows.files[0]), dtype, shape, int(rows.offsets[0, 0]))
 
 
 class TiffArray:
@@ -44,7 +44,7 @@ class TiffArray:
         self.dtype: np.dtype[Any] = table.stored_dtype.newbyteorder("=")
         dims = _dims_of_page(shape, table, self.key.path)
         self.block_shape: tuple[int, ...] = (1,) * len(shape)
-        if not table.is_raw:
+        if not table.rows.is_raw:
             block = {d: table.segment_shape[i] for i, d in enumerate(dims) if d is not None}
             self.block_shape = tuple(min(block.get(d, 1), n) for d, n in enumerate(shape))
         _TABLES.close(self.key)  # it may be of a file that was replaced
@@ -58,7 +58,7 @@ class TiffArray:
             dims = _dims_of_page(self.shape, table, self.key.path)
             inner = [slice(0, 1) if dim is None else box[dim] for dim in dims]
             leading = [d for d in range(len(box)) if d not in dims]
-            numbers = np.arange(len(table.offsets)).reshape([self.shape[d] for d in leading])
+            numbers = np.arange(len(table.rows)).reshape([self.shape[d] for d in leading])
             pages = numbers[tuple(box[d] for d in leading)].ravel()
             out = np.empty((len(pages), *(s.stop - s.start for s in inner)), self.dtype)
             for page, into in zip(pages.tolist(), out, strict=True):
@@ -92,24 +92,20 @@ class PageTable:
     page_shape: tuple[int, ...]
     segment_shape: tuple[int, ...]  # both (planar samples, depth, rows, columns, samples)
     stored_dtype: np.dtype[Any]  # with the byte order of the file
-    is_raw: bool  # each page is one uncompressed array, to be mapped
-    files: list[str]  # the file of each page
-    offsets: NDArray[np.int64]
-    counts: NDArray[np.int64]  # like offsets: a row per page, a column per segment
+    rows: PageRows
     decode: Callable[..., Any]
-    jpeg_tables: list[bytes | None]
     jpeg_header: bytes | None
     nodata: float
 
     def read(self, page: int, box: Sequence[slice], out: NDArray[Any]) -> None:
         """Read a box of a page into an array."""
-        path = self.files[page]
-        if self.is_raw:
-            offset = int(self.offsets[page, 0])
+        path = self.rows.files[page]
+        if self.rows.is_raw:
+            offset = int(self.rows.offsets[page, 0])
             array = MappedArray(Path(path), self.stored_dtype, self.page_shape, offset)
             out[...] = array[tuple(box)]
             return
-        grid, corner = _grid(self.page_shape, self.segment_shape), [s.start for s in box]
+        grid, corner = grid_of(self.page_shape, self.segment_shape), [s.start for s in box]
         with _FILES.use(path) as file:
             for place, part in blocks_in(box, self.segment_shape):
                 index = int(np.ravel_multi_index(place, grid))
@@ -119,69 +115,66 @@ class PageTable:
                 out[seen_from(corner, part)] = self.nodata if segment is None else segment[within]
 
     def _decoded(self, file: OpenFile, page: int, index: int) -> Any:
-        offset, count = int(self.offsets[page, index]), int(self.counts[page, index])
+        offset, count = int(self.rows.offsets[page, index]), int(self.rows.counts[page, index])
         data = None
         if offset > 0 and count > 0:  # else it is sparse: never written
             data = file.read(offset, count)
             if len(data) < count:
-                raise truncated(self.files[page], offset + count, offset + len(data))
+                raise truncated(self.rows.files[page], offset + count, offset + len(data))
+        path = self.rows.files[page]
         try:
-            jpeg = {"jpegtables": self.jpeg_tables[page], "jpegheader": self.jpeg_header}
+            jpeg = {"jpegtables": self.rows.jpeg_tables[page], "jpegheader": self.jpeg_header}
             return self.decode(data, index, **jpeg, _fullsize=False)
         except Exception as error:  # codecs raise what they like
             raise DataError(
-                f"{self.files[page]}: segment {index} of page {page} at byte {offset} cannot be "
+                f"{path}: segment {index} of page {page} at byte {offset} cannot be "
                 f"decoded ({error}). The file is damaged: copy or save it again."
             ) from error
 
 
 def page_table(found: FoundSeries) -> PageTable:
-    """Collect where the pages of a series lie, and check that all of it is there."""
+    """Collect where the pages of a series lie and how they are decoded."""
     keyframe = found.pages.keyframe
-    decode, stored_dtype = decoder(found)
-    pages = all_pages(found)
-    page_shape = keyframe.shaped
-    segment_shape = (1, 1, keyframe.rowsperstrip, keyframe.imagewidth, page_shape[4])
-    if keyframe.is_tiled:
-        tile = keyframe.tiledepth, keyframe.tilelength, keyframe.tilewidth
-        segment_shape = (1, *tile, page_shape[4])
-    n = prod(_grid(page_shape, segment_shape))
-    for i, page in enumerate(pages):
-        if min(len(page.dataoffsets), len(page.databytecounts)) < n:
-            raise DataError(
-                f"{found.key.path}: page {i} lists {len(page.dataoffsets)} strips or tiles where "
-                f"{n} are needed. The file is damaged: copy or save it again."
-            )
-    files = [intern(page.parent.filehandle.path) for page in pages]  # a string per file
-    offsets = np.array([page.dataoffsets[:n] for page in pages], np.int64)
-    counts = np.array([page.databytecounts[:n] for page in pages], np.int64)
-    follows = (offsets[:, :-1] + counts[:, :-1] == offsets[:, 1:]).all()
-    is_raw = bool(keyframe.is_final and follows and (offsets > 0).all())
-    ends = (offsets + counts).max(axis=1)
-    if is_raw:  # counts of such pages are not reliable
-        ends = offsets[:, 0] + prod(page_shape) * stored_dtype.itemsize
-    sizes = {path: Path(path).stat().st_size for path in set(files)}
-    for path, end in zip(files, ends.tolist(), strict=True):
-        if end > sizes[path]:
-            raise truncated(path, end, sizes[path])
+    decode, stored_dtype = _decoder(keyframe, found.key.path)
     return PageTable(
-        page_shape,
-        segment_shape,
+        keyframe.shaped,
+        segment_shape_of(keyframe),
         stored_dtype,
-        is_raw,
-        files,
-        offsets,
-        counts,
+        found.rows,
         decode,
-        [page.jpegtables for page in pages],
         keyframe.jpegheader,
         keyframe.nodata,
     )
 
 
-def _grid(page_shape: Sequence[int], segment_shape: Sequence[int]) -> list[int]:
-    """Segments per dimension of a page."""
-    return [ceil(n / b) for n, b in zip(page_shape, segment_shape, strict=True)]
+def _decoder(keyframe: tifffile.TiffPage, path: str) -> tuple[Callable[..., Any], np.dtype[Any]]:
+    """Find the function that decodes a strip or tile, and the dtype with the file's byte order."""
+    try:
+        if keyframe.compression != 1:
+            _try_codec(keyframe.compression)
+        # A page of its own: the one at hand would keep all pages of the file in memory.
+        with tifffile.TiffFile(keyframe.parent.filehandle.path) as file:
+            file.filehandle.seek(keyframe.offset)
+            decode = tifffile.TiffPage(file, keyframe.index).decode
+        decode(None, 0)
+    except (ImportError, KeyError, ValueError, NotImplementedError) as error:
+        name = getattr(keyframe.compression, "name", keyframe.compression)
+        raise DataError(
+            f"{path}: compression {name} cannot be decoded here ({error}). Install its codec: pip "
+            "install imagecodecs; or save the file with another compression."
+        ) from error
+    return decode, np.dtype(keyframe.dtype).newbyteorder(keyframe.parent.byteorder)
+
+
+def _try_codec(compression: int) -> None:
+    """Raise KeyError for an unknown codec, ImportError for one that imagecodecs lacks."""
+    codec = tifffile.TIFF.DECOMPRESSORS[compression]
+    try:
+        codec(b"")
+    except ImportError:
+        raise
+    except Exception:
+        pass  # it is there; no data are no image
 
 
 def _dims_of_page(shape: Sequence[int], table: PageTable, path: str) -> list[int | None]:
@@ -195,18 +188,18 @@ def _dims_of_page(shape: Sequence[int], table: PageTable, path: str) -> list[int
                 f"{table.page_shape}. Save it with one plane per page."
             )
         dims[i] = rest.pop()
-    if prod(shape[d] for d in rest) != len(table.offsets):
+    if prod(shape[d] for d in rest) != len(table.rows):
         raise DataError(f"{path}: has changed since it was opened. Set up anew.")
     return dims
 
 
 def _read_table(key: Key) -> PageTable:
-    with open_series(key) as found:
-        return page_table(found)
+    with open_file(key) as (file, files):
+        return page_table(find_series(file, files, key))
 
 
 def _close_files(table: PageTable) -> None:
-    for path in set(table.files):
+    for path in set(table.rows.files):
         _FILES.close(path)
 
 

@@ -47,8 +47,9 @@ class Key(NamedTuple):
     zarr_format: Literal[2, 3]
     options: bytes = b""  # of a remote file system, pickled: their values need not be hashable
     engine: str = "zarr"
-    strict: bool = False
-    """Whether reading a missing chunk fails: for stores that can't be listed beforehand."""
+    missing: Literal["fill", "unlisted", "gone"] = "fill"
+    """What a missing chunk is when it is read: the fill value, or an error, as its store can't be
+    listed beforehand, or as no chunk was missing at set-up."""
 
 
 class ZarrArray:
@@ -57,19 +58,30 @@ class ZarrArray:
     def __init__(self, key: Key, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.key = key
         self.shape = shape
-        # Text of any length has no byte order; it is refused as an image.
-        self.dtype = dtype if dtype.kind == "T" else dtype.newbyteorder("=")
+        self.dtype = native(dtype)
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """Read a box; if a chunk of it can't be read, the error names it."""
         with _ARRAYS.use(self.key) as handle:
-            try:
-                pixels = handle.opened[box]
-            except Exception:  # codecs, stores and engines raise what they like
-                array = open_array(self.key)
-                pixels = self._read_chunks(array, box)
-                # No chunk is damaged, so the engine is not up to this array.
-                handle.engine, handle.opened = "zarr", array
+            if not handle.changed():
+                return self._read(handle, box)
+        _ARRAYS.close(self.key)
+        with _ARRAYS.use(self.key) as handle:
+            return self._read(handle, box)
+
+    def _read(self, handle: "_Handle", box: tuple[slice, ...]) -> NDArray[Any]:
+        if (handle.shape, handle.dtype) != (self.shape, self.dtype):
+            raise DataError(
+                f"{self.key.place}: has changed: it now has shape {handle.shape}, {handle.dtype}, "
+                f"at set-up it was {self.shape}, {self.dtype}. Set up anew."
+            )
+        try:
+            pixels = handle.opened[box]
+        except Exception:  # codecs, stores and engines raise what they like
+            array = open_array(self.key)
+            pixels = self._read_chunks(array, box)
+            # No chunk is damaged, so the engine is not up to this array.
+            handle.engine, handle.opened = "zarr", array
         return np.asarray(pixels, self.dtype)
 
     @property
@@ -91,7 +103,14 @@ class ZarrArray:
             try:
                 pixels[seen_from([s.start for s in box], part)] = array[part]
             except MissingChunk as error:
-                raise DataError(missing_message(str(self.key.place), [name], 1)) from error
+                if self.key.missing == "unlisted":
+                    raise DataError(missing_message(str(self.key.place), [name], 1)) from error
+                raise DataError(
+                    f"{self.key.place}: chunk {name} is missing, but was there at set-up. Copy or "
+                    "write the store again."
+                ) from error
+            except MemoryError:  # no fault of the chunk
+                raise
             except Exception as error:  # as above
                 fault = f"chunk {name} cannot be read ({type(error).__name__}: {error})"
                 raise DataError(
@@ -105,12 +124,18 @@ class MissingChunk(Exception):
     """A chunk that should be there is not."""
 
 
-def missing_message(name: str, first: list[str], count: int, total: int | None = None) -> str:
-    """Say which chunks are missing and what that may mean."""
+def missing_message(
+    name: str,
+    first: list[str],
+    count: int,
+    total: int | None = None,
+    setting: str = "missing_chunks=fill",
+) -> str:
+    """Say which chunks are missing, what that may mean, and which setting allows it."""
     of = f" of {total}" if total else ""
     return (
         f"{name}: {count}{of} chunk(s) are missing: {', '.join(first)}{', ...' * (count > 3)}. "
-        "If the writer left out chunks of nothing but the fill value, set missing_chunks=fill. If "
+        f"If the writer left out chunks of nothing but the fill value, set {setting}. If "
         "the store is incomplete, copy or write it again."
     )
 
@@ -124,7 +149,7 @@ def open_array(key: Key) -> Any:
     """Open an array with zarr-python; whatever is wrong with it is a `DataError`."""
     try:
         with _STORES.use((key.place.root, key.options)) as store:
-            store, path = _Strict(store) if key.strict else store, key.place.path
+            store, path = store if key.missing == "fill" else _Strict(store), key.place.path
             return zarr.open_array(store=store, path=path, mode="r", zarr_format=key.zarr_format)
     except DataError:
         raise
@@ -149,10 +174,30 @@ class _Handle:
             zarr.config.set({"threading.max_workers": threads()})
         array = open_array(key)
         fast, root = None, Path(key.place.root)
-        if key.engine != "zarr" and not key.strict and root.is_dir():
-            fast = open_fast(array, root / key.place.path)
+        if key.engine != "zarr" and root.is_dir():
+            fast = open_fast(array, root / key.place.path, fill=key.missing == "fill")
+        self.shape, self.dtype = tuple(array.shape), native(array.dtype)
+        name = "zarr.json" if key.zarr_format == 3 else ".zarray"
+        self._metadata = root / key.place.path / name
+        self._stamp = self._look()
         self.engine = "zarr" if fast is None else "tensorstore"
         self.opened: Any = array if fast is None else fast
+
+    def changed(self) -> bool:
+        """Whether the metadata of an array in a folder were written again."""
+        return self._look() != self._stamp
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = self._metadata.stat()
+        except OSError:  # in a zip file or remote
+            return None
+        return found.st_mtime_ns, found.st_size
+
+
+def native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a dtype in the byte order of this machine; text of any length has none."""
+    return dtype if dtype.kind == "T" else dtype.newbyteorder("=")
 
 
 class _Strict(zarr.storage.WrapperStore[Any]):
@@ -187,14 +232,14 @@ def check_engine(engine: str) -> None:
         )
 
 
-def open_fast(array: Any, folder: Path) -> "TensorStoreArray | None":
+def open_fast(array: Any, folder: Path, fill: bool = True) -> "TensorStoreArray | None":
     """Open an array in a folder with tensorstore; ``None`` where it cannot read that here."""
     global _used_in
     if find_spec("tensorstore") is None or _used_in not in (None, os.getpid()):
         return None
     _used_in = os.getpid()  # first, so that no process is forked in between
     try:
-        return TensorStoreArray(array, folder)
+        return TensorStoreArray(array, folder, fill)
     except Exception:  # codecs and dtypes that it lacks raise all sorts
         return None
 
@@ -206,9 +251,9 @@ def threads() -> int:
 
 
 class TensorStoreArray:
-    """An array that tensorstore reads; see `open_fast`."""
+    """An array that tensorstore reads, missing chunks too if they are to ``fill``."""
 
-    def __init__(self, array: Any, folder: Path) -> None:
+    def __init__(self, array: Any, folder: Path, fill: bool) -> None:
         global _context
         import tensorstore
 
@@ -219,6 +264,7 @@ class TensorStoreArray:
             "driver": "zarr3" if array.metadata.zarr_format == 3 else "zarr",
             "kvstore": {"driver": "file", "path": f"{folder.resolve()}/"},
             "recheck_cached_data": False,
+            "fill_missing_data_reads": fill,
         }
         self._store = tensorstore.open(spec, context=_context, read=True, open=True).result()
         if self._store.dtype.numpy_dtype != array.dtype.newbyteorder("="):

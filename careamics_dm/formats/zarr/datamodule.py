@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, get_args
 
+import zarr
 from lightning.pytorch.utilities import rank_zero_warn
+from zarr.abc.store import Store
+from zarr.storage import StorePath
 
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.datamodule.settings import SharedSettings
 from careamics_dm.errors import DataError
 from careamics_dm.formats.zarr.array import Engine, check_engine, forget_stores
 from careamics_dm.formats.zarr.discovery import (
+    Argument,
     Choice,
     Found,
     Selection,
@@ -23,7 +27,7 @@ from careamics_dm.formats.zarr.discovery import (
     locate,
 )
 from careamics_dm.formats.zarr.opening import open_zarr
-from careamics_dm.formats.zarr.store_files import Options, is_remote
+from careamics_dm.formats.zarr.store_files import Options, is_remote, scheme_of
 from careamics_dm.images import checks as check
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sources.listing import MANIFESTS, Listing, at_home, list_files, read_manifest
@@ -49,9 +53,12 @@ class ZarrDataModule(PatchDataModule):
     row, column, field : str, int or list, optional
         Which fields of plates: a name, a list of names, or a pattern. Such as ``"B"`` or ``3``, or
         ``"[A-C]"``; all by default.
-    missing_chunks : {"error", "fill"}
+    missing_chunks : {"error", "fill"} or dict
         What to do about chunks that are not there. Writers may leave out those that hold nothing
-        but the fill value, so ``"fill"`` puts it there; but a chunk may also be lost.
+        but the fill value, so ``"fill"`` puts it there; but a chunk may also be lost. Of masks they
+        are filled unless ``{"mask": "error"}`` says otherwise: where a mask is 0 nothing is read.
+        ``"fill"`` by itself is for targets and masks, and for images where these are not given;
+        else name them: ``{"image": "fill"}``, ``{"image": "fill", "target": "fill"}``.
         Stores that can't be listed (``http``) are checked when they are read; chunks inside
         shards are looked for in folders only.
     storage_options : dict, optional
@@ -73,24 +80,25 @@ class ZarrDataModule(PatchDataModule):
         row: Choice = None,
         column: Choice = None,
         field: Choice = None,
-        missing_chunks: Literal["error", "fill"] = "error",
+        missing_chunks: Literal["error", "fill"] | Mapping[Argument, str] = "error",
         storage_options: Options | None = None,
         engine: Engine = "auto",
         **shared: Unpack[SharedSettings],
     ) -> None:
         super().__init__(**shared)
         check_engine(engine)
-        check.one_of("missing_chunks", missing_chunks, ("error", "fill"))
         self.level = check.number("level", level, 0)
         self.row = check_choice("row", row)
         self.column = check_choice("column", column)
         self.field = check_choice("field", field)
         self.missing_chunks = missing_chunks
+        self._filling = self._check_missing_chunks()
         if not isinstance(storage_options, Mapping | None):
             raise DataError(f"storage_options={storage_options!r}: give names and values, or null.")
         self.storage_options = storage_options
         self.engine = engine
         self._filled: dict[str, int] = {}
+        self._odd_scales: list[str] = []
         self._warned_of_level = False
 
     def list_sources(self, data: Any, what: str) -> Listing:
@@ -98,13 +106,16 @@ class ZarrDataModule(PatchDataModule):
         listing = _items(data, what)
         items = listing.inputs
         keys = listing.keys or [{}] * len(items)
-        inputs = self._expand_all(items, keys, what)
-        others = {
-            name: self._expand_all(column, keys, what)
-            for name in ("targets", "masks")
-            if (column := getattr(listing, name)) is not None
+        own: Argument = "image"
+        for argument in get_args(Argument):
+            own = argument if what.endswith(f"_{argument}") else own
+        inputs = self._expand_all(items, keys, what, own)
+        partners = {
+            f"{name}s": self._expand_all(column, keys, what, name)
+            for name in get_args(Argument)[1:]
+            if (column := getattr(listing, f"{name}s")) is not None
         }
-        for name, column in others.items():
+        for name, column in partners.items():
             for item, ours, theirs in zip(items, inputs, column, strict=True):
                 if len(ours.sources) != len(theirs.sources):
                     raise DataError(
@@ -116,13 +127,18 @@ class ZarrDataModule(PatchDataModule):
                 f"{what}: {len(missing)} well(s), field(s) or image(s) that metadata list are not "
                 f"there and are left out: {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}."
             )
+        if others := [name for found in inputs for name in found.others]:
+            rank_zero_warn(
+                f"{what}: {len(others)} array(s) of one dimension or of no numbers are no images "
+                f"and are left out: {', '.join(others[:3])}{', ...' * (len(others) > 3)}."
+            )
         self._check_level(inputs, keys, what)
         root = listing.root
         if root is None and len(items) == 1 and inputs[0].by_name:
             root = Path(str(locate(items[0])))
         rest = [{k: v for k, v in row.items() if k not in _FIELDS} for row in keys]
         rest = [row for row, found in zip(rest, inputs, strict=True) for _ in found.sources]
-        flat = {name: _flat(column) for name, column in others.items()}
+        flat = {name: _flat(column) for name, column in partners.items()}
         return Listing(_flat(inputs), **flat, root=root, keys=rest if any(keys) else None)
 
     def open_source(
@@ -136,23 +152,25 @@ class ZarrDataModule(PatchDataModule):
         field: str | None = None,
     ) -> list[ImageStack]:
         """See `PatchDataModule.open_source`; `list_sources` has chosen by row, column and field."""
-        stack, filled = open_zarr(
+        stack, remarks = open_zarr(
             source,
             axes,
             level=check.key("level", level, self.level),
             trust_axes=self.settings.trust_axes,
-            missing_chunks=self.missing_chunks,
+            fill=source.argument in self._filling,
             storage_options=self.storage_options,
             engine=self.engine,
         )
         if level is not None and source.kind == "image":
             stack.source += f"/level_{level}"  # rows may name several of an image
-        if filled:
-            self._filled[stack.source] = filled
+        if remarks.n_filled and source.argument != "mask":
+            self._filled[stack.source] = remarks.n_filled
+        if remarks.odd_scale:
+            self._odd_scales.append(stack.source)
         return [stack]
 
     def setup(self, stage: str) -> None:
-        """See `PatchDataModule.setup`; warns once of missing chunks that are filled."""
+        """See `PatchDataModule.setup`; warns once of what is filled or left out."""
         try:
             super().setup(stage)
         finally:
@@ -164,6 +182,26 @@ class ZarrDataModule(PatchDataModule):
                 "as the fill value (missing_chunks=fill)."
             )
             self._filled.clear()
+        if self._odd_scales:
+            rank_zero_warn(
+                f"the pixel size of {len(self._odd_scales)} image(s), such as "
+                f"{self._odd_scales[0]}, is left out: their coordinateTransformations are others "
+                "than a scale and a translation after it."
+            )
+            self._odd_scales.clear()
+
+    def _check_missing_chunks(self) -> set[str]:
+        """Return the arguments whose missing chunks are filled."""
+        given = self.missing_chunks
+        if isinstance(given, Mapping):
+            for name, value in given.items():
+                check.one_of("a name in missing_chunks", name, get_args(Argument))
+                check.one_of(f"missing_chunks.{name}", value, ("error", "fill"))
+            return {name for name, value in {"mask": "fill", **given}.items() if value == "fill"}
+        if check.one_of("missing_chunks", given, ("error", "fill")) == "error":
+            return {"mask"}
+        alone = not self.settings.has_targets and self.settings.train_mask is None
+        return {"target", "mask", *["image"] * alone}
 
     def _check_level(self, images: list[Found], keys: list[dict[str, str]], what: str) -> None:
         """Refuse levels of what has none; warn once of levels whose noise is not a camera's."""
@@ -185,8 +223,10 @@ class ZarrDataModule(PatchDataModule):
                     "which Noise2Void and other blind-spot methods then learn. Train at level=0."
                 )
 
-    def _expand_all(self, items: list[Any], keys: list[dict[str, str]], what: str) -> list[Found]:
-        """Expand what is named; all faults in one message."""
+    def _expand_all(
+        self, items: list[Any], keys: list[dict[str, str]], what: str, argument: Argument
+    ) -> list[Found]:
+        """Expand what is named as an ``argument``; all faults in one message."""
 
         def expand_one(item: Any, row: dict[str, str]) -> Found:
             given = {name: row.get(name, getattr(self, name)) for name in _FIELDS}
@@ -198,7 +238,10 @@ class ZarrDataModule(PatchDataModule):
         results = attempt_all(expand_one, items, keys, faults)
         if faults:
             raise DataError(join_faults(what, faults))
-        return [found for found in results if found is not None]
+        expanded = [found for found in results if found is not None]
+        for found in expanded:
+            found.sources = [source._replace(argument=argument) for source in found.sources]
+        return expanded
 
 
 _FIELDS: tuple[Literal["row", "column", "field"], ...] = ("row", "column", "field")
@@ -208,9 +251,21 @@ def _flat(found: list[Found]) -> list[ZarrSource]:
     return [source for one in found for source in one.sources]
 
 
+def _as_text(item: Any) -> Any:
+    """Return the URI of what zarr-python opened; anything else as it is."""
+    if isinstance(item, zarr.Group | zarr.Array):
+        item = item.store_path
+    if not isinstance(item, StorePath | Store):
+        return item
+    if not scheme_of(str(item)):
+        raise DataError(f"{item}: give the URL of what is in this store, and storage_options.")
+    return str(item)
+
+
 def _items(data: Any, what: str) -> Listing:
     """List what an argument names, before any store is opened."""
-    if isinstance(data, list | tuple):
+    data = [*map(_as_text, data)] if isinstance(data, list | tuple) else _as_text(data)
+    if isinstance(data, list):
         uris = [item for item in data if is_uri(item)]
         if uris and len(uris) < len(data):
             other = next(item for item in data if not is_uri(item))

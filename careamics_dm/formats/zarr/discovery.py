@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 from careamics_dm.errors import DataError
 from careamics_dm.formats.zarr.ome_metadata import (
@@ -26,10 +27,12 @@ from careamics_dm.formats.zarr.store_files import (
     read_node,
     scheme_of,
 )
+from careamics_dm.sources.file_kind import other_kind
 from careamics_dm.sources.listing import at_home
 
 Choice = str | int | list[str | int] | tuple[str | int, ...] | None
 """Names of rows, columns or fields: one, several, or patterns such as ``[A-C]``; ``None``: all."""
+Argument = Literal["image", "target", "mask"]
 Selection = dict[Literal["row", "column", "field"], Choice]
 """Which fields of plates and wells are meant; what is not in it is not restricted."""
 
@@ -43,6 +46,8 @@ class ZarrSource(NamedTuple):
 
     place: Place  # of the array, or of the OME image whose level is yet to be chosen
     kind: Literal["array", "image"]
+    argument: Argument = "image"
+    """What it is named as."""
 
     def __str__(self) -> str:
         return str(self.place)
@@ -54,10 +59,11 @@ class ZarrSource(NamedTuple):
 
 @dataclass
 class Found:
-    """Sources, and what metadata list that is not there."""
+    """Sources, what metadata list that is not there, and arrays that are no images."""
 
     sources: list[ZarrSource] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
     by_name: bool = False  # whether images pair by their names: those of a plate do
 
 
@@ -86,15 +92,18 @@ def locate(item: str | os.PathLike[str]) -> Place:
         return Place(text.rstrip("/"))
     if scheme:
         text = text.split("://", 1)[1]
+        text = text[len("localhost") :] if text.startswith("localhost/") else text
         if len(text) > 2 and text[0] == "/" and text[2] == ":":  # /C:/folder
             text = text[1:]
     path = at_home(Path(text))
-    if path.is_dir():
-        return Place(str(path))
-    for parent in (path, *path.parents):
-        if parent.is_file():
-            inner = path.relative_to(parent).as_posix()
-            return Place(str(parent), "" if inner == "." else inner)
+    # zarr prints URIs as they are, others (a browser, pathlib) with %20 for a space.
+    for node in (path, at_home(Path(unquote(text)))) if scheme else (path,):
+        if node.is_dir():
+            return Place(str(node))
+        for parent in (node, *node.parents):
+            if parent.is_file():
+                inner = node.relative_to(parent).as_posix()
+                return Place(str(parent), "" if inner == "." else inner)
     there = next(parent for parent in path.parents if parent.is_dir())
     names = sorted(p.name for p in there.iterdir())[:5]
     found = f" ({there} has {', '.join(names) or 'nothing'})" if there != Path() else ""
@@ -142,8 +151,10 @@ def expand(place: Place, options: Options, chosen: Selection, allow_labels: bool
         return _fields(files, place, node, chosen)
     elif "bioformats2raw.layout" in metadata:
         _collection(files, place, node, found)
+    elif "spatialdata_attrs" in node.attributes and files.has(place.below("images").path):
+        return expand(place.below("images"), options, chosen, allow_labels)
     else:
-        found.sources = _arrays(files, place, node)
+        _arrays(files, place, node, found)
     if chosen:
         raise DataError(
             f"{place}: is no plate, but {_text(chosen)} chooses fields of one. Leave it out."
@@ -226,19 +237,27 @@ def _collection(files: Files, place: Place, node: Node, found: Found) -> None:
         raise DataError(f"{place}: is a collection of images, but none is there. Copy it again.")
 
 
-def _arrays(files: Files, place: Place, node: Node) -> list[ZarrSource]:
-    """Arrays of a group, in the order of their names."""
-    groups, arrays = [], []
+def _arrays(files: Files, place: Place, node: Node, found: Found) -> None:
+    """Expand a group to its arrays, or else the OME images in it, in the order of their names."""
+    groups, images = [], []
     for name in child_names(files, place, node):
-        child = read_node(files, place.below(name))
-        if child is not None and child.kind == "group":
+        child, inner = read_node(files, place.below(name)), place.below(name)
+        metadata = {} if child is None else ome_metadata(child.attributes)
+        if child is None or "image-label" in metadata:
+            continue
+        if child.kind == "group":
             groups.append(name)
-        elif child is not None and "image-label" not in ome_metadata(child.attributes):
-            arrays.append(ZarrSource(place.below(name), "array"))
-    if not arrays:
+            images += [ZarrSource(inner, "image")] if "multiscales" in metadata else []
+        elif child.may_be_image:
+            found.sources.append(ZarrSource(inner, "array"))
+        else:
+            found.others.append(str(inner))
+    found.sources = found.sources or images
+    if not found.sources:
         there = f"are the groups {', '.join(groups[:10])}: name one" if groups else "is nothing"
+        if found.others:
+            there = f"is {', '.join(found.others[:3])}, of one dimension or of no numbers"
         raise DataError(f"{place}: holds no array and has no OME metadata. There {there}.")
-    return arrays
 
 
 def _text(chosen: Selection) -> str:
@@ -273,4 +292,5 @@ def _no_node(files: Files, place: Place) -> str:
     return (
         f"{place}: not a Zarr store, group or array: there is no zarr.json, .zgroup or .zarray"
         f"{inside}. Check the {'URL' if url else 'path'}{url}."
+        f"{'' if url or place.path else other_kind(place.root, 'zarr')}"
     )

@@ -1,4 +1,4 @@
-"""OME-Zarr metadata (NGFF 0.4 and 0.5), read with yaozarrs' models of the specification."""
+"""OME-Zarr metadata (NGFF 0.1 to 0.5), read with yaozarrs' models of the specification."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +20,8 @@ class Description(NamedTuple):
     axes: str  # a letter per dimension, of any alphabet, see `_letters`; empty if they say nothing
     scale: Scale
     channel_names: tuple[str, ...]
+    odd_scale: bool = False
+    """Whether the pixel size is left out, as transformations are not those of the specification."""
 
 
 class Well(NamedTuple):
@@ -46,7 +48,9 @@ def read_pyramid(attributes: dict[str, Any], source: str) -> dict[str, Descripti
     metadata = ome_metadata(attributes)
     entries = metadata["multiscales"]
     entry = entries[0] if isinstance(entries, list) and entries else entries
-    found = _validate("Multiscale", entry, attributes, source)
+    old = _is_old(entry, attributes)
+    usual, is_odd = _with_usual_transformations(_modernized(entry) if old else entry)
+    found = _validate("Multiscale", usual, attributes, source, old)
     axes = _letters(found.axes)
     whole = [1.0] * len(axes)
     for step in found.coordinateTransformations or ():
@@ -55,21 +59,111 @@ def read_pyramid(attributes: dict[str, Any], source: str) -> dict[str, Descripti
     levels, names = {}, _channel_names(metadata)
     for dataset in found.datasets:
         (sizes,) = (t.scale for t in dataset.coordinateTransformations if t.type == "scale")
-        scale = _pixel_size(axes, found.axes, sizes, whole)
-        levels[dataset.path.strip("/")] = Description(axes, scale, names)
+        scale = {} if is_odd else _pixel_size(axes, found.axes, sizes, whole)
+        levels[dataset.path.strip("/")] = Description(axes, scale, names, is_odd and not old)
     return levels
+
+
+def _is_old(part: Any, attributes: dict[str, Any]) -> bool:
+    """Whether metadata are of version 0.1 to 0.3, which have neither units nor transformations."""
+    if "ome" in attributes or not isinstance(part, dict):
+        return False
+    version = part.get("version")
+    axes = part.get("axes")
+    names = isinstance(axes, list) and all(isinstance(axis, str) for axis in axes)
+    unstated = version is None and "datasets" in part and (axes is None or names)
+    return unstated or str(version) in ("0.1", "0.2", "0.3")
+
+
+def _modernized(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry of 0.1 to 0.3 as one of 0.4; without axes, it has all five."""
+    kinds = {"t": "time", "c": "channel"}
+    axes = entry.get("axes") or list("tczyx")
+    named = [{"name": a, "type": kinds.get(a, "space")} if isinstance(a, str) else a for a in axes]
+    datasets = [
+        d | {"coordinateTransformations": []} if isinstance(d, dict) else d
+        for d in entry.get("datasets") or ()
+    ]
+    return {"axes": named, "datasets": datasets}
+
+
+def _with_usual_transformations(entry: Any) -> tuple[Any, bool]:
+    """Replace transformations other than a scale and a translation; say whether there were any.
+
+    The image does not depend on them. Where there are none at all, validation says so.
+    """
+    if not isinstance(entry, dict) or not isinstance(entry.get("axes"), list):
+        return entry, False
+    n, is_odd = len(entry["axes"]), False
+
+    def usual(part: Any, otherwise: list[Any] | None) -> Any:
+        nonlocal is_odd
+        if not isinstance(part, dict) or "coordinateTransformations" not in part:
+            return part
+        steps = part["coordinateTransformations"]
+        if (not steps and otherwise is None) or _is_usual(steps, n):
+            return part | {"coordinateTransformations": steps or None}
+        is_odd = True
+        return part | {"coordinateTransformations": otherwise}
+
+    entry = usual(entry, None)
+    if isinstance(entry.get("datasets"), list):
+        one = [{"type": "scale", "scale": [1.0] * n}]
+        entry = entry | {"datasets": [usual(dataset, one) for dataset in entry["datasets"]]}
+    return entry, is_odd
+
+
+def _is_usual(steps: Any, n: int) -> bool:
+    """Whether transformations are a scale of ``n`` numbers, and perhaps a translation after it."""
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        return False
+    kinds = [step.get("type") for step in steps]
+    numbers = [step.get(str(kind)) for step, kind in zip(steps, kinds, strict=True)]
+    return kinds in (["scale"], ["scale", "translation"]) and all(
+        isinstance(of, list) and len(of) == n and all(isinstance(v, int | float) for v in of)
+        for of in numbers
+    )
 
 
 def read_wells(attributes: dict[str, Any], source: str) -> list[Well]:
     """Read the wells of a plate, in the order of its metadata; see `read_pyramid`."""
-    plate = _validate("PlateDef", ome_metadata(attributes)["plate"], attributes, source)
+    entry = ome_metadata(attributes)["plate"]
+    if isinstance(entry, dict):  # other parts, such as the number of fields, are not needed
+        needed = {key: entry[key] for key in ("rows", "columns", "wells") if key in entry}
+        needed |= {"wells": _numbered(needed)} if isinstance(needed.get("wells"), list) else {}
+        plate = _validate("PlateDef", needed, attributes, source, _is_old(entry, attributes))
+    else:
+        plate = _validate("PlateDef", entry, attributes, source)
     rows, columns = ([item.name for item in items] for items in (plate.rows, plate.columns))
     return [Well(rows[w.rowIndex], columns[w.columnIndex], w.path) for w in plate.wells]
 
 
+def _numbered(plate: dict[str, Any]) -> list[Any]:
+    """Return the wells of a plate with row and column, which before 0.4 are in their paths."""
+
+    def number(key: str, name: str) -> int | None:
+        items = plate.get(key)
+        names = [item.get("name") for item in items or () if isinstance(item, dict)]
+        return names.index(name) if name in names else None
+
+    wells = []
+    for well in plate["wells"]:
+        if isinstance(well, dict) and "rowIndex" not in well and "columnIndex" not in well:
+            row, _, column = str(well.get("path")).rpartition("/")
+            found = {"rowIndex": number("rows", row.rpartition("/")[2])}
+            found["columnIndex"] = number("columns", column)
+            well = well | {key: value for key, value in found.items() if value is not None}
+        wells.append(well)
+    return wells
+
+
 def read_fields(attributes: dict[str, Any], source: str) -> list[str]:
     """Read the paths of the fields of a well; see `read_pyramid`."""
-    well = _validate("WellDef", ome_metadata(attributes)["well"], attributes, source)
+    entry = ome_metadata(attributes)["well"]
+    old = _is_old(entry, attributes)
+    if isinstance(entry, dict):
+        entry = {key: value for key, value in entry.items() if key != "version"}
+    well = _validate("WellDef", entry, attributes, source, old)
     return [image.path for image in well.images]
 
 
@@ -81,8 +175,10 @@ def read_series(attributes: dict[str, Any], source: str) -> list[str]:
     return series
 
 
-def _validate(model: str, value: Any, attributes: dict[str, Any], source: str) -> Any:
-    """Check a part of the metadata with the model of its version."""
+def _validate(
+    model: str, value: Any, attributes: dict[str, Any], source: str, old: bool = False
+) -> Any:
+    """Check a part of the metadata with the model of its version; what is ``old`` is like 0.4."""
     # Only stores with OME metadata pay for the import, a quarter of a second.
     import yaozarrs.v04
     import yaozarrs.v05
@@ -94,6 +190,7 @@ def _validate(model: str, value: Any, attributes: dict[str, Any], source: str) -
             f"{source}: OME-Zarr {version} cannot be read; 0.4 and 0.5 can. As a way "
             f"out, {_way_out(model, value, source)}."
         )
+    version = "0.1 to 0.3" if old else version
     models = yaozarrs.v05 if version.startswith("0.5") else yaozarrs.v04
     validate: Callable[[Any], Any] = getattr(models, model).model_validate
     try:

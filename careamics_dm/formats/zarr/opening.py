@@ -5,6 +5,8 @@ nothing else, or a copy lost it. Nobody can say which, so it is an error unless 
 """
 
 import pickle
+import re
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import ceil, prod
 from pathlib import Path
@@ -25,6 +27,14 @@ from careamics_dm.formats.zarr.ome_metadata import Description, ome_metadata, re
 from careamics_dm.formats.zarr.store_files import Files, Options, Place, is_remote, join, read_node
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import AXES, check_axes, contradicted_axes, same_roles, unstated_axes
+from careamics_dm.sources.free_memory import available_bytes
+
+
+class Remarks(NamedTuple):
+    """What is to be said of an image."""
+
+    n_filled: int  # chunks that are missing
+    odd_scale: bool  # whether its pixel size can't be read
 
 
 def open_zarr(
@@ -33,11 +43,11 @@ def open_zarr(
     *,
     level: int = 0,
     trust_axes: bool = False,
-    missing_chunks: Literal["error", "fill"] = "error",
+    fill: bool = False,
     storage_options: Options | None = None,
     engine: str = "auto",
-) -> tuple[ArrayStack, int]:
-    """Open an array; also returns how many of its chunks are missing. See `ZarrDataModule`."""
+) -> tuple[ArrayStack, Remarks]:
+    """Open an array; for the arguments see `ZarrDataModule`."""
     options = storage_options or {}
     files = Files(source.place.root, options)
     place, found, zarr_format = _describe(files, options, source, axes, level)
@@ -46,6 +56,7 @@ def open_zarr(
     array = open_array(key)
     if (n := array.ndim) < 2:
         raise DataError(f"{source}: shape {array.shape} has {n} dimension(s), so it is no image.")
+    _check_chunks(array, str(source))
     found = found or _from_array(array)
     if found.axes and len(found.axes) != array.ndim:
         if axes == "auto" or not trust_axes:
@@ -58,9 +69,14 @@ def open_zarr(
     folder = Path(place.root) if Path(place.root).is_dir() else None
     missing = find_missing(array, files, place.path, folder)
     if missing is None:
-        key = key._replace(strict=missing_chunks == "error")
-    elif missing.n and missing_chunks == "error":
-        raise DataError(missing_message(str(place), missing.first, missing.n, missing.total))
+        key = key._replace(missing="fill" if fill else "unlisted")
+    elif not missing.n:
+        key = key._replace(missing="gone")
+    elif not fill:
+        setting = f"missing_chunks={{{source.argument}: fill}}"
+        raise DataError(
+            missing_message(str(place), missing.first, missing.n, missing.total, setting)
+        )
     stack = ArrayStack(
         ZarrArray(key, tuple(array.shape), array.dtype),
         axes,
@@ -73,7 +89,7 @@ def open_zarr(
         },
         channel_names=found.channel_names,
     )
-    return stack, missing.n if missing else 0
+    return stack, Remarks(missing.n if missing else 0, found.odd_scale)
 
 
 def _describe(
@@ -138,11 +154,13 @@ def _axes(found: str, axes: str, shape: tuple[int, ...], trust_axes: bool, sourc
         why = "neither OME metadata nor names of dimensions say what they are"
         raise unstated_axes(source, why, shape)
     axes = check_axes(axes, shape, source)
-    if found and not trust_axes and not same_roles(axes, found):
+    if found and not trust_axes and not same_roles(axes, found, shape):
         raise contradicted_axes(source, axes, found, shape)
     return axes
 
 
+MOST_BEYOND = 64
+"""How many times larger than an array its chunks may be, where they are large at all."""
 FEW = 32  # chunks up to which each is looked for, instead of listing the folder
 LARGEST_BLOCK = 2**26  # decoded bytes up to which a shard is read as a whole (64 MiB)
 _ABSENT = 2**64 - 1
@@ -172,27 +190,58 @@ def find_missing(array: Any, files: Files, path: str, root: Path | None) -> Miss
     """
     grid = [ceil(n / c) for n, c in zip(array.shape, outer_chunks(array), strict=True)]
     total, encode = prod(grid), array.metadata.encode_chunk_key
-    keys = ((place, encode(place)) for place in np.ndindex(*grid))
     if total <= FEW:
-        lost = [(place, key) for place, key in keys if not files.has(join(path, key))]
+        there = {place for place in _places(grid) if files.has(join(path, encode(place)))}
     else:
         listed = files.below(path)
         if listed is None:
             return None
-        there = set(listed)
-        lost = [(place, key) for place, key in keys if key not in there]
-    count, first = len(lost), [key for _, key in islice(lost, 3)]
+        # In proportion to what is there: metadata may declare more chunks than can be counted.
+        found = ((tuple(map(int, re.findall(r"\d+", key))), key) for key in listed)
+        inside = ((p, key) for p, key in found if _is_inside(p, grid))
+        there = {place for place, key in inside if encode(place) == key}
+    count = total - len(there)
+    lost = (place for place in _places(grid) if place not in there)
+    first = [encode(place) for place in islice(lost, min(count, 3))]
     codec = _shard_codec(array)
     if codec is not None and root is not None:
-        gone = {place for place, _ in lost}
         per_shard = prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
         total, count = total * per_shard, count * per_shard
-        for place in np.ndindex(*grid):
-            if place not in gone:
-                holes = _holes(array, codec, root / path / encode(place), place)
-                count += len(holes)
-                first += [f"{encode(place)}, chunk {hole} in it" for hole in holes[:3]]
+        for place in sorted(there):
+            holes = _holes(array, codec, root / path / encode(place), place)
+            count += len(holes)
+            first += [f"{encode(place)}, chunk {hole} in it" for hole in holes[:3]]
     return Missing(count, first[:3], total)
+
+
+def _places(grid: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the places of a grid one by one, however many there are."""
+    for number in range(prod(grid)):
+        place: tuple[int, ...] = ()
+        for n in reversed(grid):
+            number, i = divmod(number, n)
+            place = (i, *place)
+        yield place
+
+
+def _is_inside(place: tuple[int, ...], grid: Sequence[int]) -> bool:
+    return len(place) == len(grid) and all(i < n for i, n in zip(place, grid, strict=True))
+
+
+def _check_chunks(array: Any, source: str) -> None:
+    """Refuse chunks that can't be decoded in memory, or are not of this array."""
+    n_bytes = prod(array.chunks) * array.dtype.itemsize
+    inside = prod(min(c, n) for c, n in zip(array.chunks, array.shape, strict=True))
+    if n_bytes > LARGEST_BLOCK and prod(array.chunks) > MOST_BEYOND * inside:
+        raise DataError(
+            f"{source}: its metadata declare chunks of {tuple(array.chunks)} pixels, but the array "
+            f"has {tuple(array.shape)}. They are damaged: copy or save it again."
+        )
+    if n_bytes > (free := available_bytes()):
+        raise DataError(
+            f"{source}: a chunk of {tuple(array.chunks)} pixels takes {n_bytes / 2**30:.1f} GiB of "
+            f"memory, but {free / 2**30:.1f} GiB are free. Save it with smaller chunks."
+        )
 
 
 def _shard_codec(array: Any) -> Any:

@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
 from careamics_dm.errors import DataError
+from careamics_dm.sources.file_kind import other_kind
 
 Options = dict[str, Any]
 """What a remote file system is opened with: ``endpoint_url``, ``key``, ``anon`` and so on."""
@@ -48,6 +49,8 @@ class Node(NamedTuple):
     attributes: dict[str, Any]
     consolidated: dict[str, Any]
     """Metadata of what is below, by path, where the store repeats them here."""
+    may_be_image: bool = True
+    """Whether an array has two dimensions or more, of numbers."""
 
 
 def join(*parts: str) -> str:
@@ -146,8 +149,8 @@ def _open_zip_at(root: str) -> ZipFileSystem:
         return _open_zip(root, found.st_mtime_ns, found.st_size)
     except (BadZipFile, OSError) as error:
         raise DataError(
-            f"{root}: not a Zarr store: neither a folder nor a readable zip file ({error}). "
-            "Check the path and the format."
+            f"{root}: not a Zarr store: neither a folder nor a readable zip file ({error})."
+            f"{other_kind(root, 'zarr') or ' Check the path and the format.'}"
         ) from error
 
 
@@ -179,10 +182,12 @@ def read_node(files: Files, place: Place) -> Node | None:
             )
         consolidated = _mapping(found, "consolidated_metadata", place)
         inner = _mapping(consolidated, "metadata", place)
-        return Node(kind, 3, _mapping(found, "attributes", place), inner)
+        good = kind == "group" or _may_be_image(found.get("shape"), found.get("data_type"))
+        return Node(kind, 3, _mapping(found, "attributes", place), inner, good)
     attributes = _read_json(files, place, ".zattrs")
-    if _read_json(files, place, ".zarray") is not None:
-        return Node("array", 2, attributes or {}, {})
+    if (array := _read_json(files, place, ".zarray")) is not None:
+        good = _may_be_image(array.get("shape"), array.get("dtype"))
+        return Node("array", 2, attributes or {}, {}, good)
     # Groups of plates are found without a .zgroup, if they have attributes.
     if attributes is None and _read_json(files, place, ".zgroup") is None:
         return None
@@ -190,6 +195,16 @@ def read_node(files: Files, place: Place) -> Node | None:
     if not files.can_list:
         inner = _mapping(_read_json(files, place, ".zmetadata") or {}, "metadata", place)
     return Node("group", 2, attributes or {}, inner)
+
+
+def _may_be_image(shape: Any, dtype: Any) -> bool:
+    """Whether an array is no table, list or text; what its metadata do not say speaks for it."""
+    few = isinstance(shape, list) and len(shape) < 2
+    return not few and (dtype is None or bool(re.match(_NUMBERS, str(dtype))))
+
+
+_NUMBERS = r"[<>|=]?[biufc]\d+$|bool|u?int\d|b?float\d|complex"
+"""Dtypes of numbers: of format 2, as NumPy writes them, and of format 3."""
 
 
 def child_names(files: Files, place: Place, node: Node) -> list[str]:
