@@ -1,7 +1,9 @@
 """Passes over a dataset: which epoch, which batch comes next, and who reads."""
 
 import signal
+import weakref
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -10,6 +12,9 @@ from torch.utils.data import DataLoader
 
 from careamics_dm.loading.batch_cutter import Batch, RawBatch
 from careamics_dm.loading.dataset import PatchDataset
+
+GRACE = 60
+"""Seconds that a worker process goes on after SIGTERM, which a whole group of processes gets."""
 
 
 class PatchLoader:
@@ -48,7 +53,10 @@ class PatchLoader:
             "worker_init_fn": _leave_signals_to_main if num_workers else None,
             "pin_memory": torch.cuda.is_available(),
         }
-        self._loader: DataLoader[Batch] | None = None
+        # Also held by the finalizer: if these were garbage together with this, collecting them
+        # would close the queues by which workers are told to end, and then wait for each.
+        self._loaders: list[DataLoader[Batch]] = []
+        weakref.finalize(self, _end_workers, self._loaders)
 
     def __len__(self) -> int:
         """Count the batches of an epoch, on this rank."""
@@ -62,11 +70,11 @@ class PatchLoader:
             self.epoch, self.batch, self._skipped, self._patch = epoch, 0, 0, 0
         self._begun = True
         self.patches.set_epoch(self.epoch, self._patch)
-        if self._loader is None:
-            self._loader = DataLoader(
-                self.patches, batch_size=None, collate_fn=_as_it_is, **self._workers
+        if not self._loaders:
+            self._loaders.append(
+                DataLoader(self.patches, batch_size=None, collate_fn=_as_it_is, **self._workers)
             )
-        parts = iter(self._loader)
+        parts = iter(self._loaders[0])
         while (batch := self._next(parts)) is not None:
             self.batch += 1
             yield RawBatch(batch)
@@ -84,10 +92,7 @@ class PatchLoader:
 
     def close(self) -> None:
         """Let worker processes and reader threads end, whoever still holds an iterator."""
-        iterator: Any = getattr(self._loader, "_iterator", None)
-        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()
-        self._loader = None
+        _end_workers(self._loaders)
         self.patches.stop()
 
     def state_dict(self) -> dict[str, int]:
@@ -139,11 +144,24 @@ def _join(parts: list[Batch]) -> Batch:
     return batch
 
 
+def _end_workers(loaders: list[DataLoader[Batch]]) -> None:
+    """Let the worker processes of loaders end, and forget these."""
+    while loaders:
+        iterator: Any = getattr(loaders.pop(), "_iterator", None)
+        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+
+
 def _leave_signals_to_main(worker: int) -> None:
-    """Ignore Ctrl+C and a first SIGTERM, which a whole group gets: the run still needs batches."""
+    """Ignore Ctrl+C, and end after SIGTERM only if the run has not: it still needs batches."""
     del worker
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        signal.alarm(GRACE)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, wait)
 
 
 def _as_it_is(batch: Any) -> Any:

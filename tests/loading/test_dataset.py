@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import pickle
 import time
 from collections import Counter
@@ -470,6 +472,17 @@ class TestOrder:
         assert sorted(epochs[1]) == sorted(corners(alone))
         assert set(epochs[0]) != set(epochs[1])
         loader.close()
+
+    def test_a_loader_that_is_garbage_ends_its_processes(self):
+        dataset = make(recorded(2, (1, 1, 16, 16)), (4, 4))
+        loader = PatchLoader(dataset, num_workers=2, start_method="fork")
+        unfinished = iter(loader)
+        next(unfinished)
+        cycle = [loader, unfinished]
+        cycle.append(cycle)
+        del loader, unfinished, cycle
+        gc.collect()
+        assert not multiprocessing.active_children()
 
     def test_a_dataset_pickles_without_what_it_read(self):
         dataset = make(recorded(1, (1, 1, 8, 8)), (4, 4))
