@@ -21,6 +21,7 @@ from careamics_dm import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -96,6 +97,12 @@ def assert_clear(message: str | None, *names: str) -> None:
     assert 20 < len(message) < LONGEST, message
     for inside in ("Traceback", "object at 0x", "careamics_dm/"):
         assert inside not in message, message
+
+
+def assert_refused(kind: str, path: Path, content: bytes, axes: str) -> None:
+    """A file of this content is no image; the message names it."""
+    path.write_bytes(content)
+    assert_clear(outcome_of(kind, {"train_data": str(path), "axes": axes}).message, path.name)
 
 
 def assert_right_or_clear(outcome: Outcome, name: str, *right: NDArray[Any] | None) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import tifffile
-from faults.outcomes import assert_clear, assert_right_or_clear, outcome_of
+from faults.outcomes import assert_clear, assert_refused, assert_right_or_clear, outcome_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,10 +165,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("what", FOREIGN)
 def test_what_is_no_tiff(what, tmp_path):
-    path = tmp_path / "foreign.tif"
-    path.write_bytes(FOREIGN[what])
-    outcome = outcome_of("tiff", {"train_data": str(path), "axes": "YX"})
-    assert_clear(outcome.message, "foreign.tif")
+    assert_refused("tiff", tmp_path / "foreign.tif", FOREIGN[what], "YX")
 
 
 def make_folder(path: Path):

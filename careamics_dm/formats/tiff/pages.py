@@ -102,7 +102,8 @@ class PageTable:
         path = self.rows.files[page]
         if self.rows.is_raw:
             offset = int(self.rows.offsets[page, 0])
-            array = MappedArray(Path(path), self.stored_dtype, self.page_shape, offset)
+            how = self.stored_dtype, self.page_shape, offset
+            array = MappedArray(Path(path), *how, may_change=True)  # made for this read alone
             out[...] = array[tuple(box)]
             return
         grid, corner = grid_of(self.page_shape, self.segment_shape), [s.start for s in box]
