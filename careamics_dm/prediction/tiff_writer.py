@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import lightning as L
 import numpy as np
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from careamics_dm.errors import DataError
@@ -84,7 +83,10 @@ class TiffWriter(Callback):
         if not hasattr(datamodule, "predict_stacks"):
             raise DataError("TiffWriter needs a careamics_dm DataModule in trainer.predict.")
         self.paths = output_paths(datamodule.predict_stacks, self.folder)
-        found = _agreed({i for i, path in enumerate(self.paths) if path.exists()})
+        # What the first of the processes that predict together has found.
+        found: set[int] = trainer.strategy.broadcast(
+            {i for i, path in enumerate(self.paths) if path.exists()}
+        )
         if found and self.existing == "error":
             raise DataError(
                 f"{len(found)} result(s) exist already, the first is {self.paths[min(found)]}. "
@@ -164,14 +166,6 @@ class TiffWriter(Callback):
                 f"{free / 2**20:.0f} MiB are free. Free space, write to another folder, or predict "
                 "fewer images."
             )
-
-
-def _agreed(found: set[int]) -> set[int]:
-    """Return what the first of the processes that predict together has found."""
-    agreed = [found]
-    if dist.is_available() and dist.is_initialized():
-        dist.broadcast_object_list(agreed)
-    return agreed[0]
 
 
 def output_paths(stacks: Sequence[ImageStack], folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Statistics of the training data, from a bounded random part of it or from everything."""
 
 from collections.abc import Iterator
-from math import gcd, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from careamics_dm.images.extent import Extent
 from careamics_dm.images.image_set import PROGRESS_AFTER, ImageSet, nan_message
 from careamics_dm.images.region import Region, read_samples
 from careamics_dm.sampling.chunk_grid import window_shape
+from careamics_dm.sampling.keyed_random import key_of, permuted
 from careamics_dm.sampling.read_windows import sample_runs
 from careamics_dm.transforms.normalization import Affine, Normalization, Side
 
@@ -24,8 +25,8 @@ SMALL = 2**16
 """Bytes of small samples in memory that are read together."""
 BLOCK = 2**24
 """Bytes read at once: small compared with the data, large compared with the cost of a read."""
-LISTED = 2**20
-"""Blocks up to which they are put into an order one by one."""
+PORTION = 4096
+"""Blocks to put into random order together."""
 EXACT = 2**24
 """The largest integer up to which float32 represents all of them."""
 
@@ -87,8 +88,9 @@ def pixel_blocks(
     blocks = _Blocks(images, trained)
     dtypes = [np.dtype(stack.data_dtype) for stack in images.sides[side][0]]
     done, is_empty = 0, True
-    bar = tqdm(desc="statistics", unit="block", delay=PROGRESS_AFTER, leave=False)
-    for number in _in_random_order(len(blocks), np.random.default_rng([seed, 2])):
+    total = len(blocks) if n_bytes is None else None  # of a part, gaps decide how many
+    bar = tqdm(desc="statistics", total=total, unit="block", delay=PROGRESS_AFTER, leave=False)
+    for number in _in_random_order(len(blocks), seed):
         if n_bytes is not None and done >= n_bytes:
             break
         block = blocks[number]
@@ -152,15 +154,11 @@ def _block_shape(extent: Extent) -> tuple[int, ...]:
     return window_shape(extent, [min(64, size) for size in extent.size], BLOCK)
 
 
-def _in_random_order(n: int, rng: np.random.Generator) -> Iterator[int]:
+def _in_random_order(n: int, seed: int) -> Iterator[int]:
     """Yield the numbers below ``n``, each once, without a list of them where they are many."""
-    if n <= LISTED:
-        yield from rng.permutation(n).tolist()
-        return
-    # A walk in steps that have no divisor in common with n meets every number.
-    step = next(s for s in iter(lambda: int(rng.integers(n // 3, n)), 0) if gcd(s, n) == 1)
-    first = int(rng.integers(n))
-    yield from ((first + i * step) % n for i in range(n))
+    key = key_of(seed, 2)
+    for first in range(0, n, PORTION):
+        yield from permuted(key, np.arange(first, min(first + PORTION, n)), n).tolist()
 
 
 def _finite_pixels(
