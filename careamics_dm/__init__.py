@@ -19,12 +19,17 @@ if not (_HERE / "conf").is_dir():
 
 if TYPE_CHECKING:
     from careamics_dm.callbacks.interruption import StopOnRequest as StopOnRequest
+    from careamics_dm.callbacks.prediction_picture import PredictionPicture as PredictionPicture
+    from careamics_dm.callbacks.run_progress import RunProgress as RunProgress
     from careamics_dm.callbacks.scores_report import TestReport as TestReport
     from careamics_dm.callbacks.training import LearningRate as LearningRate
     from careamics_dm.callbacks.training import Pictures as Pictures
     from careamics_dm.callbacks.training import SaveModel as SaveModel
     from careamics_dm.cli.sweep import CompareJobs as CompareJobs
+    from careamics_dm.cli.trained_model import from_careamics as from_careamics
     from careamics_dm.cli.trained_model import load_model as load_model
+    from careamics_dm.cli.trained_model import predict as predict
+    from careamics_dm.datamodule.mixed_datamodule import MixedDataModule as MixedDataModule
     from careamics_dm.datamodule.patch_datamodule import PatchDataModule as PatchDataModule
     from careamics_dm.errors import DataError as DataError
     from careamics_dm.formats.array import ArrayDataModule as ArrayDataModule
@@ -39,8 +44,13 @@ if TYPE_CHECKING:
     from careamics_dm.models.supervised import CAREModule as CAREModule
     from careamics_dm.models.supervised import N2NModule as N2NModule
     from careamics_dm.models.unet import UNet as UNet
+    from careamics_dm.prediction.auto_writer import AutoWriter as AutoWriter
+    from careamics_dm.prediction.czi_writer import CziWriter as CziWriter
+    from careamics_dm.prediction.function_writer import FunctionWriter as FunctionWriter
+    from careamics_dm.prediction.npy_writer import NpyWriter as NpyWriter
     from careamics_dm.prediction.stitching import stitch as stitch
     from careamics_dm.prediction.tiff_writer import TiffWriter as TiffWriter
+    from careamics_dm.prediction.zarr_writer import ZarrWriter as ZarrWriter
     from careamics_dm.sampling.filters.base import PatchFilter as PatchFilter
     from careamics_dm.sampling.filters.criteria import EntropyFilter as EntropyFilter
     from careamics_dm.sampling.filters.criteria import MaxFilter as MaxFilter
@@ -55,12 +65,15 @@ else:
     _HOME = {
         "ArrayDataModule": "formats.array",
         "Augmentation": "transforms.augmentation",
+        "AutoWriter": "prediction.auto_writer",
         "CAREModule": "models.supervised",
         "CompareJobs": "cli.sweep",
         "CustomDataModule": "formats.custom.datamodule",
         "CziDataModule": "formats.czi.datamodule",
+        "CziWriter": "prediction.czi_writer",
         "DataError": "errors",
         "EntropyFilter": "sampling.filters.criteria",
+        "FunctionWriter": "prediction.function_writer",
         "ImageStack": "images.image_stack",
         "LearningRate": "callbacks.training",
         "Masking": "models.masking",
@@ -68,15 +81,19 @@ else:
         "MeanStd": "transforms.normalization",
         "MeanStdFilter": "sampling.filters.criteria",
         "MinMax": "transforms.normalization",
+        "MixedDataModule": "datamodule.mixed_datamodule",
         "N2NModule": "models.supervised",
         "N2VModule": "models.n2v",
         "NoNormalization": "transforms.normalization",
         "Normalization": "transforms.normalization",
+        "NpyWriter": "prediction.npy_writer",
         "PatchDataModule": "datamodule.patch_datamodule",
         "PatchDataset": "loading.dataset",
         "PatchFilter": "sampling.filters.base",
         "Pictures": "callbacks.training",
+        "PredictionPicture": "callbacks.prediction_picture",
         "Quantile": "transforms.normalization",
+        "RunProgress": "callbacks.run_progress",
         "SaveModel": "callbacks.training",
         "StopOnRequest": "callbacks.interruption",
         "TestReport": "callbacks.scores_report",
@@ -84,7 +101,10 @@ else:
         "TiffWriter": "prediction.tiff_writer",
         "UNet": "models.unet",
         "ZarrDataModule": "formats.zarr.datamodule",
+        "ZarrWriter": "prediction.zarr_writer",
+        "from_careamics": "cli.trained_model",
         "load_model": "cli.trained_model",
+        "predict": "cli.trained_model",
         "stitch": "prediction.stitching",
     }
     __all__ = sorted(_HOME)

@@ -1,5 +1,13 @@
 """The error that every fault of data or settings raises."""
 
+import errno
+import re
+
+OF_A_FILE = {None, errno.ENOENT, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EOVERFLOW}
+"""Numbers of operating system errors that say that a file is not as it should be."""
+LATE = re.compile(r"(?i)timed? ?out|DEADLINE_EXCEEDED|UNAVAILABLE")
+"""How clients of storage say that it does not answer."""
+
 
 class DataError(ValueError):
     """Bad input, told in one message: what is wrong, where, and what to do."""
@@ -11,3 +19,18 @@ def truncated(path: object, end: int, size: int) -> DataError:
         f"{path}: truncated: its content reaches to byte {end}, but it has {size} bytes. Copy or "
         "save it again."
     )
+
+
+def blame_others(error: BaseException, place: object) -> None:
+    """Raise what is no fault of a file at a place: lack of memory or rights, a slow network."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            raise cause
+        late = isinstance(cause, TimeoutError) or LATE.search(f"{type(cause).__name__} {cause}")
+        if late or (isinstance(cause, OSError) and cause.errno not in OF_A_FILE):
+            raise DataError(
+                f"{place}: cannot be read at present ({type(cause).__name__}: {cause}). Check "
+                "rights, disk and network, and try again."
+            ) from error
+        cause = cause.__cause__

@@ -18,7 +18,9 @@ import careamics_dm
 from careamics_dm.datamodule.settings import Settings, SharedSettings
 from careamics_dm.docstrings import parameters
 
-FORMATS = [name for name in careamics_dm.__all__ if name.endswith("DataModule")]
+FORMATS = sorted(
+    {name for name in careamics_dm.__all__ if name.endswith("DataModule")} - {"MixedDataModule"}
+)
 USE = """
 import careamics_dm
 from careamics_dm import TiffDataModule

@@ -43,6 +43,7 @@ _NOISE = (
     "Checkpoint directory .* exists and is not empty",  # it is the folder of the run
     "Couldn't infer the batch indices",  # places travel in the batch
     "Total length of `list` across ranks is zero",  # n_val_patches=0
+    ".* but local rank has zero length",  # a process without a block to predict
     "Experiment logs directory .* exists and is not empty",  # of a run that goes on in its folder
     "The dirpath has changed",  # a resumed run has a folder of its own
     "Be aware that when using `ckpt_path`, callbacks",  # of the training, when predicting
@@ -50,8 +51,15 @@ _NOISE = (
 )
 
 
+_SMALL_TALK = (
+    *("Tip:", "graceful shutdown", "GPU available", "TPU available", "`max_epochs="),
+    *("Restoring states from", "Loaded model weights from", "Restored all states from"),
+)
+"""What Lightning says where our commands say what matters."""
+
+
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-    lambda record: not any(text in record.getMessage() for text in ("Tip:", "graceful shutdown"))
+    lambda record: not any(text in record.getMessage() for text in _SMALL_TALK)
 )
 
 

@@ -1,9 +1,9 @@
 """Checkpoints that carry what prediction needs, and nothing that runs code."""
 
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from careamics_dm.cli.careamics_checkpoint import as_ours, is_careamics
 from careamics_dm.cli.secrets import hide
-from careamics_dm.cli.trust import check_plain
-from careamics_dm.errors import DataError
+from careamics_dm.cli.trust import check_plain, is_finite
+from careamics_dm.errors import DataError, blame_others
+from careamics_dm.transforms.normalization import Affine
 
 KEY = "careamics_dm"
 _LIGHTNINGS = {"epoch", "global_step", "pytorch-lightning_version"}
@@ -52,18 +54,15 @@ class WholeFiles(TorchCheckpointIO):
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint that was written with `SaveConfig`, without running any code in it.
 
-    Returns the "config" of the run, the "weights" of the model, the state of the "data" module, and
-    how many "epochs" and "steps" have been trained.
-    Raises a DataError if there is no such file, or it is no checkpoint of ours, has pickled code, a
+    One of CAREamics, too. Returns the "config" of the run, the "weights" of the model, the state of
+    the "data" module, how many "epochs" and "steps" have been trained, and whether the training is
+    "resumable".
+    Raises a DataError if there is no such file, or it is no such checkpoint, has pickled code, a
     configuration of other than plain values, or weights or statistics that are no finite numbers.
     """
-    if "://" in str(path):
-        raise DataError(
-            f"checkpoint: {path} is a URL, but checkpoints are read from local files. Copy it to "
-            "this machine and give that path."
-        )
-    path = Path(path).expanduser()
-    content = _read(path)
+    content = read_checkpoint(path)
+    if is_careamics(content):
+        content = as_ours(content, path)
     if type(content) is not dict or type(content.get(KEY)) is not dict:
         raise _unusable(path, "was not written by careamics-train: it has no configuration")
     config, weights = content[KEY], content.get("state_dict")
@@ -80,6 +79,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     _check_weights(weights, path)
     _check_data(data[0], path)
     done = {"epochs": _epochs(content), "steps": content["global_step"]}
+    done["resumable"] = "optimizer_states" in content
     return {"config": config, "weights": weights, "data": data[0]} | done
 
 
@@ -106,12 +106,20 @@ def _epochs(content: dict[str, Any]) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _read(path: Path) -> Any:
+def read_checkpoint(path: str | Path) -> Any:
+    """Read what is in a checkpoint, without running any code in it."""
+    if "://" in str(path):
+        raise DataError(
+            f"checkpoint: {path} is a URL, but checkpoints are read from local files. Copy it to "
+            "this machine and give that path."
+        )
+    path = Path(path).expanduser()
     if not path.is_file():
         raise _unusable(path, f"does not exist (seen from {Path.cwd()})")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make it fail in any way
+        blame_others(error, f"checkpoint: {path}")
         if _NEEDS_CODE.search(str(error)):
             raise DataError(
                 f"checkpoint: {path} contains pickled objects, which could run code when loaded; "
@@ -122,7 +130,7 @@ def _read(path: Path) -> Any:
         raise _unusable(path, why) from error
 
 
-def _check_weights(weights: Any, path: Path) -> None:
+def _check_weights(weights: Any, path: str | Path) -> None:
     if not isinstance(weights, dict) or not all(type(name) is str for name in weights):
         raise _unusable(path, "is damaged: its weights have no names")
     for name, weight in weights.items():
@@ -142,7 +150,7 @@ def _fault_of_weight(weight: Any) -> str:
     return "" if torch.isfinite(weight).all() else "contains NaN or infinity"
 
 
-def _check_data(data: dict[str, Any], path: Path) -> None:
+def _check_data(data: dict[str, Any], path: str | Path) -> None:
     statistics, counts = data["statistics"], (data["n_channels"], data.get("n_target_channels"))
     if any(type(n) is not int or n < 1 for n in counts if n is not None):
         raise _unusable(path, f"is damaged: its numbers of channels are {counts}")
@@ -155,16 +163,21 @@ def _check_data(data: dict[str, Any], path: Path) -> None:
 
 def _fault_of_statistics(numbers: Any) -> str:
     """Say what is wrong with statistics; empty if nothing."""
-    if type(numbers) is not dict or numbers.keys() != {"offset", "scale"}:
+    if type(numbers) is not dict or not {"offset", "scale"} <= numbers.keys() <= set(
+        Affine._fields
+    ):
         return "are not an offset and a scale"
-    offset, scale = numbers["offset"], numbers["scale"]
-    columns = type(offset) is type(scale) is list and len(offset) == len(scale) > 0
-    if not columns or not all(type(x) in (int, float) for x in [*offset, *scale]):
+    columns = [column for column in numbers.values() if column is not None]
+    same = all(type(c) is list and len(c) == len(columns[0]) > 0 for c in columns)
+    if not same or not all(type(x) in (int, float) for column in columns for x in column):
         return "are not numbers per channel"
-    if not all(math.isfinite(x) for x in [*offset, *scale]) or min(scale) <= 0:
-        return f"are offset={offset}, scale={scale}; they must be finite, and the scale above 0"
+    affine = Affine(**numbers)
+    if (affine.low is None) != (affine.high is None):
+        return "have only one of the limits low and high"
+    if not all(map(is_finite, chain(*columns))) or min(affine.scale) <= 0:
+        return f"are {numbers}; they must be finite, and the scale above 0"
     return ""
 
 
-def _unusable(path: Path, why: str) -> DataError:
+def _unusable(path: str | Path, why: str) -> DataError:
     return DataError(f"checkpoint: {path} {why}. Name another model.ckpt of a run.")

@@ -6,6 +6,7 @@ classes would take seconds; the rest is in ``conf/careamics_dm/help.yaml``.
 
 import ast
 import re
+from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
@@ -123,12 +124,16 @@ def _explain(name: str, documented: dict[str, Parameter]) -> str:
 
 @cache
 def _documented(name: str) -> dict[str, Parameter]:
-    """Read what the docstring of a class of ours, given by name, says of its parameters."""
+    """Read what a class of ours, given by name, and its bases document of parameters."""
     for path in Path(__file__).parents[1].rglob("*.py") if name else ():
         if f"\nclass {name}" in (text := path.read_text("utf-8")):
             for node in ast.parse(text).body:
                 if isinstance(node, ast.ClassDef) and node.name == name:
-                    return parameters(ast.get_docstring(node) or "")
+                    bases = [
+                        _documented(base.id) for base in node.bases if isinstance(base, ast.Name)
+                    ]
+                    own = parameters(ast.get_docstring(node) or "")
+                    return dict(ChainMap(own, *bases))
     return {}
 
 

@@ -1,19 +1,27 @@
 """``careamics-predict``: apply a trained model to images and write the results."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from careamics_dm.callbacks.interruption import StopOnRequest
+from careamics_dm.callbacks.prediction_picture import PredictionPicture
+from careamics_dm.callbacks.run_progress import RunProgress
 from careamics_dm.cli.application import build, overridden
 from careamics_dm.cli.checkpoints import explaining_weights, load_checkpoint
 from careamics_dm.cli.help import FROM_CHECKPOINT
+from careamics_dm.cli.resumption import StartFrom
 from careamics_dm.cli.secrets import check_given, hide
 from careamics_dm.cli.trust import check_config
 from careamics_dm.errors import DataError
 from careamics_dm.sources.data_warnings import say
+from careamics_dm.sources.source_path import as_text
+
+LONGEST_NAME = 240
+"""Bytes: most file systems take 255, and files have longer names while they are written."""
 
 
 def main(config: dict[str, Any], folder: Path) -> None:
@@ -37,18 +45,29 @@ def main(config: dict[str, Any], folder: Path) -> None:
     model = build(wanted, "model")
     choose_outputs(config, model)
     writers = make_writers(config, folder, data, model)
+    place = as_text(writers[0].folder)
     if not any(writer.wanted for writer in writers):
-        say(f"\nnothing to predict: all results are there already, in {writers[0].folder}")
+        say(f"\nnothing to predict: all results are there already, in {place}")
         return
-    callbacks = [*writers, StopOnRequest()]
-    trainer = build(config, "trainer", default_root_dir=folder, callbacks=callbacks)
+    picture = PredictionPicture(folder)
+    # The picture first: processes without a block join its gathering before they wait for writers.
+    callbacks = [picture, *writers, StopOnRequest()]
+    if config["trainer"].get("enable_progress_bar", True):
+        callbacks.append(RunProgress())
     path = config["checkpoint"]
+    options = {"ckpt_path": path, "weights_only": True}
+    if not checkpoint["resumable"]:  # Lightning finds no run of ours in it
+        callbacks.append(StartFrom(checkpoint["weights"]))
+        options = {}
+    settings = {"enable_model_summary": False, "callbacks": callbacks}
+    trainer = build(config, "trainer", default_root_dir=folder, **settings)
     with explaining_weights(path, "It was changed or damaged: name another model.ckpt of a run."):
-        options = {"ckpt_path": path, "weights_only": True, "return_predictions": False}
-        trainer.predict(model, datamodule=data, **options)
-    say(f"\ndenoised images  {writers[0].folder}")
+        trainer.predict(model, datamodule=data, return_predictions=False, **options)
+    say(f"\ndenoised images  {place}")
     for writer in writers[1:]:
-        say(f"{writer.output:<16} {writer.folder}")
+        say(f"{writer.output:<16} {as_text(writer.folder)}")
+    if picture.path is not None:
+        say(f"picture          {picture.path}")
 
 
 def choose_outputs(config: dict[str, Any], model: Any) -> None:
@@ -72,13 +91,25 @@ def make_writers(config: dict[str, Any], folder: Path, data: Any, model: Any) ->
 
     ``data`` are set up for prediction.
     """
+    check_given(config["writer"], part="writer")
     given = config["writer"]["folder"]
     writers = [build(config, "writer", folder=given or folder / "denoised")]
     if config.get("uncertainty"):
-        place = Path(f"{given}_uncertainty") if given else folder / "uncertainty"
+        place = f"{given}_uncertainty" if given else folder / "uncertainty"
         # Rounded to integers, most of it would be 0.
         settings = {"folder": place, "output": "uncertainty", "dtype": "float32"}
         writers.append(build(config, "writer", **settings))
     for writer in writers:
-        writer.setup(SimpleNamespace(datamodule=data, callbacks=writers), model, "predict")
+        writer.prepare(data, writers)
+        check_lengths(writer.paths)
     return writers
+
+
+def check_lengths(paths: Sequence[Path]) -> None:
+    """Refuse names of results that file systems do not take, before hours of work."""
+    if long := [path.name for path in paths if len(os.fsencode(path.name)) > LONGEST_NAME]:
+        raise DataError(
+            f"writer: the name of a result would be too long for a file, {long[0][:60]}... "
+            f"({len(os.fsencode(long[0]))} bytes, at most {LONGEST_NAME}). Rename its image, or "
+            "link to it by a shorter name."
+        )

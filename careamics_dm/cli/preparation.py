@@ -8,7 +8,7 @@ import lightning as L
 from careamics_dm.cli.application import build, overridden
 from careamics_dm.cli.secrets import check_given
 from careamics_dm.models.trainer_data import lack_of_targets
-from careamics_dm.prediction.tiff_writer import check_writable
+from careamics_dm.prediction.result_paths import check_writable
 from careamics_dm.sources.data_warnings import say
 
 _NOISY = "careamics_dm.samples.noisy"

@@ -13,7 +13,6 @@ from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.plots import plot_patches
 from careamics_dm.models.base import RestorationModule
-from careamics_dm.models.trainer_data import check_patch_size
 
 
 def main(config: dict[str, Any], folder: Path) -> None:
@@ -31,11 +30,13 @@ def main(config: dict[str, Any], folder: Path) -> None:
         check_targets(model, data, "train")
         if isinstance(model, RestorationModule):
             model.build(data)
-            check_patch_size(data.patch_size, model.size_divisor)
+            model.check_patch_size(data.patch_size)
         print(data.summary())
         patches = read_patches(data, n)
         for kind, numbers in data.statistics.items():
-            print(f"{kind:<8} offset {_rounded(numbers.offset)}, scale {_rounded(numbers.scale)}")
+            columns = numbers._asdict().items()
+            found = (f"{name} {_rounded(column)}" for name, column in columns if column)
+            print(f"{kind:<8} {', '.join(found)}")
     finally:
         data.teardown("fit")
     masks = None

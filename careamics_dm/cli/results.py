@@ -17,19 +17,22 @@ from careamics_dm.evaluation.comparison_plot import plot_denoised
 from careamics_dm.evaluation.metrics import Scores
 from careamics_dm.evaluation.planes import Planes, middle, middle_plane, restored_planes
 from careamics_dm.formats.tiff.datamodule import open_tiff
+from careamics_dm.formats.zarr.discovery import ZarrSource
+from careamics_dm.formats.zarr.opening import open_zarr
+from careamics_dm.formats.zarr.store_files import Place
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.plane_stack import suit_patch
 from careamics_dm.images.region import Region, read_region
-from careamics_dm.images.stack_view import layout_of
 from careamics_dm.models.base import RestorationModule
-from careamics_dm.prediction.tiff_writer import TiffWriter
+from careamics_dm.prediction.result_writer import ResultWriter
+from careamics_dm.sources.source_path import TIFF, as_text
 
 
 class Prediction(NamedTuple):
     """What becomes of ``predict_data``: its writer, and the ground truth of its first image."""
 
-    writer: TiffWriter
+    writer: ResultWriter
     truth: ImageStack | None
 
 
@@ -93,8 +96,7 @@ def _read_prediction(
     """Read planes of the first image, also its ground truth ("clean"), and score them."""
     stack, truth = data.predict_stacks[0], prediction.truth
     channels = data.images_of("predict").channels[0]
-    axes = layout_of(stack).with_channels(data.n_target_channels).axes  # as the writer has them
-    written = open_tiff(prediction.writer.paths[0], axes, trust_axes=True)[0]
+    written = _open_result(prediction.writer)
     denoised = suit_patch(written, len(stack.data_shape) - 2, z_as_samples=True)
     region = middle(stack)
     planes = {
@@ -106,6 +108,16 @@ def _read_prediction(
     planes["clean"] = middle_plane(read_region(truth, region, channels))
     before = _score(truth, stack, channels, channels)
     return planes, {"psnr_noisy": before["psnr"]} | _score(truth, denoised, None, channels)
+
+
+def _open_result(writer: ResultWriter) -> ImageStack:
+    """Open the first result, a TIFF or an OME-Zarr image."""
+    path = writer.paths[0]
+    if path.suffix.lower() in TIFF:
+        return open_tiff(path)[0]
+    options = getattr(writer, "storage_options", None)
+    source = ZarrSource(Place(as_text(path)), "image")
+    return open_zarr(source, storage_options=options)[0]
 
 
 def _score(

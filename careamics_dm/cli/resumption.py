@@ -37,6 +37,11 @@ def resume(config: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
     Tells what differs. Raises a DataError for what can't be changed in a run that goes on.
     """
     given, trained = overridden(), content["config"]
+    if not content["resumable"]:
+        raise DataError(
+            f"checkpoint: {config['checkpoint']} holds a model, but no run of careamics-train that "
+            f"could go on. Begin a new one with its weights: weights={config['checkpoint']}"
+        )
     if "experiment" in given:
         raise DataError(
             "experiment: a resumed run has the settings of its checkpoint. Leave it out, and give "
@@ -89,7 +94,7 @@ def start_from(config: dict[str, Any], content: dict[str, Any]) -> dict[str, Any
 
 
 class StartFrom(L.Callback):
-    """Give a model the weights of a checkpoint before it trains."""
+    """Give a model the weights of a checkpoint before it trains or predicts."""
 
     def __init__(self, weights: dict[str, Any]) -> None:
         self.weights = weights
@@ -97,6 +102,8 @@ class StartFrom(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Load them; called by Lightning once the network is built."""
         pl_module.load_state_dict(self.weights)
+
+    on_predict_start = on_fit_start
 
 
 def use_statistics(data: PatchDataModule, content: dict[str, Any]) -> None:

@@ -39,8 +39,10 @@ def hide(config: Any) -> Any:
     return config
 
 
-def check_given(config: dict[str, Any], trained: dict[str, Any] | None = None) -> str:
-    """Check that no value of the data's configuration is `HIDDEN`, as copied from a file of a run.
+def check_given(
+    config: dict[str, Any], trained: dict[str, Any] | None = None, part: str = "data"
+) -> str:
+    """Check that no value of a part of the configuration is `HIDDEN`, copied from a file of a run.
 
     Returns a note on what the training of a checkpoint, with data configured as ``trained``, was
     given and this run is not; empty if nothing.
@@ -49,8 +51,8 @@ def check_given(config: dict[str, Any], trained: dict[str, Any] | None = None) -
     hidden = [key for key, value in given.items() if value == HIDDEN]
     if hidden:
         raise DataError(
-            f"data.{SECRET}: the value of {', '.join(hidden)} is {HIDDEN}, which files of a run "
-            f"have in place of keys and passwords. Give it again: data.{SECRET}.{hidden[0]}=..."
+            f"{part}.{SECRET}: the value of {', '.join(hidden)} is {HIDDEN}, which files of a run "
+            f"have in place of keys and passwords. Give it again: {part}.{SECRET}.{hidden[0]}=..."
         )
     lacking = [key for key in (trained or {}).get(SECRET) or {} if key not in given]
     if not lacking or SECRET not in config:

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import OmegaConf
 
 from careamics_dm.callbacks.interruption import StopOnRequest
+from careamics_dm.callbacks.run_progress import RunProgress
 from careamics_dm.callbacks.scores_report import TestReport
 from careamics_dm.callbacks.training import SaveModel
 from careamics_dm.cli.application import build
@@ -39,9 +40,13 @@ from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.plots import plot_losses
 from careamics_dm.evaluation.text_table import write_csv
+from careamics_dm.prediction.auto_writer import AutoWriter
+from careamics_dm.prediction.result_writer import ResultWriter
 from careamics_dm.prediction.tiff_writer import TiffWriter
+from careamics_dm.prediction.zarr_writer import ZarrWriter
 from careamics_dm.sampling.validation_split import COLUMNS
 from careamics_dm.sources.data_warnings import say
+from careamics_dm.sources.source_path import as_text
 
 METRICS = ("train_", "val_", "test_")
 """How the names of what is logged begin, of which there are scores."""
@@ -153,6 +158,11 @@ def prepare_prediction(
 ) -> Prediction:
     """Try whether results can be written, and read the ground truth if there is one."""
     (writer,) = make_writers(config, folder, data, model)
+    if not isinstance(writer, AutoWriter | TiffWriter | ZarrWriter):
+        raise DataError(
+            f"writer: careamics-train reads a result again for its picture and can't do so with "
+            f"{type(writer).__name__}. Leave writer=... out, and give it to careamics-predict."
+        )
     if config["truth"] is None:
         return Prediction(writer, None)
     if data.n_target_channels != data.n_channels:
@@ -175,12 +185,27 @@ def make_trainer(config: dict[str, Any], folder: Path, more: Sequence[L.Callback
     logger, given = config.get("logger"), config.get("callbacks") or {}
     logger = logger is not None and build(config, "logger", **into(folder, logger))
     callbacks = [build(given, name, **into(folder, given[name])) for name in given]
-    callbacks += [SaveConfig(config), StopOnRequest(folder), *more]
+    callbacks += [SaveConfig(config), Describe(), StopOnRequest(folder), *more]
+    if config["trainer"].get("enable_progress_bar", True):
+        callbacks.append(RunProgress())
     settings = {"default_root_dir": folder, "logger": logger, "callbacks": callbacks}
-    trainer: L.Trainer = build(config, "trainer", **settings)
+    summary = config["trainer"].get("enable_model_summary", False)  # Describe says what matters
+    trainer: L.Trainer = build(config, "trainer", enable_model_summary=summary, **settings)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeFiles()
     return trainer
+
+
+class Describe(L.Callback):
+    """Say, in a line, what is trained on which device."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say it; called by Lightning."""
+        network = type(getattr(pl_module, "network", pl_module)).__name__
+        n = sum(weights.numel() for weights in pl_module.parameters())
+        device = pl_module.device if trainer.world_size == 1 else f"{trainer.world_size} devices"
+        how = f"on {device}, precision {trainer.precision}"
+        say(f"network  {network} with {n:,} weights in {type(pl_module).__name__}, {how}")
 
 
 def into(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
@@ -232,7 +257,7 @@ def predict(
     folder: Path,
     data: PatchDataModule,
     model: L.LightningModule,
-    writer: TiffWriter,
+    writer: ResultWriter,
 ) -> None:
     """Predict and write, unless all results exist already."""
     given = config["trainer"]
@@ -247,4 +272,4 @@ def predict(
             default_root_dir=folder,
         )
         trainer.predict(model, datamodule=data, return_predictions=False)
-    say(f"denoised images  {writer.folder}")
+    say(f"denoised images  {as_text(writer.folder)}")

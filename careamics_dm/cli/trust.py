@@ -2,6 +2,7 @@
 
 import pydoc
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ OF_RUNS = (
 """What runs of ours name besides, which a run that goes on may take from its checkpoint."""
 _OF_ALL_RUNS = {
     "lightning.Trainer",
-    *(f"careamics_dm.{name}" for name in ("SaveModel", "LearningRate", "Pictures", "TiffWriter")),
+    *(f"careamics_dm.{name}" for name in ("SaveModel", "LearningRate", "Pictures")),
+    *(f"careamics_dm.{kind}Writer" for kind in ("Auto", "Tiff", "Zarr")),
 }
 FUNCTIONS = ("read_func", "image_stack_loader")
 """Arguments that are import paths of functions."""
@@ -80,6 +82,11 @@ def check_plain(config: Any, path: str | Path) -> None:
             raise _refused(path, f"contains a {type(value).__name__}, which is no plain value")
         elif type(value) is str and "${" in value:
             raise _refused(path, f"contains the interpolation {value[:80]!r}")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def check_config(config: Any, trusted: Sequence[str], path: str | Path) -> Any:

@@ -2,11 +2,14 @@
 
 import inspect
 import re
+from collections.abc import Iterable
+from dataclasses import fields
 from textwrap import indent
 from typing import Any
 
 from careamics_dm.datamodule.settings import Settings
 from careamics_dm.docstrings import parameters
+from careamics_dm.images.checks import similar
 from careamics_dm.sampling.validation_split import Split
 
 
@@ -18,13 +21,15 @@ def document(format_class: type) -> None:
     format_class : type
         A class whose ``__init__`` may take ``**shared``.
     """
-    _, *own = inspect.signature(format_class.__init__).parameters.values()  # type: ignore[misc]
-    takes_shared = any(p.kind is p.VAR_KEYWORD for p in own)
+    init: Any = format_class.__init__  # type: ignore[misc]
+    this, *own = inspect.signature(init).parameters.values()
+    takes_shared = bool(init.__code__.co_flags & inspect.CO_VARKEYWORDS)
     named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
     if takes_shared:
         named |= inspect.signature(Settings).parameters
     every = sorted(named.values(), key=lambda p: p.kind)
     format_class.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    init.__signature__ = inspect.Signature([this, *every])  # hydra-zen asks for this one
     if not takes_shared:
         return
     explained = parameters(format_class) | parameters(Settings)
@@ -38,6 +43,15 @@ def document(format_class: type) -> None:
     after = re.split(r"\n\n(?=\w+\n---)", section, maxsplit=1)[1:]
     body = "\n".join(lines)
     format_class.__doc__ = "\n\n".join([before.rstrip(), _HEADING.lstrip() + body, *after]) + "\n"
+
+
+def check_names(owner: type, given: Iterable[str]) -> None:
+    """Refuse arguments that a format does not have, and suggest one that it has."""
+    names = [field.name for field in fields(Settings)]
+    for name in given:
+        if name not in names:
+            hint = similar(name, [*names, *inspect.signature(owner).parameters])
+            raise TypeError(f"{owner.__name__} has no argument {name}.{hint}")
 
 
 def describe_settings(datamodule: Any, settings: Settings) -> str:

@@ -1,20 +1,24 @@
 """The loader of each stage: which patches, from which pool of decoded blocks."""
 
 from collections.abc import Callable, Sequence
-from math import ceil
-from typing import Any
+from math import ceil, lcm
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 
 from careamics_dm.datamodule.settings import Settings
 from careamics_dm.errors import DataError
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.image_set import ImageSet
+from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.loading.dataset import PatchDataset, Plan, fits
 from careamics_dm.loading.loader import PatchLoader
+from careamics_dm.sampling.block_tiles import BlockTiles
+from careamics_dm.sampling.blocks import ImageBlocks, image_blocks
 from careamics_dm.sampling.image_origins import gap_origins
 from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.read_windows import WINDOWS
@@ -23,8 +27,25 @@ from careamics_dm.sampling.tiling import GridPatches, TileGrid
 from careamics_dm.sampling.training_plan import n_by_default, training_plan
 from careamics_dm.sampling.validation_split import Split
 
+Role = Literal["train", "val", "test", "predict"]
+
 VAL_SHARE = 8
 """Validation data take one part in so many of the pool, on top: training goes on with its own."""
+
+
+class Results(Protocol):
+    """What predictions are written to."""
+
+    @property
+    def by_image(self) -> bool:
+        """Whether one process is to predict all blocks of an image."""
+
+    def block_shape(self, stack: ImageStack) -> Sequence[int]:
+        """Return what is to be written at once, ``([Z], Y, X)``, or a part of it."""
+
+    def begin(self, images: ImageSet, blocks: Sequence[ImageBlocks], how: str) -> list[set[int]]:
+        """Return which blocks of each image need not be predicted; called in all processes."""
+        ...
 
 
 def epoch_of(trainer: Any) -> int | None:
@@ -48,7 +69,13 @@ class Loaders:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._selected: list[int] | None = None
+        self._results: tuple[Results, ...] = ()
         self._loaders: list[PatchLoader] = []
+
+    def select(self, images: Sequence[int] | None, results: Sequence[Results]) -> None:
+        """Let `tiles` load only these images (``None``: all), and what ``results`` lack of them."""
+        self._selected, self._results = None if images is None else sorted(images), tuple(results)
 
     def train(
         self,
@@ -64,6 +91,7 @@ class Loaders:
             self._train_plan(images, split),
             share_of(trainer),
             epoch,
+            with_seed=settings.own_augmentation is not None,
             n_orientations=len(settings.orientations),
             patch_filter=settings.patch_filter,
         )
@@ -96,53 +124,97 @@ class Loaders:
             plan = plan.some(settings.n_val_patches, np.random.default_rng([settings.seed, 4]))
         return self._loader(images, plan, share_of(trainer), pool_bytes=pool_bytes)
 
-    def tiles(
-        self, images: ImageSet, selected: list[int] | None, trainer: Trainer | None
-    ) -> PatchLoader:
-        """Load the tiles, or the whole, of all or of the ``selected`` images, in order.
+    def whole(self, images: ImageSet, trainer: Trainer | None) -> PatchLoader:
+        """Load the tiles, or the whole, of all images; each rank takes some images."""
+        grid, blocks = self._tiles(images, (), trainer)
+        first, share = np.cumsum([0, *map(len, blocks)]), share_of(trainer)
+        of_image = np.repeat(np.arange(len(blocks)), np.diff(first))
+        mine = np.flatnonzero(of_image % share.world_size == share.rank)
+        return self._blocks(images, grid, mine, Share())
 
-        Ranks take whole images, so that no two touch the same output. The trainer's model may say
-        what its network needs: ``size_divisor`` and ``reach``.
+    def tiles(self, images: ImageSet, trainer: Trainer | None) -> PatchLoader:
+        """Load the tiles of images, in order; see `select`.
+
+        Ranks share blocks, so that no two touch the same part of an output.
         """
-        share, model = share_of(trainer), trainer.lightning_module if trainer else None
-        settings, extents = self.settings, images.extents()
-        mine = range(len(extents)) if selected is None else sorted(selected)
-        samples = np.array([extent.samples for extent in extents])
-        chosen = np.repeat(
-            np.isin(np.arange(len(extents)), mine[share.rank :: share.world_size]), samples
-        )
-        plan = TileGrid(
-            extents,
-            settings.tile_size,
-            self._overlap(extents, model),
-            divisor=getattr(model, "size_divisor", 1),
-            window_bytes=settings.pool_bytes // WINDOWS,
-            chosen=chosen,
-        )
-        # Whole images may differ in size, so they go one by one.
-        n = (settings.batch_size or 1) if settings.tile_size else 1
+        selected, results = self._selected, self._results
+        grid, blocks = self._tiles(images, results, trainer)
+        settings, batch = self.settings, self._tiles_per_batch
+        how = f"{grid.tile_size} {grid.overlap} {grid.divisor} {batch} {settings.nan_policy}"
+        there = [of.begin(images, blocks, how) for of in results]
+        first, left = np.cumsum([0, *map(len, blocks)]), []
+        for i in range(len(blocks)) if selected is None else selected:
+            done = set.intersection(*(of[i] for of in there)) if there else set()
+            left += [first[i] + n for n in range(len(blocks[i])) if n not in done]
+        numbers, share = np.array(left, int), share_of(trainer)
+        if any(of.by_image for of in results):
+            image = np.searchsorted(first, numbers, side="right") - 1
+            numbers = numbers[image % share.world_size == share.rank]
+            share = Share()
+        return self._blocks(images, grid, numbers, share)
+
+    @property
+    def _tiles_per_batch(self) -> int:
+        # Whole images may take much memory, so they go one by one.
+        return (self.settings.batch_size or 1) if self.settings.tile_size else 1
+
+    def _tiles(
+        self, images: ImageSet, results: Sequence[Results], trainer: Trainer | None
+    ) -> tuple[TileGrid, list[ImageBlocks]]:
+        """Lay tiles, and divide each image into blocks that suit all ``results``.
+
+        The trainer's model may say what its network needs: ``size_divisor`` and ``reach``.
+        """
+        model = trainer.lightning_module if trainer else None
+        extents, overlap = images.extents(), self._overlap(images.extents(), model)
+        divisor = self._needs(model, "size_divisor") or (1,) * len(overlap)
+        tile = self.settings.tile_size
+        if tile is not None:
+            # Beyond an axis that is shorter, tiles would show the network more of its reflection.
+            largest = np.max([extent.size for extent in extents], axis=0).tolist()
+            columns = zip(tile, largest, divisor, strict=True)
+            tile = tuple(ceil(min(t, n) / d) * d for t, n, d in columns)
+        blocks = []
+        for extent, stack in zip(extents, images.stacks, strict=True):
+            wanted = [of.block_shape(stack) for of in results]
+            unit = tuple(lcm(*of) for of in zip(*wanted, strict=True)) or (1,) * len(extent.size)
+            how = (tile or extent.size, overlap, divisor, self._tiles_per_batch)
+            blocks.append(image_blocks(extent, images.n_channels, unit, *how))
+        return TileGrid(extents, tile, overlap, divisor=divisor, blocks=blocks), blocks
+
+    def _blocks(
+        self, images: ImageSet, grid: TileGrid, numbers: NDArray[np.int64], share: Share
+    ) -> PatchLoader:
+        """Load the tiles of this rank's share of some blocks."""
+        plan, n = BlockTiles(grid, numbers).part(share), self._tiles_per_batch
         return self._loader(images, plan, Share(), with_region=True, batch_size=n, keep=False)
 
     def _overlap(self, extents: Sequence[Extent], model: Any) -> tuple[int, ...]:
         """Return the overlap of tiles; warn if it is less than it should be."""
-        reach, divisor = getattr(model, "reach", None), getattr(model, "size_divisor", 1)
+        reach = self._needs(model, "reach")
         tile, wanted = self.settings.tile_size, self.settings.overlap(reach)
         if tile is None:
             return wanted
         # Tiles begin where the network's grid allows.
-        possible = [
-            min(o, ceil(t / divisor - 1) * divisor) for o, t in zip(wanted, tile, strict=True)
-        ]
-        needed = self.settings.tile_overlap or (2 * (reach or 0),) * len(tile)
+        divisor = self._needs(model, "size_divisor") or (1,) * len(tile)
+        columns = zip(wanted, tile, divisor, strict=True)
+        possible = [min(o, ceil(t / d - 1) * d) for o, t, d in columns]
+        needed = self.settings.tile_overlap or tuple(2 * r for r in reach or [0] * len(tile))
         largest = np.max([extent.size for extent in extents], axis=0)
         if any((largest > tile) & (np.array(possible) < needed)):
             rank_zero_warn(
                 f"tile_size={tile} is small for this network: tiles overlap by {tuple(possible)} "
                 f"pixels, but should by {needed}. Near their borders, results may differ a little "
-                f"from those of whole images. Use tiles of {max(needed) * 4 // 3 + divisor} pixels "
-                "or more along long axes; they also take less time."
+                f"from those of whole images. Use tiles of {max(needed) * 4 // 3 + max(divisor)} "
+                "pixels or more along long axes; they also take less time."
             )
         return wanted
+
+    def _needs(self, model: Any, name: str) -> tuple[int, ...] | None:
+        """Return what a model, if any, says that its network needs along each axis."""
+        numbers: int | tuple[int, ...] | None = getattr(model, name, None)
+        dims = len(self.settings.patch_size)
+        return (numbers,) * dims if isinstance(numbers, int) else numbers
 
     def n_train_patches(self, images: ImageSet, split: Split | None) -> int:
         """Count the training patches of an epoch, over all ranks."""
@@ -182,6 +254,7 @@ class Loaders:
         plan: Plan,
         share: Share,
         epoch: Callable[[], int | None] = lambda: None,
+        with_seed: bool = False,
         **options: Any,
     ) -> PatchLoader:
         settings = self.settings
@@ -199,6 +272,7 @@ class Loaders:
             num_workers=settings.num_workers,
             start_method=settings.start_method,
             epoch=epoch,
+            with_seed=with_seed,
         )
         self._loaders.append(loader)
         return loader

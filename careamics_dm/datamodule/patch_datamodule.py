@@ -1,20 +1,23 @@
 """What the DataModules of all formats share: one loader for each stage."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, Unpack, get_args
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from careamics_dm.datamodule import documentation
-from careamics_dm.datamodule.loaders import Loaders, epoch_of
-from careamics_dm.datamodule.settings import Settings, SharedSettings, check_names
+from careamics_dm.datamodule.loaders import Loaders, Results, Role, epoch_of
+from careamics_dm.datamodule.settings import Settings, SharedSettings
 from careamics_dm.datamodule.source_opener import SourceOpener
+from careamics_dm.datamodule.statistics import statistics_of
 from careamics_dm.datamodule.validation import HeldOutData
 from careamics_dm.errors import DataError
+from careamics_dm.images import checks as check
 from careamics_dm.images.image_set import ImageSet, describe
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Region
@@ -24,7 +27,6 @@ from careamics_dm.sampling.validation_split import table_of
 from careamics_dm.sources.listing import Listing
 from careamics_dm.transforms.batch_transform import BatchTransform
 from careamics_dm.transforms.normalization import Affine, Side
-from careamics_dm.transforms.statistics import STATISTICS_BYTES, given_statistics, measure
 
 
 class PatchDataModule(L.LightningDataModule):
@@ -51,16 +53,18 @@ class PatchDataModule(L.LightningDataModule):
 
     def __init__(self, **shared: Unpack[SharedSettings]) -> None:
         super().__init__()
-        check_names(type(self).__name__, shared)
+        documentation.check_names(type(self), shared)
         # Sequences become tuples. (Editors follow ``**shared`` to the arguments.)
         self.settings = settings = Settings(**shared)  # type: ignore[arg-type]
         self._opener = SourceOpener(settings, self.list_sources, self.open_source)
         self.patch_size, n_dims = settings.patch_size, len(settings.patch_size)
         self.statistics: dict[str, Affine] = {}
-        self._transform = BatchTransform(settings.orientations, settings.batch_format, n_dims)
+        self._transform = BatchTransform(
+            settings.orientations, settings.own_augmentation, settings.batch_format, n_dims
+        )
         self._loaders = Loaders(settings)
+        self._passes: dict[str, PatchLoader | list[Any]] = {}
         self._held_out = HeldOutData(None if settings.val_data is not None else settings.split_rule)
-        self._selected: list[int] | None = None
         self._described = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -114,14 +118,10 @@ class PatchDataModule(L.LightningDataModule):
         """Open and check the sources of a stage.
 
         Stages (``"fit"``, ``"validate"``, ``"test"``, ``"predict"``) come in any order, repeatedly.
-
-        Raises
-        ------
-        DataError
-            All faults of all sources in one message.
+        A `DataError` has all faults of all sources in one message.
         """
         roles = self._opener.open(stage)
-        # Images are dealt out: a process may have none to predict.
+        # Blocks are dealt out: a process may have none to predict.
         self.allow_zero_length_dataloader_with_multiple_devices = stage == "predict"
         if "train" in roles and not self._held_out.chosen:
             self._held_out.choose(self._opener.images["train"])
@@ -140,25 +140,22 @@ class PatchDataModule(L.LightningDataModule):
         """Batches of the same validation patches in every pass; no loader without any."""
         if self.settings.n_val_patches == 0:
             return []
-        if self.settings.val_data is not None:
-            images = self.images_of("val")
-            self.measure_statistics()
-            return self._loaders.grid(images, self.trainer)
-        images = self.images_of("train")
+        of = "train" if self.settings.val_data is None else "val"
+        images, split = self.images_of(of), self._held_out.split
         self.measure_statistics()
-        if self._held_out.split is None:
-            return []
-        return self._loaders.held_out(images, self._held_out.split, self.trainer)
+        if of == "val":
+            return self._loaders.grid(images, self.trainer)
+        return [] if split is None else self._loaders.held_out(images, split, self.trainer)
 
     def test_dataloader(self) -> PatchLoader:
         """Test images as in prediction, tile by tile or whole, with their targets."""
         self.measure_statistics()
-        return self._loaders.tiles(self.images_of("test"), None, self.trainer)
+        return self._loaders.whole(self.images_of("test"), self.trainer)
 
     def predict_dataloader(self) -> PatchLoader:
         """Tiles, or whole images, with the place where each belongs."""
         self.measure_statistics()
-        return self._loaders.tiles(self.images_of("predict"), self._selected, self.trainer)
+        return self._loaders.tiles(self.images_of("predict"), self.trainer)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise and augment a batch on its device; called by Lightning."""
@@ -183,6 +180,26 @@ class PatchDataModule(L.LightningDataModule):
         """
         return self._transform(batch, self.measure_statistics())
 
+    def batches(self, role: Role, device: torch.device | str = "cpu") -> Iterator[Any]:
+        """Pass over the batches of a role once, in a loop of your own without a Trainer.
+
+        Parameters
+        ----------
+        role : {"train", "val", "test", "predict"}
+            Which data. Every pass over ``"train"`` draws new patches.
+        device : torch.device or str
+            Where batches are moved to, normalised and augmented.
+
+        Returns
+        -------
+        iterator
+            Batches as a module gets them, see `transform`.
+        """
+        check.one_of("role", role, get_args(Role))
+        if role not in self._passes:
+            self._passes[role] = getattr(self, f"{role}_dataloader")()
+        return (self.transform(move_data_to_device(b, device)) for b in self._passes[role])
+
     def denormalize(self, y: torch.Tensor, side: Side = "target") -> torch.Tensor:
         """Return a batch in the units of the data.
 
@@ -199,28 +216,14 @@ class PatchDataModule(L.LightningDataModule):
         return self.statistics.get(side, self.statistics["image"]).undo(y)
 
     def measure_statistics(self) -> dict[str, Affine]:
-        """Compute the statistics of images and targets, unless they are there, and return them.
+        """Return the statistics of images and targets; compute them unless they are there.
 
-        Raises
-        ------
-        DataError
-            Neither given, nor restored from a checkpoint, nor training data to compute from.
+        A `DataError` says that there are no training data, given or restored statistics.
         """
-        settings = self.settings
-        if self.statistics:
-            return self.statistics
-        if settings.train_data is None:
-            self.statistics = given_statistics(settings.method, settings.normalize_target)
-        else:
-            self.statistics = measure(
-                self.images_of("train"),
-                settings.method,
-                None if settings.exact_statistics else STATISTICS_BYTES,
-                settings.seed,
-                allow_nan=settings.nan_policy != "error",
-                normalize_target=settings.normalize_target,
-                trained=self._held_out.trained,
-            )
+        if not self.statistics:
+            images = None if self.settings.train_data is None else self.images_of("train")
+            trained, val = self._held_out.trained, self._opener.images.get("val")
+            self.statistics = statistics_of(self.settings, images, trained, val)
         return self.statistics
 
     def state_dict(self) -> dict[str, Any]:
@@ -272,7 +275,7 @@ class PatchDataModule(L.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """End worker processes and close every file; both start again when needed."""
-        del stage
+        self._passes.clear()
         self._loaders.close()
         self._described = False
         self._opener.close()
@@ -283,7 +286,7 @@ class PatchDataModule(L.LightningDataModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the trainer."""
-        return self.__dict__ | {"trainer": None}
+        return self.__dict__ | {"trainer": None, "_passes": {}}
 
     @property
     def n_train_patches(self) -> int:
@@ -299,6 +302,7 @@ class PatchDataModule(L.LightningDataModule):
     def batch_size(self, n: int | None) -> None:
         self.settings = replace(self.settings, batch_size=n)
         self._loaders.settings = self.settings
+        self._passes.clear()
 
     def images_of(self, role: str) -> ImageSet:
         """Return the images of train, val, test or predict, with targets and channels."""
@@ -315,20 +319,17 @@ class PatchDataModule(L.LightningDataModule):
         """The images of ``predict_data``, in the order that ``region`` numbers them."""
         return self.images_of("predict").stacks
 
-    def select_predict(self, images: Sequence[int] | None) -> None:
-        """Predict only these of `predict_stacks`, say, those not written yet; ``None``: all."""
-        self._selected = None if images is None else list(images)
+    def select_predict(self, images: Sequence[int] | None, results: Sequence[Results] = ()) -> None:
+        """Predict only these of `predict_stacks` (``None``: all), and what ``results`` lack."""
+        self._loaders.select(images, results)
 
     def split_table(self) -> list[dict[str, Any]]:
         """List which samples train and which validate, and the patches that are held out.
 
-        Returns
-        -------
-        list of dict
-            A row for each sample of training and validation data, and one for each held-out
-            patch: ``split`` (``"train"`` or ``"val"``), ``image`` (its source), ``sample`` (index
-            along ``S``), ``start`` (of a patch, ``(Z) Y X`` in pixels, with spaces between; empty
-            for a sample as a whole) and ``size`` (likewise).
+        A row for each sample of training and validation data, and one for each held-out patch:
+        ``split`` (``"train"`` or ``"val"``), ``image`` (its source), ``sample`` (index along
+        ``S``), ``start`` (of a patch, ``(Z) Y X`` in pixels, with spaces between; empty for a
+        sample as a whole) and ``size`` (likewise).
         """
         rows = []
         if self.settings.train_data is not None:

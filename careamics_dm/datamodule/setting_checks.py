@@ -8,7 +8,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.images import checks as check
 from careamics_dm.sampling.filters.base import PatchFilter
 from careamics_dm.transforms import normalization as methods
-from careamics_dm.transforms.augmentation import Augmentation
+from careamics_dm.transforms.augmentation import Augmentation, OwnAugmentation
 from careamics_dm.transforms.normalization import Normalization
 
 HOLD_OUT = ("patches", "samples", "images", "files")
@@ -52,8 +52,13 @@ def _filter(name: str, value: Any) -> PatchFilter:
     return value
 
 
-def _augmentation(name: str, value: Any) -> Augmentation | bool:
-    return value if isinstance(value, Augmentation) else check.boolean(name, value)
+def _augmentation(name: str, value: Any) -> Augmentation | bool | OwnAugmentation:
+    if isinstance(value, type):
+        raise DataError(f"{name}={value.__name__}: give an object of this class, not the class.")
+    found: Augmentation | bool | OwnAugmentation = value
+    return (
+        found if isinstance(value, Augmentation) or callable(value) else check.boolean(name, value)
+    )
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {

@@ -1,7 +1,6 @@
 """The arguments that all formats share: plain values, checked before anything is read."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
@@ -12,7 +11,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.loading.patch_extraction import NanPolicy
 from careamics_dm.sampling.filters.base import PatchFilter
 from careamics_dm.sampling.validation_split import HoldOut, SplitRule
-from careamics_dm.transforms.augmentation import Augmentation, Orientation
+from careamics_dm.transforms.augmentation import Augmentation, Orientation, OwnAugmentation
 from careamics_dm.transforms.normalization import Normalization
 
 PARTNERS = {
@@ -57,7 +56,7 @@ class SharedSettings(TypedDict, total=False):
     normalization: Normalization | str
     normalize_target: bool
     exact_statistics: bool
-    augmentation: Augmentation | bool
+    augmentation: Augmentation | bool | OwnAugmentation
     tile_size: Sequence[int] | None
     tile_overlap: Sequence[int] | None
     batch_format: Literal["dict", "tuple", "tensor"]
@@ -156,8 +155,12 @@ class Settings:
         Whether targets are normalised by their own statistics.
     exact_statistics : bool
         Use all of the training data for statistics, not a random 256 MiB.
-    augmentation : Augmentation or bool
-        Flip and turn training patches in ``YX``: true, false, or an object.
+    augmentation : Augmentation, bool or callable
+        Flip and turn training patches in ``YX``: true, false, or an object. Or a transform that
+        gets normalised batches instead: a function of ``{"image": ..., "target": ...}`` that
+        returns the like; a ``torch.nn.Module`` (Kornia, torchvision), to which image and target
+        are channels of one tensor; or a random dictionary transform of MONAI, called per patch.
+        Their random numbers follow from ``seed``.
     tile_size : sequence of int, optional
         Size of tiles, ``(Z) Y X``, pixels; ``None`` predicts whole images. They are rounded up as
         the network needs.
@@ -213,7 +216,7 @@ class Settings:
     normalization: Normalization | str = "mean_std"
     normalize_target: bool = True
     exact_statistics: bool = False
-    augmentation: Augmentation | bool = True
+    augmentation: Augmentation | bool | OwnAugmentation = True
     tile_size: tuple[int, ...] | None = None
     tile_overlap: tuple[int, ...] | None = None
     batch_format: Literal["dict", "tuple", "tensor"] = "dict"
@@ -258,14 +261,14 @@ class Settings:
         """The memory for decoded blocks, bytes."""
         return self.pool_mib * 2**20
 
-    def overlap(self, reach: int | None) -> tuple[int, ...]:
+    def overlap(self, reach: Sequence[int] | None) -> tuple[int, ...]:
         """Return the overlap of tiles, ``(Z) Y X``, for a network that sees so far to each side."""
         tile = self.tile_size or self.patch_size
         if self.tile_overlap:
             return self.tile_overlap
         if reach is None:
             return tuple(min(48, size // 2) for size in tile)
-        return tuple(min(2 * reach, size * 3 // 4) for size in tile)
+        return tuple(min(2 * r, size * 3 // 4) for r, size in zip(reach, tile, strict=True))
 
     @property
     def method(self) -> Normalization:
@@ -277,9 +280,15 @@ class Settings:
     def orientations(self) -> list[Orientation]:
         """The orientations of training patches, see `Augmentation.orientations`."""
         given = self.augmentation
-        if isinstance(given, bool):
-            given = Augmentation() if given else Augmentation(flip="", quarter_turns=False)
+        if not isinstance(given, Augmentation):
+            given = Augmentation() if given is True else Augmentation("", quarter_turns=False)
         return given.orientations(self.patch_size)
+
+    @property
+    def own_augmentation(self) -> OwnAugmentation | None:
+        """The user's function, or transform of another library, that augments instead."""
+        given = self.augmentation
+        return None if isinstance(given, bool | Augmentation) else given
 
     def _check_tiles(self) -> None:
         """Refuse sizes of tiles and overlaps that contradict each other."""
@@ -338,13 +347,3 @@ class Settings:
                 f"hold_out=samples, but with repeats={self.repeats} samples of an image show the "
                 "same scene: validation would see what is trained on. Use hold_out=images or files."
             )
-
-
-def check_names(owner: str, given: Iterable[str]) -> None:
-    """Refuse arguments that do not exist, and suggest one that does."""
-    names = [field.name for field in fields(Settings)]
-    for name in given:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, 1, 0.6)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise TypeError(f"{owner} has no argument {name}.{hint}")

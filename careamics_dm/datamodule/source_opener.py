@@ -1,6 +1,8 @@
 """The sources of each role are found, paired, opened and checked."""
 
 import inspect
+import multiprocessing
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -189,7 +191,13 @@ class SourceOpener:
 
     def _fits_memory(self, images: ImageSet) -> bool:
         wanted = self.settings.in_memory
-        return images.bytes_to_load() < available_bytes() // 4 if wanted == "auto" else wanted
+        if wanted != "auto":
+            return wanted
+        # Each process of a run has its own copy; workers that are not forked share another one.
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        method = self.settings.start_method or multiprocessing.get_all_start_methods()[0]
+        copies = processes * (1 + (self.settings.num_workers > 0 and method != "fork"))
+        return images.bytes_to_load() * copies < available_bytes() // 4
 
     def _targets_within(self, inputs: Listing, targets: Listing | None) -> bool:
         """Whether targets are channels of the images themselves."""

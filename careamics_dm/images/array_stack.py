@@ -1,10 +1,11 @@
 """An array, in memory, mapped or stored in blocks, as an image stack."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from multiprocessing.context import get_spawning_popen
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import Layout
 from careamics_dm.images.boxes import Boxes, common
-from careamics_dm.images.image_stack import Channels, StoredArray
+from careamics_dm.images.image_stack import Channels, Groups, Metadata, StoredArray
 from careamics_dm.images.region import read_padded
 from careamics_dm.images.shared_memory import file_of, share, shared_pixels
 
@@ -24,7 +25,7 @@ class ArrayStack:
 
     An ndarray is neither copied nor changed; worker processes share it (those that are spawned,
     one copy of it for all). ``block_shape`` is the stored unit per dimension *on disk*, by default
-    the whole sample.
+    the whole sample. ``metadata`` are optional members of an `ImageStack`.
     """
 
     def __init__(
@@ -34,8 +35,7 @@ class ArrayStack:
         source: str,
         *,
         block_shape: tuple[int, ...] | None = None,
-        scale: dict[str, tuple[float, str]] | None = None,
-        channel_names: Sequence[str] | None = None,
+        **metadata: Unpack[Metadata],
     ) -> None:
         self.array = array
         self.layout = Layout(axes, tuple(array.shape))
@@ -43,10 +43,14 @@ class ArrayStack:
         self.data_shape = self.layout.data_shape  # asked for often
         self.source = source
         self.note = ""  # for the summary: what of a file this is
+        self.ome_groups: Callable[[], Groups] | None = None
+        self.files = frozenset[Path]()  # that hold its pixels; none: its source
         self.data_dtype = np.dtype(array.dtype)
-        self.scale = scale or {}
-        fits = "C" in axes and len(channel_names or ()) == self.data_shape[1]
-        self.channel_names = tuple(channel_names or ()) if fits else None
+        self.scale = metadata.get("scale") or {}
+        names = tuple(metadata.get("channel_names") or ())
+        self.channel_names = names if "C" in axes and len(names) == self.data_shape[1] else None
+        self.is_rgb, self.image_name = metadata.get("is_rgb", False), metadata.get("image_name", "")
+        self.labels, self.imagej = tuple(metadata.get("labels", ())), metadata.get("imagej", {})
         # Per sample and channel, of an array that was loaded.
         self._valid: list[list[Boxes | None]] | None = None
         if block_shape is not None:
@@ -65,6 +69,18 @@ class ArrayStack:
                 f"{source}: shape {self.layout.shape} is more than any disk holds. The file is "
                 "damaged: copy or save it again."
             )
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the file says of the image."""
+        return {
+            "scale": self.scale,
+            "channel_names": self.channel_names,
+            "is_rgb": self.is_rgb,
+            "image_name": self.image_name,
+            "labels": self.labels,
+            "imagej": self.imagej,
+        }
 
     @property
     def in_memory(self) -> bool:
@@ -117,12 +133,12 @@ class ArrayStack:
         if self.in_memory:
             return self
         whole = self.array[tuple(slice(0, n) for n in self.layout.shape)]
-        if type(whole) is not np.ndarray or not whole.flags.owndata:
+        base = whole if whole.base is None else whole.base
+        if type(base) is not np.ndarray or not base.flags.owndata or base.nbytes > whole.nbytes:
             # A memory map is copied too: its file may change or be slow.
             whole = np.array(whole, order="C", subok=False)
-        names, axes = self.channel_names, self.original_axes
-        loaded = ArrayStack(whole, axes, self.source, scale=self.scale, channel_names=names)
-        loaded.note = self.note
+        loaded = ArrayStack(whole, self.original_axes, self.source, **self.metadata)
+        loaded.note, loaded.ome_groups, loaded.files = self.note, self.ome_groups, self.files
         if hasattr(self.array, "valid_region"):
             n, n_channels = self.data_shape[:2]
             same: dict[str, Boxes | None] = {}  # most samples and channels are alike

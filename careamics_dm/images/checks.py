@@ -1,6 +1,7 @@
 """Checks of argument values, each with one message that says what to give."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from math import inf
 from numbers import Integral
 from typing import Any, Literal, TypeVar, overload
@@ -73,6 +74,12 @@ def key(name: str, value: str | None, otherwise: N) -> int | N:
     return int(value)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return real and bool(-inf < value < inf)
+
+
 def boolean(name: str, value: Any) -> bool:
     """Return true or false, and nothing that is merely like it."""
     if not isinstance(value, bool | np.bool_):
@@ -83,8 +90,24 @@ def boolean(name: str, value: Any) -> bool:
 def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
     """Return one of the choices; 1 is not true here."""
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise DataError(f"{written(name, value)}: choose among {', '.join(map(str, choices))}.")
+        names = [choice for choice in choices if isinstance(choice, str)]
+        raise DataError(
+            f"{written(name, value)}: choose among {', '.join(map(str, choices))}."
+            f"{similar(value, names)}"
+        )
     return value
+
+
+def similar(value: Any, names: Sequence[str]) -> str:
+    """Suggest the name that was probably meant, if there is one."""
+    close = get_close_matches(value, names, 1) if isinstance(value, str) else []
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def odd(name: str, value: Any) -> None:
+    """Refuse what is not the odd size of something with a centre."""
+    if not _whole(value) or not 3 <= value <= MOST or value % 2 == 0:
+        raise DataError(f"{written(name, value)} has no centre; use an odd number of at least 3.")
 
 
 def axes(name: str, value: Any) -> str:

@@ -117,10 +117,10 @@ class ImageSet:
         return sum(e.samples * prod(e.size) * e.pixel_bytes for e in self.extents())
 
     def bytes_to_load(self) -> int:
-        """Bytes that `load` takes: of all channels, where pixels are not in memory yet."""
+        """Bytes that `load` and masks take: of all channels, where pixels are not in memory yet."""
         return sum(
             prod(stack.data_shape) * np.dtype(stack.data_dtype).itemsize
-            for stacks, _ in self.sides
+            for stacks in (*(stacks for stacks, _ in self.sides), self.masks)
             for stack in stacks
             if isinstance(stack, ArrayStack | PlaneStack) and not getattr(stack, "in_memory", False)
         )

@@ -1,13 +1,26 @@
 """The contract that every format meets: an image seen as ``S C (Z) Y X``."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+Groups = Mapping[str, Mapping[str, Any]]
+"""OME-Zarr metadata of groups, by their paths below a store."""
 Channels = Sequence[int] | None
 """Indices along C; ``None`` is all."""
+
+
+class Metadata(TypedDict, total=False):
+    """What an image may say besides its pixels: optional members of an `ImageStack`."""
+
+    scale: dict[str, tuple[float, str]]
+    channel_names: Sequence[str] | None
+    labels: Sequence[str]
+    is_rgb: bool
+    image_name: str
+    imagej: dict[str, Any]
 
 
 @runtime_checkable
@@ -30,9 +43,21 @@ class ImageStack(Protocol):
     ``in_memory : bool``
         Patches are views that cost neither reading nor memory.
     ``scale : dict of str to tuple of (float, str)``
-        Pixel size per spatial axis with its unit.
+        Pixel size per spatial axis with its unit, and under "T" the time between frames.
     ``channel_names : tuple of str``
         Names of the channels.
+    ``labels : tuple of str``
+        A text per plane ``Y X``, in the order of ``original_axes``; per colour plane, if
+        ``is_rgb``.
+    ``is_rgb : bool``
+        Whether the channels are red, green and blue (and opacity) of a colour image.
+    ``image_name : str``
+        How the file names this image of several, such as a scene.
+    ``imagej : dict``
+        How ImageJ displays the image, by tifffile's names: ``mode``, ``Ranges``, ``LUTs`` ...
+    ``ome_groups() : dict of str to dict, or ome_groups = None``
+        Of an image in a Zarr store: the OME metadata of its group and of those around it, by
+        their paths below the store, for a result that is to be alike. Read when it is called.
     ``close() : None``
         Close files; called on teardown.
     """

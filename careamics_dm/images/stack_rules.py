@@ -123,11 +123,17 @@ def _check_optional(stack: Any, members: Members) -> None:
     if len(block) != len(shape) - 2 or min(block) < 1:
         raise DataError(f"{source}: block_shape={block}. Give the sizes of (Z) Y X, in pixels.")
     for axis, entry in (getattr(stack, "scale", None) or {}).items():
-        if axis not in "ZYX" or len(entry) != 2 or not entry[0] > 0:
-            raise DataError(f"{source}: scale {axis}={entry}. Give (size, unit) for Z, Y and X.")
+        if axis not in "TZYX" or len(entry) != 2 or not entry[0] > 0:
+            raise DataError(f"{source}: scale {axis}={entry}. Give (size, unit) for T, Z, Y and X.")
     names = getattr(stack, "channel_names", None)
     if names and len(names) != shape[1]:
         raise DataError(f"{source}: {shape[1]} channel(s), but channel_names={names}.")
+    sizes = dict(zip(members.original_axes, members.original_data_shape, strict=True))
+    n_planes = prod(sizes.values()) // prod(shape[-2:])
+    n_planes //= sizes.get("C", 1) if getattr(stack, "is_rgb", False) else 1
+    labels = getattr(stack, "labels", None)
+    if labels and len(labels) != n_planes:
+        raise DataError(f"{source}: {len(labels)} labels for {n_planes} plane(s). Give one each.")
     samples = getattr(stack, "samples_per_block", 1)
     if samples < 1 or (samples > 1 and not hasattr(stack, "extract_samples")):
         raise DataError(f"{source}: samples_per_block={samples}. Give 1, or extract_samples too.")

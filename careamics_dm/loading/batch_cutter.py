@@ -13,6 +13,7 @@ from careamics_dm.loading.origin_marks import Loaded
 from careamics_dm.loading.patch_extraction import PairedImages, region_of_patch
 from careamics_dm.loading.prefetch import Reader
 from careamics_dm.loading.schedule import FixedPass, Portion, RandomPass, Step
+from careamics_dm.sampling.block_tiles import BlockTiles
 from careamics_dm.sampling.random_patches import RandomEpoch
 from careamics_dm.sampling.read_windows import PatchList
 from careamics_dm.sampling.tiling import TileGrid
@@ -34,7 +35,7 @@ class BatchCutter:
 
     images: PairedImages
     schedule: RandomPass | FixedPass
-    places: RandomEpoch | TileGrid | PatchList
+    places: RandomEpoch | TileGrid | BlockTiles | PatchList
     reader: Reader[Loaded]
     seed: tuple[int, int, int]
     """Of the data, the epoch and the rank."""
@@ -70,12 +71,11 @@ class BatchCutter:
         self.images.apply_nan_policy(cuts, place_of, others)
         tensors = [torch.from_numpy(cut) for cut in cuts]
         batch: Batch = dict(zip(("image", "target"), tensors, strict=False))
-        if self.with_region and isinstance(self.places, TileGrid):
-            numbers = portion.numbers[rows]
-            tiles = self.places.places(numbers)
-            columns = (tiles.image[:, None], tiles.sample[:, None], tiles.start)
-            crops = self.places.crops(numbers)
-            batch["region"] = torch.from_numpy(np.hstack([*columns, crops]))
+        if self.with_region and isinstance(self.places, TileGrid | BlockTiles):
+            image = [[self.reader.region(window).image] for window in windows]
+            crops = self.places.crops(portion.numbers[rows])
+            columns = (image, drawn.sample[rows, None], drawn.start[rows], crops)
+            batch["region"] = torch.from_numpy(np.hstack(columns))
         return batch
 
     def _read_others(self, step: Step) -> list[Blocks]:

@@ -23,6 +23,8 @@ from careamics_dm.loading.origin_marks import Loaded, Marker, Marks
 from careamics_dm.loading.patch_extraction import NanPolicy, PairedImages
 from careamics_dm.loading.prefetch import Reader, threads_for
 from careamics_dm.loading.schedule import FixedPass, RandomPass, Step, turns
+from careamics_dm.loading.shared_blocks import SharedBlocks
+from careamics_dm.sampling.block_tiles import BlockTiles
 from careamics_dm.sampling.filters.base import PatchFilter
 from careamics_dm.sampling.keyed_random import key_of
 from careamics_dm.sampling.random_patches import RandomEpoch, RandomPatches
@@ -30,8 +32,7 @@ from careamics_dm.sampling.read_windows import WINDOWS, PatchList
 from careamics_dm.sampling.streams import Epoch, Share, Stream, count_streams
 from careamics_dm.sampling.tiling import GridPatches, TileGrid
 
-Plan = RandomPatches | GridPatches | TileGrid | PatchList
-
+Plan = RandomPatches | GridPatches | TileGrid | BlockTiles | PatchList
 
 ORIGINS_PER_BYTE = 6
 """Marks of a filter take so little memory: a bit for each origin, and a quarter for counts."""
@@ -52,8 +53,9 @@ class PatchDataset(IterableDataset[Batch]):
     ----------
     images : ImageSet
         The images, with their targets and selected channels.
-    plan : RandomPatches, GridPatches, TileGrid or PatchList
-        Where the patches are.
+    plan : RandomPatches, GridPatches, TileGrid, BlockTiles or PatchList
+        Where the patches are. A batch has tiles of one block only, so that its result is the same
+        in whichever order blocks are predicted.
     batch_size : int or None
         Patches per batch; ``None`` yields single patches, without the leading ``N``.
     pool_bytes : int
@@ -126,8 +128,8 @@ class PatchDataset(IterableDataset[Batch]):
 
     def count(self, patch: int = 0) -> int:
         """Count batches (or single patches) of this rank in an epoch, from a patch on."""
-        first, stop = self._numbers(patch)
-        return ceil((stop - first) / (self.batch_size or 1))
+        lengths = np.diff(self._ends(*self._numbers(patch)))
+        return int(np.sum(-(-lengths // (self.batch_size or 1))))
 
     @property
     def n_parts(self) -> int:
@@ -218,6 +220,12 @@ class PatchDataset(IterableDataset[Batch]):
         first = -((self.share.rank - patch) // ranks)
         return first, first + max(n - patch, 0) // ranks
 
+    def _ends(self, first: int, stop: int) -> NDArray[np.int64]:
+        """Return where batches end, full or not."""
+        ends = self.plan.ends if isinstance(self.plan, BlockTiles) else np.array([first, stop])
+        clipped: NDArray[np.int64] = np.clip(ends, first, stop)
+        return clipped
+
     def _keeps(self, workers: int) -> bool:
         """Whether all that this process reads is kept for other epochs."""
         return self.keep and fits(self.extents, self.pool_bytes // workers)
@@ -227,20 +235,25 @@ class PatchDataset(IterableDataset[Batch]):
         keeps, places = self._keeps(workers), self.plan.epoch(epoch)
         schedule: RandomPass | FixedPass
         if isinstance(places, RandomEpoch) or isinstance(self.plan, GridPatches):
-            assert not isinstance(places, PatchList)
+            assert not isinstance(places, PatchList | BlockTiles)
             mine = range(worker, self.n_parts, workers)
             schedule = self._random_pass(places, epoch, (first, stop), mine)
         else:
             numbers = (np.arange(first, stop) + self.share.rank * stop) % max(len(places), 1)
-            schedule = FixedPass(places, numbers, self.batch_size or 1, worker, workers)
+            ends = self._ends(first, stop) - first
+            schedule = FixedPass(places, numbers, ends, self.batch_size or 1, worker, workers)
         find = partial(self._find, places, keeps)
         at_hand = all(e.in_memory for e in self.extents) and self._marker is None
         at_hand |= keeps and self._has_all()
+        budget, load = self.pool_bytes // workers, self._load_kept if keeps else self._load
+        if isinstance(places, BlockTiles):
+            shared = SharedBlocks(self._pair, self.extents, budget // 4)
+            budget, load = budget * 3 // 4, shared.load
         reader = Reader(
-            self._load_kept if keeps else self._load,
+            load,
             find,
             iter(()) if at_hand else schedule.needs(),
-            self.pool_bytes // workers,
+            budget,
             n_threads=0 if at_hand else threads_for(workers),
         )
         self._readers.add(reader)
@@ -285,7 +298,9 @@ class PatchDataset(IterableDataset[Batch]):
             places, streams, mine, numbers, self.batch_size or 1, turn, self.n_orientations, size
         )
 
-    def _find(self, places: Epoch | PatchList, keeps: bool, window: int) -> tuple[Region, int]:
+    def _find(
+        self, places: Epoch | BlockTiles | PatchList, keeps: bool, window: int
+    ) -> tuple[Region, int]:
         """Return what to read of a window, whole samples if they are kept, and its bytes."""
         region = places.region(window, whole=self._marker is not None)
         extent = self.extents[region.image]

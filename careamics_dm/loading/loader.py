@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from careamics_dm.loading.batch_cutter import Batch, RawBatch
 from careamics_dm.loading.dataset import PatchDataset
+from careamics_dm.sampling.keyed_random import key_of
 
 GRACE = 60
 """Seconds that a worker process goes on after SIGTERM, which a whole group of processes gets."""
@@ -24,7 +25,7 @@ class PatchLoader:
     begins: a trainer's, which a checkpoint restores. Lightning saves `state_dict` with a checkpoint
     and restores it, so that training goes on with the very next patch, also with another number of
     ranks or workers or another batch size. With ``num_workers=0`` threads of this process
-    read; more make a batch together.
+    read; more make a batch together. ``with_seed`` gives each batch a seed for its augmentation.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class PatchLoader:
         num_workers: int = 0,
         start_method: str | None = None,
         epoch: Callable[[], int | None] = lambda: None,
+        with_seed: bool = False,
     ) -> None:
         # Neither a DataLoader nor with an attribute `dataset`: Lightning warns that the length of
         # an iterable dataset may be wrong, and asks for more workers than threads need.
         self.patches = dataset
         self.epoch, self.batch = epoch() or 0, 0
         self._epoch_now = epoch
+        self._with_seed = with_seed
         # In this epoch, batches that an earlier run drew, and patches, over all ranks.
         self._skipped, self._patch = 0, 0
         self._begun = False
@@ -76,6 +79,9 @@ class PatchLoader:
             )
         parts = iter(self._loaders[0])
         while (batch := self._next(parts)) is not None:
+            if self._with_seed:
+                place = self.epoch, self.batch, self.patches.share.rank
+                batch["seed"] = int(key_of(self.patches.seed, *place, 7))
             self.batch += 1
             yield RawBatch(batch)
 

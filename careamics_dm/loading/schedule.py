@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from careamics_dm.sampling.block_tiles import BlockTiles
 from careamics_dm.sampling.keyed_random import fractions
 from careamics_dm.sampling.read_windows import PatchList
 from careamics_dm.sampling.streams import Block, Epoch, Stream
@@ -71,36 +73,44 @@ class Need(NamedTuple):
 class FixedPass:
     """Batches of places in their order: of validation, test and prediction.
 
-    ``numbers`` are those of this rank, from its first batch on. A worker makes every
-    ``workers``-th batch.
+    ``numbers`` are those of this rank, from its first batch on; ``ends`` are the rows of them at
+    which a batch ends, full or not. A worker makes every ``workers``-th batch.
     """
 
-    plan: TileGrid | PatchList
+    plan: TileGrid | BlockTiles | PatchList
     numbers: Numbers
+    ends: Numbers
     batch_size: int
     worker: int
     workers: int
 
     def needs(self) -> Iterator[Need]:
         """Yield the windows to read, in the order of need."""
-        for rows in self._batches():
-            windows = self.plan.places(self.numbers[rows]).window.tolist()
-            yield Need(rows.start, (0, rows.start), [*dict.fromkeys(windows)])
+        for portion in self.portions():
+            for step in portion.steps:
+                windows = portion.drawn.window[step.rows].tolist()
+                yield Need(step.number, (0, step.number), [*dict.fromkeys(windows)])
 
     def portions(self) -> Iterator[Portion]:
         """Yield the batches, portion by portion."""
-        for rows in self._batches():
-            numbers = self.numbers[rows]
-            places = self.plan.places(numbers)
-            n = len(numbers)
-            step = Step(slice(0, n), np.arange(n), n, (), rows.start, [(0, rows.start)])
+        batches = self._batches()
+        while some := [*islice(batches, max(PORTION // self.batch_size, 1))]:
+            numbers = np.concatenate([self.numbers[rows] for rows in some])
+            places, steps, first = self.plan.places(numbers), [], 0
+            for rows in some:
+                n, key = rows.stop - rows.start, (0, rows.start)
+                steps.append(Step(slice(first, first + n), np.arange(n), n, (), rows.start, [key]))
+                first += n
             drawn = Drawn(places.window, places.sample, places.start)
-            yield Portion(drawn, places.size, [step], numbers)
+            yield Portion(drawn, places.size, steps, numbers)
 
     def _batches(self) -> Iterator[slice]:
-        step = self.batch_size * self.workers
-        for first in range(self.worker * self.batch_size, len(self.numbers), step):
-            yield slice(first, min(first + self.batch_size, len(self.numbers)))
+        number = 0
+        for low, high in pairwise(self.ends.tolist()):
+            for first in range(low, high, self.batch_size):
+                if number % self.workers == self.worker:
+                    yield slice(first, min(first + self.batch_size, high))
+                number += 1
 
 
 class RandomPass:

@@ -1,7 +1,7 @@
 """What all restoration models share: network, steps, scores, prediction and optimiser."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -21,11 +21,13 @@ from careamics_dm.models.distributed_scores import (
 from careamics_dm.models.inference import mirror_up, restore_in_all_orientations
 from careamics_dm.models.learning_plan import LearningPlan, MakeOptimizer, MakeScheduler
 from careamics_dm.models.trainer_data import (
+    Build,
     build_network,
     check_data,
     data_of,
     in_data_units,
 )
+from careamics_dm.models.unet import misfit
 
 Needs = Literal["noisy images", "clean targets", "noisy targets"]
 
@@ -46,10 +48,9 @@ class RestorationModule(L.LightningModule):
     Parameters
     ----------
     network : nn.Module or callable
-        The network, or a function (or class) that builds it once there are data. It is called
-        with those of ``in_channels``, ``out_channels`` and ``dims`` that it accepts;
-        ``spatial_dims`` works in place of ``dims``, as in MONAI. The numbers come from the
-        trainer's data module.
+        The network, or a function (or class) that builds it once there are data. It is called with
+        those of ``in_channels``, ``out_channels`` and ``dims`` (or ``spatial_dims``, as in MONAI)
+        that it accepts. The numbers come from the trainer's data module.
     loss : {"mae", "mse"} or callable, optional
         Mean absolute or squared error, or a function (or ``nn.Module``) that computes a scalar from
         prediction and target, both ``(N, C, (Z), Y, X)`` float32. By default that of the class.
@@ -59,9 +60,7 @@ class RestorationModule(L.LightningModule):
     optimizer : callable or None
         Makes the optimiser from the parameters; None: Adam (Kingma & Ba, ICLR 2015), rate 1e-3.
     scheduler : callable or None
-        Makes the learning-rate scheduler, stepped once an epoch, from the optimiser. See
-        `configure_scheduler`: ``ReduceLROnPlateau`` follows ``val_loss`` where there is one, and
-        ``T_max=None``, as of ``CosineAnnealingLR``, becomes the number of epochs.
+        Makes the learning-rate scheduler, stepped once an epoch; see `configure_scheduler`.
 
     Attributes
     ----------
@@ -93,7 +92,7 @@ class RestorationModule(L.LightningModule):
 
     def __init__(
         self,
-        network: nn.Module | Callable[..., nn.Module],
+        network: Build | nn.Module,
         *,
         loss: Loss | None = None,
         size_divisor: int | None = None,
@@ -106,7 +105,7 @@ class RestorationModule(L.LightningModule):
                 f"size_divisor={size_divisor!r} divides no size; use None, or at least 1."
             )
         # No save_hyperparameters: checkpoints contain only tensors and load with weights_only=True.
-        self._build: Callable[..., nn.Module] | None = None
+        self._build: Build | None = None
         if isinstance(network, nn.Module):
             self.network = network
         else:
@@ -122,14 +121,13 @@ class RestorationModule(L.LightningModule):
         self._test = ImageScores()
 
     @property
-    def size_divisor(self) -> int:
+    def size_divisor(self) -> int | tuple[int, ...]:
         """What each spatial size of the network's input must be a multiple of."""
-        if self._size_divisor is not None:
-            return self._size_divisor
-        return int(getattr(self.network, "size_divisor", 1))
+        by_itself: int | tuple[int, ...] = getattr(self.network, "size_divisor", 1)
+        return self._size_divisor or by_itself
 
     @property
-    def reach(self) -> int | None:
+    def reach(self) -> int | tuple[int, ...] | None:
         """How many pixels to each side a restored pixel depends on, where the network says it."""
         return getattr(self.network, "reach", None)
 
@@ -174,6 +172,11 @@ class RestorationModule(L.LightningModule):
         """Build the network for data with channels and a patch size, unless it is there."""
         if self._build is not None and "network" not in self._modules:
             self.network = build_network(self._build, data, self._out_channels(data))
+
+    def check_patch_size(self, patch_size: tuple[int, ...]) -> None:
+        """Raise a ValueError where training patches, ``(Z) Y X``, do not suit the model."""
+        if problem := misfit(patch_size, self.size_divisor):
+            raise ValueError(f"patch_size={patch_size} does not suit the network: {problem}")
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore ``(N, C, (Z), Y, X)`` as the network does, in normalised intensities."""
@@ -340,11 +343,8 @@ class RestorationModule(L.LightningModule):
 
     def _out_channels(self, data: Any) -> int | None:
         """Return the number of channels to restore, if the data module knows it."""
-        n_channels: int | None = getattr(data, "n_channels", None)
-        if self.restores_to == "image":
-            return n_channels
-        n_target_channels: int | None = getattr(data, "n_target_channels", n_channels)
-        return n_target_channels
+        n: int | None = getattr(data, "n_channels", None)
+        return n if self.restores_to == "image" else getattr(data, "n_target_channels", n)
 
     def _check_data(self, data: Any) -> None:
-        check_data(self, data, self._out_channels(data), self.size_divisor, self.learns_from)
+        check_data(self, data, self._out_channels(data))

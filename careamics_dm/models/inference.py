@@ -1,10 +1,11 @@
 """Images of any size for a network, and restoring them in all orientations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from careamics_dm.models.unet import per_axis
 from careamics_dm.transforms.augmentation import Augmentation, turn, turn_back
 
 
@@ -27,11 +28,11 @@ def restore_in_all_orientations(
     return mean, (squares / len(orientations)).sqrt()
 
 
-def mirror_up(x: Tensor, size_divisor: int) -> Tensor:
+def mirror_up(x: Tensor, size_divisor: int | Sequence[int]) -> Tensor:
     """Extend each spatial axis to the next multiple by reflection at its far end."""
-    for axis in range(2, x.ndim):
+    for axis, divisor in enumerate(per_axis(size_divisor, x.ndim - 2), start=2):
         size = x.shape[axis]
-        missing = -size % size_divisor
+        missing = -size % divisor
         if missing:
             # Back and forth as often as needed: F.pad would refuse to reflect by more than size.
             period = max(2 * size - 2, 1)

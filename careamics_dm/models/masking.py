@@ -10,6 +10,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from careamics_dm.errors import DataError
+from careamics_dm.images import checks as check
 from careamics_dm.models.neighbourhoods import Neighbourhoods
 
 # Values gathered at once for medians, which bounds the memory. A CPU sorts them in its cache (1 MiB
@@ -85,19 +87,17 @@ class Masking:
     struct_span: int = 5
 
     def __post_init__(self) -> None:
-        if not 0 < self.masked_pixel_percentage <= 50:
-            raise ValueError(
-                f"masked_pixel_percentage={self.masked_pixel_percentage} leaves nothing to learn "
+        percentage = self.masked_pixel_percentage
+        if not check.is_number(percentage) or not 0 < percentage <= 50:
+            raise DataError(
+                f"{check.written('masked_pixel_percentage', percentage)} leaves nothing to learn "
                 "or to see; use a percentage above 0 and at most 50, such as 0.2."
             )
-        for name, size in (("roi_size", self.roi_size), ("struct_span", self.struct_span)):
-            if size < 3 or size % 2 == 0:
-                raise ValueError(f"{name}={size} has no centre; use an odd number of at least 3.")
-        if self.strategy not in ("uniform", "median"):
-            raise ValueError(f"strategy={self.strategy!r}: use 'uniform' or 'median'.")
-        if self.struct_mask is not None and self.struct_mask not in _STRUCT_AXES:
-            choices = ", ".join(map(repr, _STRUCT_AXES))
-            raise ValueError(f"struct_mask={self.struct_mask!r} does not exist; use {choices}.")
+        check.odd("roi_size", self.roi_size)
+        check.odd("struct_span", self.struct_span)
+        check.one_of("strategy", self.strategy, ("uniform", "median"))
+        check.boolean("remove_center", self.remove_center)
+        check.one_of("struct_mask", self.struct_mask, (None, *_STRUCT_AXES))
         if self.struct_mask == "square" and self.struct_span >= self.roi_size:
             raise ValueError(
                 f"struct_mask='square' with struct_span={self.struct_span} hides all that "
@@ -150,6 +150,18 @@ class Masking:
             masked[target] = values_PG.to(x.dtype)
         return masked[:-1].view(x.shape), _mark(target, x_PS).view(x.shape)
 
+    def check_patch_size(self, patch_size: tuple[int, ...]) -> None:
+        """Raise a ValueError where training patches, ``(Z) Y X``, are too small to be masked.
+
+        Along Z, which is mostly short, the surroundings of a blind spot may be larger.
+        """
+        if self.roi_size > min(patch_size[-2:]):
+            raise ValueError(
+                f"roi_size={self.roi_size} is larger than patch_size={patch_size}. Use larger "
+                "patches, or a smaller roi_size (on the command line model.masking.roi_size)."
+            )
+        self._check_axes(patch_size)
+
     def box_size(self, dims: int) -> tuple[int, ...]:
         """Return the size of the boxes with one blind spot each.
 
@@ -175,16 +187,19 @@ class Masking:
                 f"Masking takes floating batches (N, C, (Z), Y, X), but got {x.dtype} of shape "
                 f"{tuple(x.shape)}; convert or reshape the batch first."
             )
-        sizes = dict(zip("ZYX"[-(x.ndim - 2) :], x.shape[2:], strict=True))
+        self._check_axes(tuple(x.shape[2:]))
+
+    def _check_axes(self, size: tuple[int, ...]) -> None:
+        sizes = dict(zip("ZYX"[-len(size) :], size, strict=True))
         if self.struct_mask == "axial" and "Z" not in sizes:
             raise ValueError(
-                f"struct_mask='axial' is a line along Z, which a batch of shape {tuple(x.shape)} "
-                "does not have; use another struct_mask or three-dimensional patches."
+                f"struct_mask='axial' is a line along Z, which patches of {size} pixels do not "
+                "have; use another struct_mask or three-dimensional patches."
             )
         if not self._leaves_choices(sizes):
             raise ValueError(
-                f"A batch of shape {tuple(x.shape)} has no pixels beside a blind spot to replace "
-                "it by; use larger patches."
+                f"Patches of {size} have no pixels beside a blind spot to replace it by; use "
+                "larger patches."
             )
 
     def _leaves_choices(self, sizes: dict[str, int]) -> bool:

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.models.batch import Batch, unpack
 from careamics_dm.models.masking import Masking
+from careamics_dm.models.trainer_data import Build
 from careamics_dm.sampling.keyed_random import key_of
 
 _SEED = 42
@@ -60,7 +61,7 @@ class N2VModule(RestorationModule):
 
     def __init__(
         self,
-        network: nn.Module | Callable[..., nn.Module],
+        network: Build | nn.Module,
         *,
         masking: Masking | None = None,
         size_divisor: int | None = None,
@@ -82,14 +83,20 @@ class N2VModule(RestorationModule):
 
     def _check_data(self, data: Any) -> None:
         super()._check_data(data)
-        settings = getattr(data, "settings", None)  # data of other projects have none
-        turns = any(o.transpose for o in getattr(settings, "orientations", ()))
+        parts = getattr(data, "parts", {"": data}).values()
+        settings = [getattr(part, "settings", None) for part in parts]  # others' data have none
+        turns = any(o.transpose for s in settings for o in getattr(s, "orientations", ()))
         if turns and not self.quarter_turns and self.trainer.state.fn == TrainerFn.FITTING:
             raise ValueError(
                 f"masking.struct_mask={self.masking.struct_mask} is along the axis of the noise, "
                 "and quarter turns of the patches would rotate it away. Switch them off: "
                 'data.augmentation=false, or Augmentation(flip="YX", quarter_turns=False).'
             )
+
+    def check_patch_size(self, patch_size: tuple[int, ...]) -> None:
+        """Raise a ValueError where training patches suit neither the network nor the masking."""
+        super().check_patch_size(patch_size)
+        self.masking.check_patch_size(patch_size)
 
     def mask(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Hide blind spots as the loss does, for example for a picture.

@@ -3,17 +3,29 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from careamics_dm.models.unet import misfit
+from careamics_dm.models.unet import UNet, pool_for
 
-Build = Callable[..., nn.Module]
+
+class BuildNetwork(Protocol):
+    """Makes a network from what the data say, as LightningCLI has to read it from a type."""
+
+    def __call__(
+        self, *, in_channels: int, out_channels: int, dims: int, spatial_dims: int
+    ) -> nn.Module:
+        """Make it; it need not take all of these."""
+
+
+Build = BuildNetwork | Callable[..., nn.Module]
+"""A function, class or ``functools.partial`` with those of these arguments that it takes."""
 _ROLES: dict[Any, tuple[str, ...]] = {
     TrainerFn.FITTING: ("train", "val"),
     TrainerFn.VALIDATING: ("val",),
@@ -42,9 +54,14 @@ def build_network(build: Build, data: Any, out_channels: int | None) -> nn.Modul
     """Build a network with those of in_channels, out_channels and dims that it accepts.
 
     ``spatial_dims`` works instead of ``dims`` (MONAI); what a ``functools.partial`` has set stays.
+    A `UNet` gets the pooling that suits the depth of patches.
     Raises a ValueError if a number that ``build`` accepts is unknown.
     """
-    parameters = inspect.signature(build).parameters
+    make: Callable[..., nn.Module] = build
+    parameters = inspect.signature(make).parameters
+    if parameters.keys() == {"args", "kwargs"}:  # LightningCLI's, of which one argument is a class
+        classes = [a for a in getattr(build, "args", ()) if inspect.isclass(a)]
+        parameters = inspect.signature(classes[-1] if classes else make).parameters
     given = build.keywords if isinstance(build, functools.partial) else {}
     any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     patch_size = getattr(data, "patch_size", None)
@@ -54,7 +71,9 @@ def build_network(build: Build, data: Any, out_channels: int | None) -> nn.Modul
         "spatial_dims" if "spatial_dims" in parameters else "dims": patch_size and len(patch_size),
     }
     wanted = numbers.keys() if any_keyword else numbers.keys() & parameters.keys()
-    accepted = {name: n for name, n in numbers.items() if name in wanted and name not in given}
+    accepted = {
+        name: n for name, n in numbers.items() if name in wanted and given.get(name) is None
+    }
     if None in accepted.values():
         found = f"{type(data).__name__} lacks one of them"
         raise ValueError(
@@ -62,12 +81,18 @@ def build_network(build: Build, data: Any, out_channels: int | None) -> nn.Modul
             f"data module, but {'there is no data module' if data is None else found}; pass a "
             "built network, such as UNet(1, dims=2)."
         )
-    return build(**accepted)
+    if getattr(build, "func", build) is UNet and patch_size and given.get("pool") is None:
+        depth = given.get("depth", parameters["depth"].default)
+        accepted["pool"] = pool_for(patch_size, depth)
+        if accepted["pool"]:
+            rank_zero_info(
+                f"patches of {patch_size[0]} planes are too few to halve {depth} times: the "
+                "network halves Y and X only (pool=[1,2,2])"
+            )
+    return make(**accepted)
 
 
-def check_data(
-    module: Any, data: Any, out_channels: int | None, divisor: int, learns_from: str
-) -> None:
+def check_data(module: Any, data: Any, out_channels: int | None) -> None:
     """Raise a ValueError where data, if there are any, do not suit a model in its stage."""
     stage = None if data is None else module.trainer.state.fn
     if stage is not None and (precision := module.trainer.precision) in ("16-true", "bf16-true"):
@@ -79,8 +104,8 @@ def check_data(
     out_channels = None if stage == TrainerFn.PREDICTING else out_channels
     check_channels(module.network, getattr(data, "n_channels", None), out_channels)
     if stage == TrainerFn.FITTING and hasattr(data, "patch_size"):
-        check_patch_size(data.patch_size, divisor)
-    check_targets(module, learns_from)
+        module.check_patch_size(data.patch_size)
+    check_targets(module, module.learns_from)
 
 
 def check_channels(network: nn.Module, n_channels: int | None, out_channels: int | None) -> None:
@@ -97,12 +122,6 @@ def check_channels(network: nn.Module, n_channels: int | None, out_channels: int
             f"The network makes out_channels={makes}, but {out_channels} are to be restored from "
             f"these data; {advice}"
         )
-
-
-def check_patch_size(patch_size: tuple[int, ...], size_divisor: int) -> None:
-    """Raise a ValueError where training patches, ``(Z) Y X``, do not suit the network."""
-    if problem := misfit(patch_size, size_divisor):
-        raise ValueError(f"patch_size={tuple(patch_size)} does not suit the network: {problem}")
 
 
 def check_targets(module: L.LightningModule, learns_from: str) -> None:

@@ -1,6 +1,7 @@
 """The U-Net of CARE and Noise2Void, in two and three dimensions."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from careamics_dm.images import checks as check
 
 _CONV: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_POOL: dict[int, type[nn.MaxPool2d | nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _NORM: dict[int, type[nn.BatchNorm2d | nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
@@ -16,7 +18,7 @@ class UNet(nn.Module):
     """U-Net that maps images to restored images of the same size.
 
     The U-Net (Ronneberger et al., 2015) of CARE (Weigert et al., 2018) and Noise2Void (Krull et
-    al., 2019), layer for layer that of CAREamics 0.3.5 so that results can be compared: two 3^D
+    al., 2019), layer for layer that of CAREamics 0.3.5 so that its weights can be used: two 3^D
     convolutions per level, each with batch normalisation and ReLU; max pooling by 2; a bottleneck
     with twice the filters; linear upsampling; concatenated skip connections; a final 1^D
     convolution.
@@ -41,16 +43,23 @@ class UNet(nn.Module):
     independent_channels : bool
         Give each channel its own network (grouped convolutions). No information crosses channels
         then. Needs as many channels out as in.
+    pool : sequence of int or None
+        By how much each axis, ``(Z) Y X``, is divided at each halving, 1 or 2: ``(1, 2, 2)`` suits
+        stacks of few planes. None: 2 along each axis; models whose network is built for the data
+        leave out Z where patches are too shallow for it.
     n2v2 : bool
         The variant of N2V2 against checkerboard artefacts. It has blurred pooling (Zhang, 2019) and
         no skip connection at the top level (Höck et al., 2022). Excludes ``residual``.
+    blur_padding : {"reflect", "zeros"}
+        Padding of blurred pooling at the border. CAREamics pads with zeros.
 
     Attributes
     ----------
-    size_divisor : int
-        ``2**depth``: each spatial size must be a multiple of it.
-    reach : int
-        How many pixels to each side a restored pixel depends on, at most.
+    size_divisor : tuple of int
+        ``(Z) Y X``: each spatial size must be a multiple of it, ``2**depth`` of an axis that is
+        halved.
+    reach : tuple of int
+        ``(Z) Y X``: how many pixels to each side a restored pixel depends on, at most.
 
     Raises
     ------
@@ -83,7 +92,9 @@ class UNet(nn.Module):
         batch_norm: bool = False,
         residual: bool = False,
         independent_channels: bool = True,
+        pool: Sequence[int] | None = None,
         n2v2: bool = False,
+        blur_padding: Literal["reflect", "zeros"] = "reflect",
     ) -> None:
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
@@ -95,8 +106,12 @@ class UNet(nn.Module):
                 f"{option}=True needs as many channels out as in, but in_channels={in_channels} "
                 f"and out_channels={out_channels}; set {option}=False."
             )
+        factors = (2,) * dims if pool is None else tuple(pool)
+        if len(factors) != dims or not {*factors} <= {1, 2} or max(factors) == 1:
+            raise ValueError(f"pool={pool}: give {dims} numbers, 1 or 2 for each axis, not all 1.")
         if n2v2 and residual:
             raise ValueError("n2v2=True has no link from input to output: set residual=False.")
+        check.one_of("blur_padding", blur_padding, ("reflect", "zeros"))
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.dims = dims
@@ -106,7 +121,8 @@ class UNet(nn.Module):
         self.groups = in_channels if independent_channels else 1
 
         widths = [first_filters * self.groups * 2**level for level in range(depth)]
-        self.pool = BlurPool(dims) if n2v2 else (nn.MaxPool2d(2) if dims == 2 else nn.MaxPool3d(2))
+        self.factors = factors
+        self.pool = BlurPool(factors, blur_padding) if n2v2 else _POOL[dims](factors)
         self.down = nn.ModuleList(
             self._block(before, width, width, batch_norm)
             for before, width in zip([in_channels, *widths], widths, strict=False)
@@ -118,14 +134,15 @@ class UNet(nn.Module):
         self.head = _CONV[dims](top, out_channels, 1, groups=self.groups)
 
     @property
-    def size_divisor(self) -> int:
+    def size_divisor(self) -> tuple[int, ...]:
         """What each spatial size must be a multiple of: two for each halving."""
-        return 1 << self.depth
+        return tuple(factor**self.depth for factor in self.factors)
 
     @property
-    def reach(self) -> int:
+    def reach(self) -> tuple[int, ...]:
         """How many pixels to each side a restored pixel depends on, at most."""
-        return (9 * self.size_divisor - 7) if self.n2v2 else (8 * self.size_divisor - 6)
+        halved = 9 * 2**self.depth - 7 if self.n2v2 else 8 * 2**self.depth - 6
+        return tuple(halved if factor == 2 else 4 * self.depth + 2 for factor in self.factors)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore a batch.
@@ -154,7 +171,7 @@ class UNet(nn.Module):
         out = self.bottom(out)
         for block in self.up:
             mode = "bilinear" if self.dims == 2 else "trilinear"
-            out = F.interpolate(out, scale_factor=2, mode=mode)
+            out = F.interpolate(out, scale_factor=self.factors, mode=mode)
             skip = skips.pop()
             if skips or not self.n2v2:
                 out = self._join(out, skip)
@@ -194,40 +211,67 @@ class BlurPool(nn.Module):
     """Max pooling that halves without aliasing (Zhang, ICML 2019), in 2 or 3 dimensions.
 
     The maximum over 2^D neighbours is taken at each pixel, smoothed with the binomial filter
-    [1, 2, 1] along each axis (reflected at the border), and every second pixel is used.
+    [1, 2, 1] along each axis, and every second pixel is used.
+
+    Parameters
+    ----------
+    factors : sequence of int
+        2 for each axis, ``(Z) Y X``, that is halved, 1 for others.
+    padding : {"reflect", "zeros"}
+        What lies beyond the border.
     """
 
     kernel: Tensor
 
-    def __init__(self, dims: int) -> None:
+    def __init__(
+        self, factors: Sequence[int], padding: Literal["reflect", "zeros"] = "reflect"
+    ) -> None:
         super().__init__()
-        line = torch.tensor([0.25, 0.5, 0.25])
-        kernel = line
-        for _ in range(dims - 1):
+        self.padding = padding
+        self.factors = tuple(factors)
+        kernel = torch.ones(())
+        for factor in factors:
+            line = torch.tensor([0.25, 0.5, 0.25] if factor == 2 else [1.0])
             kernel = kernel.unsqueeze(-1) * line
         # Not persistent: a constant, which checkpoints need not carry.
         self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve a batch: ``(N, C, (Z), Y, X)`` with even sizes to half of each size."""
-        dims = self.kernel.ndim
-        peak = (F.max_pool2d if dims == 2 else F.max_pool3d)(x, 2, stride=1)
+        two = len(self.factors) == 2
+        peak = (F.max_pool2d if two else F.max_pool3d)(x, self.factors, stride=1)
         # A size of 2 leaves one maximum, which has no neighbour to reflect.
-        mode = "reflect" if min(peak.shape[2:]) > 1 else "replicate"
-        peak = F.pad(peak, (1,) * (2 * dims), mode=mode)
+        halved = [n for n, f in zip(peak.shape[2:], self.factors, strict=True) if f == 2]
+        mode = "reflect" if min(halved) > 1 else "replicate"
+        mode = "constant" if self.padding == "zeros" else mode
+        border = [n // 2 for n in reversed(self.kernel.shape) for _ in range(2)]
+        peak = F.pad(peak, border, mode=mode)
         weight = self.kernel.to(x.dtype).expand(x.shape[1], 1, *self.kernel.shape)
-        convolve = F.conv2d if dims == 2 else F.conv3d
-        return convolve(peak, weight, stride=2, groups=x.shape[1])
+        convolve = F.conv2d if two else F.conv3d
+        return convolve(peak, weight, stride=self.factors, groups=x.shape[1])
 
 
-def misfit(sizes: Sequence[int], size_divisor: int) -> str | None:
+def per_axis(numbers: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """Return a number for each axis, ``(Z) Y X``, where one may stand for all."""
+    return (numbers,) * dims if isinstance(numbers, int) else tuple(numbers)
+
+
+def pool_for(patch_size: Sequence[int], depth: int) -> tuple[int, ...] | None:
+    """Return the pooling for patches of so few planes that Z can't be halved; else None."""
+    planes, *rest = patch_size
+    shallow = len(rest) == 2 and planes % 2**depth and planes < 2 ** (depth + 1)
+    return (1, 2, 2) if shallow else None
+
+
+def misfit(sizes: Sequence[int], size_divisor: int | Sequence[int]) -> str | None:
     """Name the first axis of ``(Z) Y X`` sizes that does not fit, and sizes that do."""
-    for axis, size in zip("ZYX"[-len(sizes) :], sizes, strict=True):
-        if size % size_divisor == 0 and size > 0:
+    dims = len(sizes)
+    for axis, size, n in zip("ZYX"[-dims:], sizes, per_axis(size_divisor, dims), strict=True):
+        if size % n == 0 and size > 0:
             continue
-        below = size // size_divisor * size_divisor
-        fitting = f"{below} or {below + size_divisor}" if below else f"{size_divisor}"
-        need = f"the network needs a multiple of {size_divisor}. Use {fitting}."
+        below = size // n * n
+        fitting = f"{below} or {below + n}" if below else f"{n}"
+        need = f"the network needs a multiple of {n}. Use {fitting}."
         return f"axis {axis} has {size} pixels, but {need}"
     return None
 

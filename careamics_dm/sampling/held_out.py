@@ -115,6 +115,9 @@ def image_names(stacks: Sequence[ImageStack]) -> list[str]:
     return sources
 
 
+NEW_RUN = "To train its model further on other images, start a new run with weights=FILE."
+
+
 def image_numbers(
     rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], what: str, advice: str
 ) -> dict[str, int]:
@@ -132,7 +135,7 @@ def from_rows(
     rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], patch_size: Sequence[int]
 ) -> PatchList:
     """Read what `to_rows` wrote; `DataError` where an image is missing, or is smaller now."""
-    advice = "Train on the same data with the same patch_size, or give val_data."
+    advice = f"Train on the same data with the same patch_size, or give val_data. {NEW_RUN}"
     number = image_numbers(rows, stacks, "patches", advice)
     for source, s, *origin in rows:
         samples, _, *size = stacks[number[source]].data_shape

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.region import Region
 from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
+from careamics_dm.sampling.blocks import ImageBlocks, tile_axis
 from careamics_dm.sampling.chunk_grid import SeparableOrder, window_shape
 from careamics_dm.sampling.read_windows import (
     Places,
@@ -37,7 +38,8 @@ class TileGrid:
     Tiles begin at multiples of ``divisor``, and the last of an axis ends at the first one that
     covers the image, as a whole image does that is extended for the network. A tile larger than the
     image reaches outside it at the far side, too. Neighbours share ``overlap`` pixels or a few more
-    (fewer only where no multiple is left to begin at), and keep half of them each.
+    (fewer only where no multiple is left to begin at), and keep half of them each. With ``blocks``,
+    each of these is covered by tiles of its own, which reach over its border by half the overlap.
 
     Parameters
     ----------
@@ -47,10 +49,13 @@ class TileGrid:
         ``(Z) Y X``, pixels; ``None``: images are tiles.
     overlap : sequence of int, optional
         Pixels along each axis; none by default.
-    divisor : int
-        What each size of a network's input must be a multiple of; tile sizes are rounded up to one.
+    divisor : int or sequence of int
+        What each size of a network's input, or that along each axis, must be a multiple of; tile
+        sizes are rounded up to one.
     window_bytes : int or None
         Decoded bytes to read in one go; ``None``: whole samples.
+    blocks : sequence of ImageBlocks, optional
+        Of each image; then they are the read windows, whatever ``window_bytes``.
     chosen : ndarray of bool, optional
         Which samples, image by image, to cover.
     allowed : mapping, optional
@@ -62,6 +67,7 @@ class TileGrid:
         Read windows, in order.
     tile_size : tuple of int
         Empty if images are tiles.
+    overlap, divisor : tuple of int
     """
 
     is_random: ClassVar[bool] = False
@@ -72,28 +78,31 @@ class TileGrid:
         tile_size: Sequence[int] | None,
         overlap: Sequence[int] | None = None,
         *,
-        divisor: int = 1,
+        divisor: int | Sequence[int] = 1,
         window_bytes: int | None = None,
+        blocks: Sequence[ImageBlocks] | None = None,
         chosen: NDArray[np.bool_] | None = None,
         allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
     ) -> None:
         self._listed: Numbers | None = None
         self._excluded = np.zeros(0, np.int64)
-        kinds: dict[tuple[Extent, int], int] = {}
-        runs = sample_runs(extents, chosen)
-        keys = zip(runs.image.tolist(), runs.n.tolist(), strict=True)
-        self._kind = np.array(
-            [
-                kinds.setdefault((extents[i]._replace(samples=extents[i].together), n), len(kinds))
-                for i, n in keys
-            ],
-            np.int64,
-        )
-        shared = tuple(overlap or [0] * 3)
-        self.tile_size = tuple(ceil(t / divisor) * divisor for t in tile_size or ())
+        kinds: dict[tuple[Extent, int, tuple[int, ...] | None], int] = {}
+        together = None if blocks is None else [of.together for of in blocks]
+        runs = sample_runs(extents, chosen, together)
+        shapes = [None if blocks is None else blocks[i].shape for i in range(len(extents))]
+        keys = [
+            (extents[i]._replace(samples=extents[i].together), n, shapes[i])
+            for i, n in zip(runs.image.tolist(), runs.n.tolist(), strict=True)
+        ]
+        self._kind = np.array([kinds.setdefault(key, len(kinds)) for key in keys], np.int64)
+        self.overlap = tuple(overlap or [0] * 3)
+        self.divisor = (divisor,) * 3 if isinstance(divisor, int) else tuple(divisor)
+        columns = zip(tile_size or (), self.divisor, strict=False)
+        self.tile_size = tuple(ceil(t / d) * d for t, d in columns)
+        how = self.overlap, self.divisor, window_bytes
         self._layouts = [
-            _Layout(extent, n, self.tile_size or extent.size, shared, divisor, window_bytes)
-            for extent, n in kinds
+            _Layout(extent, n, self.tile_size or extent.size, *how, block)
+            for extent, n, block in kinds
         ]
         self._order(runs, self._kind)
         if allowed:
@@ -212,16 +221,20 @@ class _Layout:
         n_samples: int,
         tile: Sequence[int],
         overlap: Sequence[int],
-        divisor: int,
+        divisor: Sequence[int],
         window_bytes: int | None,
+        block: Sequence[int] | None,
     ) -> None:
         self.tile, self.n_samples = tuple(tile), n_samples
-        read = window_shape(extent, tile, window_bytes)
-        self._columns = [
-            _tile_axis(n, t, o, divisor)
-            for n, t, o in zip(extent.size, tile, overlap, strict=False)
+        read = block or window_shape(extent, tile, window_bytes)
+        axes = [
+            tile_axis(*of)
+            for of in zip(extent.size, tile, overlap, divisor, block or extent.size, strict=False)
         ]
-        windows = [starts // r for (starts, _, _), r in zip(self._columns, read, strict=True)]
+        self._columns = [columns[:3] for columns in axes]
+        windows = [
+            of if block else starts // r for (starts, _, _, of), r in zip(axes, read, strict=True)
+        ]
         self._first = [np.flatnonzero(np.diff(of, prepend=-1)) for of in windows]
         counts = [
             np.diff(first, append=len(of)) for first, of in zip(self._first, windows, strict=True)
@@ -250,19 +263,6 @@ class _Layout:
             axes.insert(0, np.stack([column[tile] for column in self._columns[d]]))
         corners = np.stack(axes).transpose(2, 1, 0).reshape(len(number), -1)
         return corners, sample, np.ravel_multi_index(index, self._order.shape)
-
-
-def _tile_axis(
-    size: int, tile: int, overlap: int, divisor: int
-) -> tuple[Numbers, Numbers, Numbers]:
-    """Place tiles along an axis: their starts, and start and stop of what each keeps."""
-    if size <= tile:
-        return np.array([0]), np.array([0]), np.array([size])
-    last, step = ceil(size / divisor) * divisor - tile, tile - overlap
-    step = max(step // divisor, 1) * divisor
-    start = np.minimum(np.arange(ceil(last / step) + 1) * step, last)
-    border = (start[1:] + start[:-1] + tile) // 2
-    return start, np.concatenate([[0], border]), np.concatenate([border, [size]])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sampling.folds import deal, n_folds_of, units
 from careamics_dm.sampling.held_out import (
+    NEW_RUN,
     from_rows,
     hold_out,
     image_names,
@@ -148,7 +149,7 @@ def _whole(rule: SplitRule, images: ImageSet, trained: NDArray[np.bool_], words:
             f"{patch_size} in the others. Use smaller patches, a larger mask or another fold."
             if trained.any()
             else f"train_data: {words}. Nothing is left to train on. Add the images that the run "
-            "of the checkpoint was trained on, or give val_data."
+            f"of the checkpoint was trained on, or give val_data. {NEW_RUN}"
         )
     window_bytes = rule.pool_bytes // WINDOWS
     plan = TileGrid(extents, patch_size, window_bytes=window_bytes, chosen=~trained, allowed=masks)
@@ -166,7 +167,7 @@ def _trained_from_rows(
     rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack]
 ) -> NDArray[np.bool_]:
     """Read back what `Split.to_rows` wrote of whole samples."""
-    advice = "Train on the same data, or give val_data."
+    advice = f"Train on the same data, or give val_data. {NEW_RUN}"
     number = image_numbers(rows, stacks, "samples", advice)
     samples = [stack.data_shape[0] for stack in stacks]
     first = np.cumsum([0, *samples])

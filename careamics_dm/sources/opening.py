@@ -198,11 +198,13 @@ def _fits(stack: ImageStack, patch_size: Sequence[int], small_images: str) -> bo
     if all(n >= p for n, p in zip(size, patch_size, strict=True)):
         return True
     if small_images == "error":
+        planes = " Or train on planes: z_as_samples=true, and patch_size of 2 numbers (Y X)."
         no_depth = "A Z of length 1 is no depth: give patch_size 2 numbers (Y X). "
         raise DataError(
             f"{stack.source}: size {size} is smaller than patch_size {tuple(patch_size)}. "
             f"{no_depth * (len(size) == 3 and size[0] == 1)}Use "
             "smaller patches, or set small_images to pad (by reflection) or skip."
+            f"{planes * (len(size) == 3 and 1 < size[0] < patch_size[0])}"
         )
     return small_images == "pad"
 
@@ -237,12 +239,30 @@ def _select(stack: ImageStack, channels: Channels) -> list[int] | None:
 def check_no_image_in_both(train: ImageSet, val: ImageSet) -> None:
     """Refuse images that train and validate: validation would see what is trained on."""
     ours, theirs = _by_place(train), _by_place(val)
-    if both := [theirs[place][0] for place in theirs if place in ours and place[0].exists()]:
+    both = [theirs[place][0] for place in theirs if place in ours and place[0].exists()]
+    both += _in_sets_of(train, val)
+    if both:
         raise DataError(
             f"val_data: {len(both)} image(s) are in train_data too, {', '.join(both[:5])}"
             f"{', ...' * (len(both) > 5)}. Name each in one of them, or leave out val_data to hold "
             "patches out of the training data."
         )
+
+
+def _in_sets_of(train: ImageSet, val: ImageSet) -> list[str]:
+    """List validation images of which a file belongs to the set of another training image."""
+    used = {file: stack for stack in train.stacks for file in _files_of(stack)}
+    return [
+        f"{stack.source} ({file.name} is a file of {used[file].source})"
+        for stack in val.stacks
+        for file in sorted(_files_of(stack) & used.keys())[:1]
+        if file_of(used[file].source).resolve() != file_of(stack.source).resolve()
+    ]
+
+
+def _files_of(stack: ImageStack) -> frozenset[Path]:
+    """Return the files that hold an image."""
+    return getattr(stack, "files", None) or frozenset([file_of(stack.source).resolve()])
 
 
 def _by_place(images: ImageSet) -> dict[tuple[Path, Path, tuple[int, ...]], list[str]]:

@@ -1,6 +1,7 @@
 """Names of images: which file or container an image is in."""
 
 import os
+import re
 from pathlib import Path
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
@@ -16,6 +17,16 @@ def bare(part: str) -> str:
         part = stem
         stem, suffix = os.path.splitext(part)  # noqa: PTH122
     return part
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a path is a URL; as a `Path`, it has one slash after its scheme."""
+    return bool(re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", Path(path).as_posix()))
+
+
+def as_text(path: Path) -> str:
+    """Return a path, or the URL that a `Path` was made of."""
+    return path.as_posix().replace(":/", "://", 1) if is_url(path) else str(path)
 
 
 def absolute(source: str) -> Path:

@@ -5,16 +5,23 @@ the next ``counts[1]`` orientation 1 and so on is as random as drawing an orient
 takes one strided copy per orientation instead of one per patch.
 """
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
 
 from careamics_dm.errors import DataError
+
+Images: TypeAlias = dict[str, Tensor]
+"""``image`` and, where there is one, ``target``, each ``(N, C, (Z), Y, X)``."""
+OwnAugmentation: TypeAlias = Callable[..., Any]
+"""A function or object of somebody else's; `augment` says how it is called."""
 
 
 class Orientation(NamedTuple):
@@ -87,6 +94,34 @@ class Augmentation:
         return found
 
 
+def augment(own: OwnAugmentation, images: Images, seed: int) -> Images:
+    """Augment normalised images by a user's function, or by a transform of another library.
+
+    A ``torch.nn.Module`` (Kornia, torchvision) gets image and target as channels of one tensor, so
+    that both change alike; what has ``set_random_state`` (MONAI) gets each patch as a dictionary;
+    any other function gets ``images``. All global random numbers follow from the seed meanwhile.
+    """
+    seed %= 2**32
+    with isolate_rng():
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        if isinstance(own, nn.Module):
+            parts = own(torch.cat([*images.values()], 1))
+            done = dict(
+                zip(images, parts.split([x.shape[1] for x in images.values()], 1), strict=True)
+            )
+        elif hasattr(own, "set_random_state"):
+            own.set_random_state(seed)
+            patches = [
+                own({k: x[i] for k, x in images.items()}) for i in range(len(images["image"]))
+            ]
+            done = {k: torch.stack([_plain(patch[k]) for patch in patches]) for k in images}
+        else:
+            done = own(dict(images))
+    return _checked(own, done, images)
+
+
 def orient(x: Tensor, orientations: Sequence[Orientation], counts: Sequence[int]) -> Tensor:
     """Copy a batch as float32; turn the first ``counts[0]`` patches to orientation 0, and so on."""
     if len(counts) != len(orientations) or sum(counts) != len(x):
@@ -116,6 +151,26 @@ def turn_back(x: Tensor, orientation: Orientation) -> Tensor:
     """Undo `turn`."""
     x = x.flip(orientation.reverse)
     return x.transpose(-1, -2) if orientation.transpose else x
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x.as_subclass(Tensor)  # MONAI's own have metadata
+
+
+def _checked(own: OwnAugmentation, done: Any, images: Images) -> Images:
+    """Refuse what cannot be a batch, in place of an error somewhere in the network."""
+    if not isinstance(done, dict) or done.keys() != images.keys():
+        raise DataError(
+            f"augmentation={own}: it must return a dictionary with {' and '.join(images)}, but "
+            f"returned {sorted(done) if isinstance(done, dict) else type(done).__name__}."
+        )
+    for key, before in images.items():
+        if done[key].shape != before.shape:
+            raise DataError(
+                f"augmentation={own}: it makes {tuple(done[key].shape)} of {key} patches "
+                f"{tuple(before.shape)}. It must not change their shape."
+            )
+    return {key: _plain(x).to(images[key].dtype) for key, x in done.items()}
 
 
 def _turn_on_device(x: Tensor, orientations: Orientations, counts: Sequence[int]) -> Tensor:

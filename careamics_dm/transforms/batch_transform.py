@@ -5,16 +5,22 @@ from typing import Any
 
 import torch
 
-from careamics_dm.transforms.augmentation import Orientation, orient
+from careamics_dm.transforms.augmentation import Orientation, OwnAugmentation, augment, orient
 from careamics_dm.transforms.normalization import Affine
 
 
 class BatchTransform:
     """Normalises and augments whole batches on whatever device they are."""
 
-    def __init__(self, orientations: Sequence[Orientation], batch_format: str, n_dims: int) -> None:
-        self.orientations, self.batch_format = list(orientations), batch_format
-        self.n_dims = n_dims
+    def __init__(
+        self,
+        orientations: Sequence[Orientation],
+        own: OwnAugmentation | None,
+        batch_format: str,
+        n_dims: int,
+    ) -> None:
+        self.orientations, self.own = list(orientations), own
+        self.batch_format, self.n_dims = batch_format, n_dims
 
     def __call__(self, batch: Mapping[str, Any], statistics: Mapping[str, Affine]) -> Any:
         """Transform a batch of a loader; see `PatchDataModule.transform`."""
@@ -30,6 +36,8 @@ class BatchTransform:
             # Targets that training data lack are in the units of the images.
             affine = statistics.get(key, statistics["image"])
             done[key] = affine.apply_(x[None])[0] if single else affine.apply_(x)
+        if self.own is not None and "seed" in batch and not single:
+            done = augment(self.own, done, batch["seed"])
         if "region" in batch:
             done["region"] = batch["region"]
         if self.batch_format == "tensor":

@@ -1,10 +1,10 @@
 """Methods of normalisation: how statistics are computed, applied and undone.
 
 Every method is affine, ``(x - offset) / scale`` with one offset and scale per channel: one line
-applies it, one line undoes it, and a checkpoint stores two lists of numbers.
+applies it, one line undoes it, and a checkpoint stores a few lists of numbers. Values may be
+clipped before, so that hot pixels weigh no more than the brightest of the others.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
+from careamics_dm.images.checks import is_number, written
+from careamics_dm.transforms.histogram import Histogram, histograms_of
 
 Blocks = Iterable[NDArray[Any]]
 
@@ -24,28 +26,36 @@ Given = float | list[float] | None
 
 
 class Affine(NamedTuple):
-    """Normalisation of images or of targets: ``(x - offset) / scale``."""
+    """Normalisation of images or of targets: ``(x - offset) / scale``, ``x`` clipped if asked."""
 
     offset: list[float]
     """Per channel, in the units of the data."""
     scale: list[float]
     """Per channel, never 0."""
+    low: list[float] | None = None
+    """Per channel; values below are set to it. ``None``: nothing is clipped."""
+    high: list[float] | None = None
+    """Per channel; values above are set to it."""
 
     def apply_(self, x_NCYX: torch.Tensor) -> torch.Tensor:
         """Normalise a float32 batch ``(N, C, (Z), Y, X)`` in place."""
-        offset, scale = self._columns(x_NCYX)
+        offset, scale, *limits = self._columns(x_NCYX)
         if x_NCYX.device.type == "cpu":
             # One thread of NumPy: a batch is small, and torch's threads wait for each other on busy
             # cores (measured: up to a hundred times slower).
             x = x_NCYX.numpy()
+            if limits:
+                np.clip(x, *(limit.numpy() for limit in limits), out=x)
             x -= offset.numpy()
             x *= 1 / scale.numpy()
             return x_NCYX
+        if limits:
+            x_NCYX.clamp_(*limits)
         return x_NCYX.sub_(offset).mul_(1 / scale)
 
     def undo(self, y_NCYX: torch.Tensor) -> torch.Tensor:
         """Return a batch ``(N, C, (Z), Y, X)`` in the units of the data."""
-        offset, scale = self._columns(y_NCYX)
+        offset, scale, *_ = self._columns(y_NCYX)
         return y_NCYX * scale + offset
 
     def spread(self, n_channels: int, side: Side) -> "Affine":
@@ -56,9 +66,11 @@ class Affine(NamedTuple):
                 f"{n_channels} channel(s). Give one number, or one per channel."
             )
         times = n_channels // len(self.offset)
-        return Affine(self.offset * times, self.scale * times)
+        low, high = (limit and limit * times for limit in (self.low, self.high))
+        return Affine(self.offset * times, self.scale * times, low, high)
 
-    def _columns(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _columns(self, like: torch.Tensor) -> list[torch.Tensor]:
+        """Return offset, scale and, where values are clipped, both limits, shaped for a batch."""
         if len(self.offset) not in (1, like.shape[1]):
             raise DataError(
                 f"normalization: the statistics are of {len(self.offset)} channel(s), but the "
@@ -66,9 +78,8 @@ class Affine(NamedTuple):
             )
         shape = (-1,) + (1,) * (like.ndim - 2)
         # By way of NumPy, which is five times as fast with lists.
-        columns = (torch.from_numpy(np.array(c, np.float64).reshape(shape)) for c in self)
-        offset, scale = (column.to(like.device, like.dtype) for column in columns)
-        return offset, scale
+        columns = (np.array(c, np.float64).reshape(shape) for c in self if c is not None)
+        return [torch.from_numpy(column).to(like.device, like.dtype) for column in columns]
 
 
 class Normalization(ABC):
@@ -81,13 +92,23 @@ class Normalization(ABC):
     """
 
     per_channel: bool
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         if not isinstance(self.per_channel, bool):
             raise DataError(f"normalization: per_channel={self.per_channel!r}: give true or false.")
-        self.given("image")
-        self.given("target")
+        if not (is_number(self.clip) and 0 <= self.clip < 0.5):
+            raise DataError(
+                f"{written('normalization: clip', self.clip)}: give the share of pixels to clip at "
+                "each end, from 0 (none) to below 0.5, such as 0.002."
+            )
+        given = [self.given("image"), self.given("target")]
+        if self.clip and any(given):
+            raise DataError(
+                f"normalization: clip={self.clip} is a share of pixels, so it goes with statistics "
+                "that are computed. Leave out clip, or the numbers that are given."
+            )
 
     def given(self, side: Side) -> Affine | None:
         """Return the statistics that the user gave for images or targets, if any."""
@@ -96,6 +117,18 @@ class Normalization(ABC):
     @abstractmethod
     def measure(self, blocks: Blocks) -> Affine:
         """Compute statistics from ``(C, n)`` finite pixels each, per channel or for all."""
+
+    def _measure_clipped(self, blocks: Blocks) -> Affine:
+        """Compute statistics of pixels after clipping, with the limits."""
+        histograms = histograms_of(_together(block, self.per_channel) for block in blocks)
+        low, high = zip(*(h.limits(self.clip) for h in histograms), strict=True)
+        columns = [self._of_clipped(*each) for each in zip(histograms, low, high, strict=True)]
+        affine = _affine(*zip(*columns, strict=True))
+        return affine._replace(low=list(low), high=list(high)) if self.clip else affine
+
+    def _of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        """Return offset and scale of a channel whose pixels are clipped to a range."""
+        raise NotImplementedError(f"{type(self).__name__} knows no clip.")
 
 
 @dataclass
@@ -110,6 +143,10 @@ class MeanStd(Normalization):
         Use this number, or one per channel, and do not compute it. In units of the data.
     target_mean, target_std : float or list of float, optional
         The same for targets.
+    clip : float
+        Share of pixels to clip at each end, in the statistics and in every batch, so that hot
+        pixels weigh no more than the brightest of the others. What is brighter is lost in
+        predictions. 0 clips nothing; 0.002 suits up to 0.1 % of hot pixels.
     """
 
     per_channel: bool = True
@@ -117,6 +154,7 @@ class MeanStd(Normalization):
     std: Given = None
     target_mean: Given = None
     target_std: Given = None
+    clip: float = 0.0
 
     def given(self, side: Side) -> Affine | None:
         """See `Normalization.given`."""
@@ -128,6 +166,8 @@ class MeanStd(Normalization):
 
     def measure(self, blocks: Blocks) -> Affine:
         """See `Normalization.measure`; blocks are merged after Chan et al. 1983."""
+        if self.clip:
+            return self._measure_clipped(blocks)
         count, mean, squares = 0, np.zeros(1), np.zeros(1)
         for block in blocks:
             block = _together(block, self.per_channel)
@@ -138,6 +178,9 @@ class MeanStd(Normalization):
             squares = squares + delta**2 * count * n / total
             mean, count = mean + delta * n / total, total
         return _affine(mean, np.sqrt(squares / max(count, 1)))
+
+    def _of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        return histogram.moments(low, high)
 
 
 @dataclass
@@ -152,6 +195,8 @@ class MinMax(Normalization):
         Use this number, or one per channel, and do not compute it. In units of the data.
     target_min, target_max : float or list of float, optional
         The same for targets.
+    clip : float
+        Share of pixels to clip at each end, see `MeanStd`.
     """
 
     per_channel: bool = True
@@ -159,6 +204,7 @@ class MinMax(Normalization):
     max: Given = None
     target_min: Given = None
     target_max: Given = None
+    clip: float = 0.0
 
     def given(self, side: Side) -> Affine | None:
         """See `Normalization.given`."""
@@ -171,6 +217,8 @@ class MinMax(Normalization):
 
     def measure(self, blocks: Blocks) -> Affine:
         """See `Normalization.measure`."""
+        if self.clip:
+            return self._measure_clipped(blocks)
         ranges = [
             (block.min(axis=1).astype(np.float64), block.max(axis=1).astype(np.float64))
             for block in (_together(block, self.per_channel) for block in blocks)
@@ -178,10 +226,13 @@ class MinMax(Normalization):
         low, high = zip(*ranges, strict=True)
         return _span(np.min(low, 0), np.max(high, 0))
 
+    def _of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        return low, high - low
+
 
 @dataclass
 class Quantile(Normalization):
-    """A low quantile to 0, a high one to 1: robust against hot pixels.
+    """A low quantile to 0, a high one to 1; hot pixels are clipped.
 
     Parameters
     ----------
@@ -191,31 +242,30 @@ class Quantile(Normalization):
         Quantile that becomes 1, from 0 to 1.
     per_channel : bool
         Normalise each channel by its own statistics, or all by the same.
+    clip : float
+        Share of pixels to clip at each end, see `MeanStd`.
     """
 
     low: float = 0.01
     high: float = 0.99
     per_channel: bool = True
+    clip: float = 0.002
 
     def __post_init__(self) -> None:
         """Check the order of the quantiles."""
         super().__post_init__()
-        numbers = all(isinstance(q, float | int) for q in (self.low, self.high))
-        if not (numbers and 0 <= self.low < self.high <= 1):
+        if not (is_number(self.low) and is_number(self.high) and 0 <= self.low < self.high <= 1):
             raise DataError(
                 f"normalization: low={self.low}, high={self.high}; give 0 <= low < high <= 1."
             )
 
     def measure(self, blocks: Blocks) -> Affine:
         """See `Normalization.measure`; exact up to 16 million pixels, and always for 16 bit."""
-        histograms: list[_Histogram] = []
-        for block in blocks:
-            block = _together(block, self.per_channel)
-            histograms = histograms or [_Histogram() for _ in block]
-            for histogram, pixels in zip(histograms, block, strict=True):
-                histogram.add(pixels)
-        low, high = np.transpose([h.quantiles([self.low, self.high]) for h in histograms])
-        return _span(low, high)
+        return self._measure_clipped(blocks)
+
+    def _of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        first, last = np.clip(histogram.quantiles([self.low, self.high]), low, high).tolist()
+        return first, last - first
 
 
 @dataclass
@@ -225,59 +275,28 @@ class NoNormalization(Normalization):
     Parameters
     ----------
     per_channel : bool
-        Of no effect.
+        Clip each channel by its own values, or all by the same.
+    clip : float
+        Share of pixels to clip at each end, see `MeanStd`.
     """
 
     per_channel: bool = False
+    clip: float = 0.0
 
-    def given(self, side: Side) -> "Affine":
+    def given(self, side: Side) -> Affine | None:
         """See `Normalization.given`: offset 0, scale 1."""
-        return Affine([0.0], [1.0])
+        return None if self.clip else Affine([0.0], [1.0])
 
     def measure(self, blocks: Blocks) -> Affine:
         """See `Normalization.measure`."""
-        return self.given("image")
+        return self._measure_clipped(blocks) if self.clip else Affine([0.0], [1.0])
+
+    def _of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        return 0.0, 1.0
 
 
 def _together(block: NDArray[Any], per_channel: bool) -> NDArray[Any]:
     return block if per_channel else block.reshape(1, -1)
-
-
-class _Histogram:
-    """Counts of the pixels of a channel: all that have up to 16 bit, others up to a limit."""
-
-    LOWEST, VALUES = -(2**15), 2**15 + 2**16
-    MOST = 2**24
-    """Wider pixels to hold at once."""
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(self.VALUES, np.int64)
-        self.wide: list[NDArray[np.float64]] = []
-        self.step, self.n_wide = 1, 0  # one in ``step`` wide pixels is used
-
-    def add(self, pixels: NDArray[Any]) -> None:
-        """Count pixels."""
-        if pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2:
-            self.counts += np.bincount(pixels.astype(np.int64) - self.LOWEST, minlength=self.VALUES)
-            return
-        self.wide.append(pixels[:: self.step].astype(np.float64))
-        self.n_wide += len(self.wide[-1])
-        while self.n_wide > self.MOST:
-            # By 3: a stride that divides the width of an image would use few of its columns.
-            fewer = np.concatenate(self.wide)[::3]
-            self.wide, self.n_wide, self.step = [fewer], len(fewer), self.step * 3
-
-    def quantiles(self, q: list[float]) -> NDArray[np.float64]:
-        """Compute quantiles with linear interpolation between pixels, as `numpy.quantile` does."""
-        present = np.flatnonzero(self.counts)
-        values = np.concatenate([present + float(self.LOWEST), *self.wide])
-        weights = np.concatenate([self.counts[present], np.full(self.n_wide, self.step)])
-        order = np.argsort(values, kind="stable")
-        last = np.cumsum(weights[order]) - 1  # rank of the last pixel of each value
-        place = np.asarray(q) * last[-1]
-        ranks = (np.floor(place), np.ceil(place))
-        below, above = (values[order][np.searchsorted(last, rank)] for rank in ranks)
-        return np.asarray(below + (above - below) * (place % 1))
 
 
 def _affine(offset: Any, scale: Any) -> Affine:
@@ -314,10 +333,6 @@ def _given(method: object, name: str, other: str) -> tuple[list[float], list[flo
 
 def _numbers(name: str, given: Any) -> list[float]:
     values = [given] if isinstance(given, str) or not hasattr(given, "__iter__") else list(given)
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
-        numbers = []
-    if not numbers or not all(map(math.isfinite, numbers)):
+    if not values or not all(map(is_number, values)):
         raise DataError(f"normalization: {name}={given}: give a number, or one per channel.")
-    return numbers
+    return [float(value) for value in values]

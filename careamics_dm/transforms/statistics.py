@@ -16,7 +16,7 @@ from careamics_dm.images.region import Region, read_samples
 from careamics_dm.sampling.chunk_grid import window_shape
 from careamics_dm.sampling.keyed_random import key_of, permuted
 from careamics_dm.sampling.read_windows import sample_runs
-from careamics_dm.transforms.normalization import Affine, Normalization, Side
+from careamics_dm.transforms.normalization import Affine, MeanStd, Normalization, Side
 
 SIDES: tuple[Side, ...] = ("image", "target")
 STATISTICS_BYTES = 2**28
@@ -27,6 +27,10 @@ BLOCK = 2**24
 """Bytes read at once: small compared with the data, large compared with the cost of a read."""
 PORTION = 4096
 """Blocks to put into random order together."""
+COMPARED_BYTES = 2**22
+"""Of training and validation data each, at most this many bytes are compared."""
+APART = 30
+"""Standard deviations: images that differ by this factor are in other units."""
 EXACT = 2**24
 """The largest integer up to which float32 represents all of them."""
 
@@ -57,8 +61,14 @@ def measure(
     allow_nan: bool,
     normalize_target: bool = True,
     trained: NDArray[np.bool_] | None = None,
+    val: ImageSet | None = None,
 ) -> dict[str, Affine]:
-    """Compute statistics of "image" and "target" unless they are given; see `pixel_blocks`."""
+    """Compute statistics of "image" and "target" unless they are given; see `pixel_blocks`.
+
+    Warns where intensities of ``val``, images for validation, differ grossly.
+    """
+    if val is not None:
+        _warn_of_ranges(images, val, seed)
     found: dict[str, Affine] = {}
     counts = [images.n_channels, images.n_target_channels]
     for number, side in enumerate(SIDES[: len(images.sides)]):
@@ -66,7 +76,8 @@ def measure(
         if affine is None:
             options: Any = {"allow_nan": allow_nan, "trained": trained}
             blocks = pixel_blocks(images, number, n_bytes, seed, **options)
-            affine = normalization.measure(_warn_if_rounded(blocks, side))
+            affine = normalization.measure(_warn_of_values(blocks, side))
+            _check_limits(affine, normalization, side)
         found[side] = affine.spread(counts[number], side)
     return found
 
@@ -202,15 +213,55 @@ def _acquired(images: ImageSet, region: Region) -> NDArray[np.bool_] | None:
     return acquired.reshape(-1)
 
 
-def _warn_if_rounded(blocks: Iterator[NDArray[Any]], side: Side) -> Iterator[NDArray[Any]]:
-    """Pass blocks on; warn once where integers are too large for float32 to distinguish them."""
-    warned = False
+def _warn_of_values(blocks: Iterator[NDArray[Any]], side: Side) -> Iterator[NDArray[Any]]:
+    """Pass blocks on; warn of integers that float32 can't hold, and of channels of one value."""
+    rounded, first, alike = False, None, None
     for block in blocks:
-        if not warned and block.dtype.kind in "iu" and block.dtype.itemsize > 2:
+        if not rounded and block.dtype.kind in "iu" and block.dtype.itemsize > 2:
             largest = max(int(block.max()), -int(block.min()))
-            if warned := largest > EXACT:
+            if rounded := largest > EXACT:
                 rank_zero_warn(
                     f"the {side}s contain integers up to {largest} or more. Networks compute in "
                     f"float32, which rounds integers above {EXACT} (2^24)."
                 )
+        if block.size and (alike is None or alike.any()):
+            first = block[:, :1].copy() if first is None else first
+            alike = (block == first).all(axis=1) & (alike is None or alike)
         yield block
+    if first is not None and alike is not None and alike.any():
+        found = ", ".join(f"channel {c}: {first[c, 0]}" for c in np.flatnonzero(alike))
+        rank_zero_warn(
+            f"the {side}s have the same value everywhere ({found}), from which nothing can be "
+            "learned. Check which files and channels were chosen."
+        )
+
+
+def _check_limits(affine: Affine, normalization: Normalization, side: Side) -> None:
+    """Refuse to clip channels to one value, if they have others."""
+    limits = zip(affine.low or (), affine.high or (), strict=True)
+    for channel, (low, high) in enumerate(limits):
+        if low == high:
+            raise DataError(
+                f"normalization: clip={normalization.clip:g} leaves only the value {low:g} in "
+                f"channel {channel} of the {side}s, as nearly all of their pixels have it. Use a "
+                "smaller clip, or 0."
+            )
+
+
+def _warn_of_ranges(train: ImageSet, val: ImageSet, seed: int) -> None:
+    """Warn where intensities of training and validation images differ grossly."""
+    parts = (pixel_blocks(i, 0, COMPARED_BYTES, seed, allow_nan=True) for i in (train, val))
+    try:
+        ours, theirs = map(MeanStd().measure, parts)
+    except DataError:  # nothing but NaN in a part
+        return
+    columns = ours.offset, ours.scale, theirs.offset, theirs.scale
+    for mean, std, other, spread in zip(*columns, strict=True):
+        small, large = sorted((std, spread))
+        if large > APART * small or abs(mean - other) > APART * large:
+            rank_zero_warn(
+                f"val_data: intensities are {other:.4g} ± {spread:.4g}, those of train_data "
+                f"{mean:.4g} ± {std:.4g} (mean and standard deviation of a part). Are they in the "
+                "same units, bit depth and format?"
+            )
+            return

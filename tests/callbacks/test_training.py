@@ -171,6 +171,7 @@ class TestPictures:
         np.testing.assert_array_equal(one[60:, -third + 9 :], other[60:, -third + 9 :])
         assert not np.array_equal(one[60:, third:-third], other[60:, third:-third])
 
+    @pytest.mark.filterwarnings("ignore:val_data. intensities are")
     def test_of_the_validation_images_where_there_are_any(self, tmp_path):
         dark = np.zeros_like(NOISY)
         data = data_of(val_data=dark)

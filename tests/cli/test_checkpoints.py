@@ -51,8 +51,8 @@ def change(model, path, **settings):
 
 def test_what_a_checkpoint_gives(model):
     found = load_checkpoint(model)
-    assert found.keys() == {"config", "weights", "data", "epochs", "steps"}
-    assert (found["epochs"], found["steps"]) == (1, 1)
+    assert found.keys() == {"config", "weights", "data", "epochs", "steps", "resumable"}
+    assert (found["epochs"], found["steps"], found["resumable"]) == (1, 1, True)
     assert found["config"]["model"]["network"]["depth"] == 1
     assert found["data"]["statistics"]["image"]["offset"][0] == pytest.approx(200, 0.02)
     assert all(isinstance(weight, torch.Tensor) for weight in found["weights"].values())

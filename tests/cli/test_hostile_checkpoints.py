@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from apps import SMALL, noise, refuse, succeed, write_tiffs
+from careamics_files import content as of_careamics
 
+from careamics_dm import load_model
 from careamics_dm.cli.checkpoints import load_checkpoint
 from careamics_dm.cli.trust import check_config
 from careamics_dm.errors import DataError
@@ -209,12 +211,16 @@ OTHERS = {
     "numbered": (lambda c: c.update(state_dict={3: torch.zeros(3)}), DAMAGED),
     # Statistics
     "nan_offset": (lambda c: statistics(c, offset=[math.nan]), DAMAGED),
+    "huge_offset": (lambda c: statistics(c, offset=[10**400]), DAMAGED),
     "infinite_scale": (lambda c: statistics(c, scale=[math.inf]), DAMAGED),
     "zero_scale": (lambda c: statistics(c, scale=[0.0]), DAMAGED),
     "negative_scale": (lambda c: statistics(c, scale=[-1.0]), DAMAGED),
     "text_scale": (lambda c: statistics(c, scale=["1"]), DAMAGED),
     "tensor_scale": (lambda c: statistics(c, scale=torch.ones(1)), NOT_PLAIN),
     "no_scale": (lambda c: statistics(c, scale=[]), DAMAGED),
+    "nan_limit": (lambda c: statistics(c, low=[0.0], high=[math.nan]), DAMAGED),
+    "one_limit": (lambda c: statistics(c, low=[0.0], high=None), DAMAGED),
+    "fewer_limits": (lambda c: statistics(c, low=[], high=[]), DAMAGED),
     "other_statistics": (lambda c: statistics(c, mean=[1.0]), DAMAGED),
     "list_of_statistics": (lambda c: data_state(c, statistics=[1]), DAMAGED),
     "other_side": (lambda c: data_state(c, statistics={"other": {}}), DAMAGED),
@@ -233,6 +239,39 @@ HOSTILE = {
     },
     **OTHERS,
 }
+
+
+def algorithm(content, **changed):
+    content["hyper_parameters"]["algorithm_config"].update(changed)
+
+
+def optimizer(content, **parameters):
+    algorithm(content, optimizer={"name": "Adam", "parameters": parameters})
+
+
+WEIGHTS = ("nan", "infinite", "no_tensor", "text", "sparse", "meta", "stretched", "shape")
+WEIGHTS += ("missing", "surplus", "none", "no_names", "numbered")
+OF_CAREAMICS = {
+    **{name: OTHERS[name] for name in WEIGHTS},
+    "no_epoch": OTHERS["no_epoch"],
+    **{n: (OTHERS[n][0], "not that of its weights") for n in ("no_names", "none", "numbered")},
+    "no_weights": (lambda c: c.pop("state_dict"), "not that of its weights"),
+    "settings": (lambda c: c["hyper_parameters"].update(algorithm_config=[1]), "is missing"),
+    "algorithm": (lambda c: algorithm(c, algorithm=SYSTEM), "can load: n2v"),
+    "state": (lambda c: algorithm(c, algorithm=torch.ones(1)), NOT_PLAIN),
+    "network": (lambda c: algorithm(c, model=[SYSTEM]), "is missing"),
+    "loss": (lambda c: algorithm(c, algorithm="care", loss=SYSTEM), "can load: mae"),
+    "optimizer": (lambda c: algorithm(c, optimizer=SYSTEM), "optimizer.name is None"),
+    "rate": (lambda c: optimizer(c, lr=SYSTEM), NOT_TRUSTED),
+    "target": (lambda c: optimizer(c, lr={"_target_": "hostile.Net"}), NOT_TRUSTED),
+    "args": (lambda c: optimizer(c, _args_=[SYSTEM]), NO_KEY),
+    "tuple": (lambda c: optimizer(c, lr=(SYSTEM,)), NOT_PLAIN),
+    "interpolation": (lambda c: optimizer(c, lr="${oc.env:HOME}"), INTERPOLATION),
+    "many": (lambda c: algorithm(c, algorithm=many()), TOO_DEEP),
+    "endless": (lambda c: optimizer(c, lr=endless()), TOO_DEEP),
+    "pickled": (lambda c: optimizer(c, lr=Text("1")), PICKLED),
+}
+"""The same of a checkpoint of CAREamics."""
 SHAPES = [name for name in HOSTILE if HOSTILE[name][1] == UNSUITABLE]
 END_TO_END = [f"network_{name}" for name in ("system", "own_module", "a_tuple", "args", "decoded")]
 END_TO_END += ["network_read_func", "optimizer", "nan", "zero_scale"]
@@ -287,6 +326,17 @@ def test_prediction_and_resumed_training_refuse_it_with_one_message(place, train
     arguments = training if app == "train" else ("data=tiff", "data.predict_data=images")
     message = refuse(app, place, *arguments, "checkpoint=hostile.ckpt")
     assert HOSTILE[name][1] in message and "hostile.ckpt" in message and len(message) < 1000
+    assert not list(place.rglob(MARK))
+
+
+@pytest.mark.parametrize("name", OF_CAREAMICS)
+def test_a_checkpoint_of_careamics_is_refused_likewise(place, name):
+    content, (change, words) = of_careamics("n2v"), OF_CAREAMICS[name]
+    change(content)
+    torch.save(content, place / "hostile.ckpt")
+    with chdir(place), pytest.raises(DataError, match=words) as caught:
+        load_model("hostile.ckpt")
+    assert "hostile.ckpt" in str(caught.value) and len(str(caught.value)) < 1000
     assert not list(place.rglob(MARK))
 
 

@@ -1,5 +1,6 @@
 """`careamics-predict`: a checkpoint and a folder are enough."""
 
+import re
 import shutil
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_the_acceptance_of_the_issue_twenty_streamed_files_of_mixed_shapes(tmp_p
     place = ("checkpoint=trained/model.ckpt", "data=tiff", "data.predict_data=images")
     done = succeed("predict", tmp_path, *place, "data.tile_size=[128,128]")
     assert len(inputs) == 20
-    assert done.files == {"config.yaml"} | {
+    assert done.files == {"config.yaml", "prediction.png"} | {
         f"denoised/{path.relative_to(tmp_path / 'images')}" for path in inputs
     }
     assert str(done.folder / "denoised") in done.out
@@ -151,10 +152,36 @@ def test_existing_results_are_refused_kept_or_replaced(tmp_path, trained, images
     assert (one.read_bytes(), two.read_bytes()) == expected
 
 
+def test_the_same_command_goes_on_with_the_blocks_that_are_missing(tmp_path, trained, images):
+    tiles = ("data.tile_size=[16,16]", "data.tile_overlap=[8,8]", "data.batch_size=2")
+    whole = succeed("predict", tmp_path, trained, images, *tiles, folder="whole")
+    stopped = (trained, images, *tiles, "+trainer.limit_predict_batches=9")
+    assert succeed("predict", tmp_path, *stopped).files > {"denoised/image_0.tif.part"}
+    done = succeed("predict", tmp_path, trained, images, *tiles)
+    assert re.search(r"continuing in .*denoised: \d+ of \d+ blocks are there", done.out)
+    assert not [name for name in done.files if name.endswith((".part", ".blocks"))]
+    for name in ("image_0.tif", "image_1.tif"):
+        one, other = (run.folder / "denoised" / name for run in (whole, done))
+        assert one.read_bytes() == other.read_bytes()
+
+
 def test_array_files_are_predicted_too(tmp_path, trained):
     np.save(tmp_path / "noisy.npy", noise((40, 50)))
     done = succeed("predict", tmp_path, trained, "data=array", "data.predict_data=noisy.npy")
     assert tifffile.imread(done.folder / "denoised/noisy.tif").shape == (40, 50)
+
+
+def test_results_can_be_other_files(tmp_path, trained, images):
+    lines = ("def write(path, array, **info):", "    path.write_text(str(array.dtype))")
+    (tmp_path / "mywriter.py").write_text("\n".join(lines))
+    function = ("writer=function", "writer.write_func=mywriter:write", "writer.extension=.txt")
+    for given, suffix in ((function, "txt"), (("writer=czi",), "czi")):
+        done = succeed("predict", tmp_path, trained, images, *given, folder=suffix)
+        names = {name for name in done.files if name.startswith("denoised/")}
+        assert names == {f"denoised/image_{i}.{suffix}" for i in range(2)}
+    assert (tmp_path / "txt/denoised/image_0.txt").read_text() == "float32"
+    message = refuse("predict", tmp_path, trained, images, "writer=function")
+    assert "writer.write_func: a NoneType can't be called" in message
 
 
 def test_what_is_missing_or_does_not_fit_is_said(tmp_path, trained, images):
@@ -194,7 +221,7 @@ def test_uncertainty_is_written_beside_and_brings_augmentation(tmp_path, trained
     )
     done = succeed("predict", tmp_path, trained, images, "uncertainty=true")
     names = {"image_0.tif", "image_1.tif"}
-    assert done.files == {"config.yaml"} | {
+    assert done.files == {"config.yaml", "prediction.png"} | {
         f"{folder}/{name}" for folder in ("denoised", "uncertainty") for name in names
     }
     assert turned.files == plain.files
@@ -258,3 +285,12 @@ def test_models_that_cannot_are_refused(tmp_path, images):
         place = ("checkpoint=theirs/model.ckpt", images, "trusted=[theirs]")
         message = refuse("predict", tmp_path, *place, "uncertainty=true")
         assert "uncertainty: Model does not know how" in message
+
+
+@pytest.mark.parametrize("name", ["a" * 237 + ".tif", "ü" * 119 + ".ome.tif"])
+def test_names_too_long_for_results_are_refused_before_prediction(trained, tmp_path, name):
+    (image,) = write_tiffs(tmp_path / "images", "YX", [(40, 50)])
+    image.rename(image.with_name(name))
+    message = refuse("predict", tmp_path, trained, "data=tiff", "data.predict_data=images")
+    assert "the name of a result would be too long for a file" in message
+    assert f"{name[:60]}... ({len(name.encode())} bytes, at most 240). Rename" in message

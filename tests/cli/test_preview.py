@@ -82,3 +82,25 @@ def test_it_finds_faults(tmp_path, images):
     assert "n=0: give how many" in refuse("preview", tmp_path, *images, "n=0")
     assert "train_data is not given" in refuse("preview", tmp_path, "data=tiff")
     assert "no data=nothing" in refuse("preview", tmp_path, "data=nothing")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.masking.roi_size=17", "roi_size=17 is larger than data.patch_size=(16, 16)"),
+        ("model.masking.struct_mask=axial", "'axial' is a line along Z"),
+        ("model.network.depth=5", "axis Y has 16 pixels, but the network needs a multiple of 32"),
+    ],
+)
+@pytest.mark.parametrize("app", ["preview", "train"])
+def test_what_does_not_suit_the_patches_is_said_before_training(
+    app, setting, message, tmp_path, images
+):
+    found = refuse(app, tmp_path, *images, *SMALL, "data.augmentation=false", setting)
+    assert message in found
+
+
+def test_a_constant_image_is_said(tmp_path):
+    tifffile.imwrite(tmp_path / "empty.tif", np.full((40, 50), 7, np.uint16))
+    with pytest.warns(UserWarning, match=r"the same value everywhere \(channel 0: 7\)"):
+        succeed("preview", tmp_path, "data=tiff", "data.train_data=empty.tif", *SMALL)

@@ -6,9 +6,6 @@ import torch
 import yaml
 from apps import SMALL, refuse, run, succeed, write_tiffs
 
-import careamics_dm
-from careamics_dm.transforms.normalization import Affine
-
 ODD = ("model.optimizer.lr=0.003", "data.normalization=min_max", "seed=5", "data.batch_size=8")
 
 
@@ -114,19 +111,6 @@ def test_weights_start_a_new_run_on_other_images(trained):
     both = (*zero, "statistics=weights", "data.normalization=mean_std")
     assert "leave one out" in refuse("train", trained, *data, *both)
     assert "choose new or weights" in refuse("train", trained, *data, *zero, "statistics=old")
-
-
-def test_a_model_is_loaded_by_its_path(trained):
-    model = careamics_dm.load_model(trained / "first/model.ckpt")
-    weights = content(trained / "first")["state_dict"]
-    assert all(torch.equal(model.module.state_dict()[name], w) for name, w in weights.items())
-    assert not model.module.training and model.config["seed"] == 5
-    pixels = tifffile.imread(trained / "images/image_0.tif")
-    low, high = float(pixels.min()), float(pixels.max())
-    assert model.statistics == {"image": Affine([low], [high - low])}
-    assert model.module(torch.zeros(1, 1, 16, 16)).shape == (1, 1, 16, 16)
-    with pytest.raises(careamics_dm.DataError, match="does not exist"):
-        careamics_dm.load_model(trained / "nothing.ckpt")
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):

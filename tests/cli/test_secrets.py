@@ -39,13 +39,19 @@ def test_no_file_of_a_run_holds_a_secret(tmp_path, images):
     place = images[1].replace("train", "predict")
     again = succeed("predict", tmp_path, "data=zarr", place, model, folder="again")
     assert "data.storage_options (auto_mkdir, word), which are in no file" in again.out
-    given = succeed("predict", tmp_path, "data=zarr", place, model, *GIVEN, folder="given")
+    url = ("writer.folder=memory://secrets/out", f"writer.storage_options={{word: {SECRET}}}")
+    given = succeed("predict", tmp_path, "data=zarr", place, model, *GIVEN, *url, folder="given")
     assert "in no file" not in given.out and not holders(given.folder)
+    assert "denoised images  memory://secrets/out" in given.out
+    assert zarr.open_array("memory://secrets/out/a.zarr/0", mode="r").shape == (60, 70)
     resumed = (*SMALL, *images, model, "trainer.max_epochs=2")
     done = succeed("train", tmp_path, *resumed, folder="resumed")
     assert "data.storage_options.auto_mkdir=..." in done.out
     copied = "data.storage_options={word: '***'}"
     assert "word is ***" in refuse("predict", tmp_path, "data=zarr", place, model, copied)
+    ours = copied.replace("data.", "writer.")
+    refused = refuse("predict", tmp_path, "data=zarr", place, model, ours)
+    assert "writer.storage_options: the value of word is ***" in refused
     assert "word is ***" in refuse("train", tmp_path, *SMALL, *images, copied)
 
 

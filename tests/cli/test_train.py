@@ -117,7 +117,10 @@ def test_any_axes_train_and_come_back_as_they_were(tmp_path, axes, shape, patch)
         )
         stack.setup("predict")
         (denoised,) = stack.predict_stacks
-        assert (denoised.original_axes, denoised.original_data_shape) == (axes, size)
+        # Channels after columns are no image to other programs: they come first in results.
+        order = "CYX" if axes == "YXC" else axes
+        assert denoised.original_axes == order
+        assert denoised.original_data_shape == tuple(size[axes.index(axis)] for axis in order)
         stack.teardown("predict")
 
 
@@ -301,6 +304,7 @@ def test_what_would_fail_at_the_end_is_refused_at_the_start(tmp_path, images):
     cases = {
         ("data.predict_data=nowhere",): "predict_data: nowhere does not exist",
         ("data.predict_data=images", "writer.folder=done"): "exist already",
+        ("data.predict_data=images", "writer=npy"): "can't do so with NpyWriter",
         ("data.predict_data=images", "writer.folder=file/x"): "can't be written to",
         ("data.predict_data=images", "truth=small.tif"): "truth: its shape is (8, 8)",
         ("data.predict_data=images", "truth=nowhere.tif"): "truth: nowhere.tif can't be read",
@@ -459,7 +463,7 @@ def test_several_processes_train_as_one_and_tell_once(tmp_path):
     places = [f"data.{role}=images" for role in ("train_data", "test_data")]
     places += ["data.predict_data=images/image_0.tif"]  # the second process has none
     targets = [f"data.{role}=images" for role in ("train_target", "test_target")]
-    together = ("trainer.accelerator=cpu", "trainer.devices=2", "+trainer.strategy=ddp")
+    together = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp")
     program = [Path(sys.executable).parent / "careamics-train", "hydra.run.dir=run", "data=tiff"]
     done = subprocess.run(
         [*program, "model=care", *SMALL, *places, *targets, *together],

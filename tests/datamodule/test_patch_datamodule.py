@@ -22,6 +22,7 @@ from careamics_dm import (
     PatchDataModule,
     ZarrDataModule,
 )
+from careamics_dm.datamodule import source_opener
 from careamics_dm.errors import DataError
 from careamics_dm.testing.datamodule_checks import check_datamodule
 
@@ -221,7 +222,7 @@ class TestTraining:
         patch = next(iter(data.train_dataloader()))
         done = data.transform(patch)["image"]
         assert done.shape == (3, 16, 16)
-        offset, scale = (torch.tensor(v)[:, None, None] for v in data.statistics["image"])
+        offset, scale = (torch.tensor(v)[:, None, None] for v in data.statistics["image"][:2])
         assert torch.allclose(done, (patch["image"].float() - offset) / scale, atol=1e-6)
 
 
@@ -302,7 +303,7 @@ class TestValidation:
         state = first.state_dict()
         state["held_out"][0][0] = "gone.tif"
         other = module()
-        with pytest.raises(DataError, match=r"holds out validation patches of gone\.tif"):
+        with pytest.raises(DataError, match=r"validation patches of gone\.tif.*weights=FILE"):
             other.load_state_dict(state)
             other.setup("fit")
 
@@ -768,7 +769,7 @@ def test_without_a_trainer_the_process_group_says_which_images_are_mine():
         mine = [batch["region"][:, 0].tolist() for batch in data.predict_dataloader()]
     finally:
         dist.destroy_process_group()
-    assert mine == [[1, 4]]
+    assert mine == [[3], [4]]
 
 
 def test_a_process_may_have_no_image_to_predict():
@@ -779,3 +780,34 @@ def test_a_process_may_have_no_image_to_predict():
         data.setup(stage)
         allowed.append(data.allow_zero_length_dataloader_with_multiple_devices)
     assert allowed == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "copies"),
+    [
+        ({}, None, 1),
+        ({}, "4", 4),
+        ({"num_workers": 2, "start_method": "fork"}, None, 1),
+        ({"num_workers": 2, "start_method": "spawn"}, "2", 4),
+        ({"start_method": "spawn"}, "2", 2),
+    ],
+)
+def test_what_is_loaded_by_size_counts_masks_and_the_copies_of_processes(
+    settings, processes, copies, tmp_path, monkeypatch
+):
+    np.save(tmp_path / "a.npy", noise(40, 50))
+    np.save(tmp_path / "mask.npy", np.ones((40, 50), np.uint8))
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    found = []
+    for free in (4 * 6000 * copies, 4 * 6000 * copies + 4):  # 40 x 50 of 2 + 1 bytes
+        monkeypatch.setattr(source_opener, "available_bytes", lambda free=free: free)
+        data = ArrayDataModule(
+            train_data=tmp_path / "a.npy",
+            train_mask=tmp_path / "mask.npy",
+            axes="YX",
+            patch_size=(16, 16),
+            **settings,
+        )
+        found.append(data.images_of("train").extents()[0].in_memory)
+    assert found == [False, True]

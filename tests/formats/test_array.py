@@ -200,3 +200,33 @@ def zipped():
     file = io.BytesIO()
     np.savez(file, a=noise(9, 9))
     return file.getvalue()
+
+
+IMAGES = np.random.default_rng(0).integers(0, 99, (4, 24, 24)).astype(np.uint16)
+
+
+class TestPixelsInTrainingAndValidation:
+    @pytest.mark.parametrize(
+        ("train", "val", "name"),
+        [
+            (IMAGES, IMAGES, "val_data has pixels of train_data"),
+            (IMAGES, IMAGES[1:3], "val_data has pixels of train_data"),
+            (IMAGES[:3], IMAGES[:, ::-1, 2:], "val_data has pixels of train_data"),
+            ([*IMAGES], [IMAGES[2].T], "val_data_0000 has pixels of train_data_0002"),
+        ],
+    )
+    def test_in_the_same_memory_are_an_error(self, train, val, name):
+        axes = "YX" if isinstance(train, list) else "SYX"
+        data = module(train, axes, val_data=val)
+        with pytest.raises(DataError, match=f"{name}, in the same memory"):
+            data.setup("fit")
+
+    def test_so_are_those_of_the_same_map_of_a_file(self, tmp_path):
+        np.save(tmp_path / "a.npy", IMAGES)
+        mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+        with pytest.raises(DataError, match="val_data has pixels of train_data"):
+            module(mapped, "SYX", val_data=mapped[2:]).setup("fit")
+
+    def test_other_frames_of_an_array_and_copies_are_not(self):
+        module(IMAGES[::2], "SYX", val_data=IMAGES[1::2]).setup("fit")
+        module(IMAGES, "SYX", val_data=IMAGES.copy()).setup("fit")

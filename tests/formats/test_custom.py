@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections import Counter
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from time import sleep
@@ -24,12 +25,12 @@ from stacks import RecordingStack
 
 from careamics_dm.errors import DataError
 from careamics_dm.formats.custom.datamodule import CustomDataModule
-from careamics_dm.formats.custom.import_path import check_travels, find_function
-from careamics_dm.formats.custom.user_images import FILES
+from careamics_dm.formats.custom.user_images import FILES, LOADED
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.models.n2v import N2VModule
 from careamics_dm.models.unet import UNet
 from careamics_dm.prediction.tiff_writer import TiffWriter
+from careamics_dm.sources.import_path import check_travels, find_function
 from careamics_dm.testing.datamodule_checks import check_datamodule, check_image_stack
 
 pytestmark = pytest.mark.usefixtures("files_close")
@@ -403,6 +404,62 @@ class TestLoader:
 
         data = str(folder / "a.npy")
         assert stacks(loading(load, data, axes="YX", in_memory=True))[0].in_memory
+
+
+class Unnamed(RecordingStack):
+    """An array in memory, of which CAREamics does not say a name."""
+
+    def __init__(self, pixels):
+        super().__init__(pixels, source="array")
+
+
+class Loadable(RecordingStack):
+    """A file that CAREamics loads as a whole before it is read."""
+
+    is_loaded, loads = False, 0
+
+    def load(self):
+        self.is_loaded, self.loads = True, self.loads + 1
+
+    def close(self):
+        self.is_loaded = False
+
+    def extract_patch(self, *where):
+        if not self.is_loaded:
+            raise ValueError("load must be called first")
+        return super().extract_patch(*where)
+
+
+class TestStacksOfCareamics:
+    def test_sources_may_be_a_list_of_dicts(self):
+        pixels = noise(4, 1, 20, 30)
+
+        def load(source, axes, *, factor):
+            return [Unnamed(factor * pixels[one["frames"]]) for one in source]
+
+        data = [{"frames": [0, 1], "note": {"dye": "GFP"}}, {"frames": [3]}]
+        module = loading(partial(load, factor=2), data, val_data=[{"frames": [2]}])
+        assert [stack.source for stack in stacks(module)] == ["array_0000", "array_0001"]
+        assert [stack.data_shape[0] for stack in stacks(module)] == [2, 1]
+        patch = stacks(module)[1].extract_patch(0, None, (0, 0), (20, 30))
+        assert np.array_equal(patch, 2 * pixels[3])
+
+    def test_files_are_loaded_while_they_are_read(self):
+        found = [Loadable(noise(2, 1, 20, 30), f"{i}.tif") for i in range(2)]
+        module = loading(lambda source, axes: found, in_memory=False, patches_per_epoch=32)
+        stacks(module)
+        assert [(stack.loads, stack.is_loaded) for stack in found] == [(1, False)] * 2
+        assert len(list(module.train_dataloader())) == 2
+        assert [stack.loads for stack in found] == [2, 2]
+        module.teardown("fit")
+        assert not any(stack.is_loaded for stack in found)
+
+    def test_few_files_are_loaded_at_once(self, monkeypatch):
+        monkeypatch.setattr(LOADED, "most", 2 * 20 * 30 * 4)
+        found = [Loadable(noise(2, 1, 20, 30), f"{i}.tif") for i in range(3)]
+        for stack in stacks(loading(lambda source, axes: found)):
+            stack.extract_patch(0, None, (0, 0), (8, 8))
+        assert [stack.is_loaded for stack in found] == [False, False, True]
 
 
 class Broken(RecordingStack):

@@ -87,7 +87,7 @@ def test_targets_may_have_fewer_channels_than_images(tmp_path):
     done = succeed("train", tmp_path, *SMALL, *train, "data.target_channels=[2]")
     predict = (f"checkpoint={done.folder}/model.ckpt", f"data.predict_data={path}")
     succeed("predict", tmp_path, "data=tiff", *predict, "writer.folder=restored", folder="second")
-    assert tifffile.imread(tmp_path / "restored" / "image.tif").shape == (4, 1, 32, 36)
+    assert tifffile.imread(tmp_path / "restored" / "image.tif").shape == (4, 32, 36)
 
 
 def test_the_table_has_every_model_and_format():

@@ -64,7 +64,8 @@ def test_images_of_one_plane_are_restored_in_two_dimensions_and_keep_their_axes(
     trainer(tmp_path, callbacks=[writer]).predict(Identity(), data, return_predictions=False)
     with tifffile.TiffFile(writer.paths[0]) as file:
         pages = file.series[0].get_shape(squeeze=False)  # with samples of a pixel, at times
-        assert pages[-6:] in (stack.original_data_shape, (*stack.original_data_shape, 1))
+        # A TIFF may leave out dimensions of length 1 or add them.
+        assert [n for n in pages if n > 1] == [n for n in stack.original_data_shape if n > 1]
         np.testing.assert_array_equal(file.asarray().squeeze(), SINGLE.squeeze())
 
 

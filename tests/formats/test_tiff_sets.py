@@ -176,7 +176,7 @@ def recording(folder: Path) -> list[Path]:
         "a_MMStack_1.ome.tif": (3, 5),
         "a_MMStack_2.ome.tif": (5, 6),
     }
-    size = {"PixelSize_um": 0.25, "z-step_um": 2.0, "ChNames": ["GFP"]}
+    size = {"PixelSize_um": 0.25, "z-step_um": 2.0, "ChNames": ["GFP"], "Interval_ms": 40}
     for name, (first, last) in parts.items():
         mm_stack(folder / name, FRAMES[first:last], times(first, last), **SUMMARY, **size)
     return [folder / name for name in parts]
@@ -192,7 +192,8 @@ def test_a_recording_of_micromanager_is_one_image(tmp_path: Path) -> None:
     for data in (tmp_path, files, files[0]):
         module = module_of(data, patch_size=(16, 16))
         assert read(module) == {"a_MMStack.ome.tif": ("TYX", planes(*range(6)))}
-    assert module.predict_stacks[0].scale == {"Y": (0.25, "µm"), "X": (0.25, "µm")}
+    scale = {"T": (40.0, "ms"), "Y": (0.25, "µm"), "X": (0.25, "µm")}
+    assert module.predict_stacks[0].scale == scale
 
 
 @pytest.mark.filterwarnings(PARTLY)
@@ -218,9 +219,6 @@ def test_a_recording_of_micromanager_that_stopped(tmp_path: Path, n_files: int) 
 
 
 def test_a_number_of_frames_that_no_file_can_hold(tmp_path: Path) -> None:
-    mm_stack(tmp_path / "a_MMStack.ome.tif", FRAMES, times(0, 6), **(SUMMARY | {"Frames": 10**9}))
-    with pytest.raises(DataError, match=r"declares 1000000000 pages, but has \d+ bytes"):
-        module_of(tmp_path, patch_size=(16, 16))
     cycle = {"hStackManager.numFramesPerVolumeWithFlyback": 10**9}
     scan_image(tmp_path / "b.tif", FRAMES, 1, VOLUMES | cycle)
     with pytest.raises(DataError, match=r"b\.tif: declares 1000000000 pages, but has \d+ bytes"):
@@ -308,3 +306,78 @@ def test_volumes_that_are_not_whole_are_an_error_or_left_out(
     with pytest.warns(UserWarning, match=f"are read, {len(found)} page"):
         module = module_of(tmp_path, incomplete="trim")
     assert read(module) == {"a.tif": ("TZYX", found)}
+
+
+@pytest.mark.filterwarnings(PARTLY)
+@pytest.mark.parametrize(
+    ("described_by", "train", "val", "both"),
+    [
+        ("companion", "set.companion.ome", "f3.ome.tif", "f3.ome.tif is a file of"),
+        ("companion", "f3.ome.tif", "set.companion.ome", "f3.ome.tif is a file of"),
+        ("each", "*.tif", "f3.ome.tif", "f3.ome.tif is a file of"),
+        ("first", "f[0-5].ome.tif", "f5.ome.tif", "f5.ome.tif is a file of"),
+        ("companion", "f3.ome.tif", "link.ome.tif", "link.ome.tif"),
+    ],
+)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_set_in_training_and_a_file_of_it_in_validation_is_an_error(
+    tmp_path: Path, described_by: str, train: str, val: str, both: str, in_memory: bool
+) -> None:
+    ome_set(tmp_path, STACK, described_by)
+    if "link" in val:
+        (tmp_path / val).symlink_to(tmp_path / "f3.ome.tif")
+    module = TiffDataModule(
+        train_data=tmp_path / train,
+        val_data=tmp_path / val,
+        patch_size=(2, 16, 16),
+        in_memory=in_memory,
+    )
+    with pytest.raises(DataError, match=rf"1 image\(s\) are in train_data too.*{both}"):
+        module.setup("fit")
+
+
+FOUR = [(0, 0, t, 0) for t in range(4)]
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["one file", "two files"])
+def test_a_recording_without_end_that_was_stopped(tmp_path: Path, split: bool) -> None:
+    """Micro-Manager declares all the frames that it was to take, here 10^9."""
+    pages, path = STACK[:4, 0], tmp_path / "a_MMStack_Pos0.ome.tif"
+    mm_stack(path, pages[: 2 if split else 4], FOUR[: 2 if split else 4], Frames=10**9)
+    if split:
+        mm_stack(tmp_path / "a_MMStack_Pos0_1.ome.tif", pages[2:], FOUR[2:], Frames=10**9)
+    with pytest.raises(DataError, match=r"declares 1000000000 pages, but 4 are .*incomplete=trim"):
+        module_of(tmp_path, patch_size=(16, 16))
+    with pytest.warns(UserWarning, match=r"are read, 4 page\(s\)"):
+        module = module_of(tmp_path, incomplete="trim", patch_size=(16, 16))
+    assert read(module) == {path.name: ("TYX", [0, 2, 4, 6])}
+
+
+@pytest.mark.parametrize(
+    ("index", "summary", "n_pages"),
+    [
+        ((0, 0, 3 * 10**8, 0), {}, 300000001),
+        ((0, 0, 3, 10**8), {}, 400000004),
+        ((10**4, 10**6, 3, 0), {}, 40004040004),
+        ((0, 0, 3, 0), {"Slices": 10**8}, 400000000),
+    ],
+)
+@pytest.mark.parametrize("incomplete", ["error", "trim"])
+def test_what_no_file_can_hold_is_refused_at_once(
+    tmp_path: Path, index: Any, summary: Any, n_pages: int, incomplete: str
+) -> None:
+    path = tmp_path / "a_MMStack_Pos0.ome.tif"
+    mm_stack(path, STACK[:4, 0], [*FOUR[:3], index], Frames=4, **summary)
+    with pytest.raises(DataError, match=rf"Pos0\.ome\.tif: declares {n_pages} pages, but has"):
+        module_of(path, incomplete=incomplete)
+
+
+def test_so_is_an_index_of_ndtiff(tmp_path: Path) -> None:
+    nd_tiff(tmp_path, {"NDTiffStack.tif": STACK[:, 0]})
+    index = tmp_path / "NDTiff.index"
+    texts = b'{"time": 5}', b'{"time": 300000000}'
+    last, far = (len(text).to_bytes(4, "little") + text for text in texts)
+    assert last in index.read_bytes()
+    index.write_bytes(index.read_bytes().replace(last, far))
+    with pytest.raises(DataError, match=r"NDTiffStack\.tif: declares 300000001 pages, but has"):
+        module_of(tmp_path)

@@ -212,6 +212,8 @@ def test_plate_of_each_writer(tmp_path: Path, writer: str, version: str) -> None
     for stack, array in zip(found, fields.values(), strict=True):
         assert stack.original_axes == "CYX"
         np.testing.assert_array_equal(stack.load().array, array)
+    names = [getattr(s, "image_name", None) for s in found]  # by which results are called
+    assert names == [f"{r}{c}_field{f}" for r, c, f in (name.split("/") for name in fields)]
     assert len(stacks(f"{path}/A/2")) == 2  # a well
     assert [s.source for s in stacks(f"file://{path}/A/2/1")] == [f"{path}/A/2/1"]
 

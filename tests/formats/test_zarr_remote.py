@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import warnings
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import s3fs
 import zarr
+from modules import Identity, trainer
 from moto.server import ThreadedMotoServer
 from zarr_files import SCALE, numbers, write_array, write_collection, write_image, write_plate
 
+from careamics_dm import ZarrWriter
 from careamics_dm.errors import DataError
 from careamics_dm.formats.zarr.array import forget_stores
 from careamics_dm.formats.zarr.datamodule import ZarrDataModule
@@ -114,6 +117,24 @@ def test_worker_processes_open_the_bucket_themselves(tmp_path: Path, s3: dict[st
     for one, other in zip(*patches, strict=True):
         np.testing.assert_array_equal(one, other)
     there.teardown("fit")
+
+
+def test_results_go_to_a_bucket_and_are_read_there(tmp_path: Path, s3: dict[str, Any]) -> None:
+    fields = write_plate(tmp_path / "p.zarr", "0.5", "ome-zarr", fields=1)
+    data = module(None, predict_data=tmp_path / "p.zarr", normalization="none")
+    for existing, dtype in (("error", "float32"), ("replace", "source"), ("skip", "float32")):
+        writer = ZarrWriter("s3://bucket/out", storage_options=s3, existing=existing, dtype=dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning, when there is nothing to predict
+            run = trainer(tmp_path, callbacks=[writer])
+            run.predict(Identity(), datamodule=data, return_predictions=False)
+    found = stacks("s3://bucket/out/p.zarr", storage_options=s3)
+    for stack, (path, array) in zip(found, fields.items(), strict=True):
+        assert (stack.source, stack.data_dtype) == (f"s3://bucket/out/p.zarr/{path}", "u2")
+        np.testing.assert_array_equal(stack.load().array, array)
+    nobody = ZarrWriter("s3://elsewhere/out", storage_options=s3)
+    with pytest.raises(DataError, match=r"s3://elsewhere/out.* can't be written .*Check the URL"):
+        nobody.prepare(data)
 
 
 def test_missing_chunk_in_a_bucket_is_told(tmp_path: Path, s3: dict[str, Any]) -> None:

@@ -206,7 +206,7 @@ def test_target_channels_select_of_given_targets_and_of_nothing_else():
     data = ArrayDataModule(
         train_data=image,
         train_target=image,
-        val_data=image,
+        val_data=image + 1,
         axes="SCYX",
         channels=[0],
         target_channels=[1],

@@ -257,16 +257,17 @@ def test_what_was_changed_in_a_copy_on_write_map_travels_with_it(tmp_path: Path)
 def test_load_keeps_everything_but_the_place(array: np.ndarray, tmp_path: Path) -> None:
     stored = mapped(array, tmp_path / "a.raw", "F")
     scale = {"Y": (0.1, "µm")}
-    stack = ArrayStack(
-        stored, "CYX", "a", block_shape=(1, 1, 1), scale=scale, channel_names=["r", "g", "b"]
-    )
+    says = {"channel_names": ["r", "g", "b"], "is_rgb": True, "image_name": "b", "labels": ["c"]}
+    says |= {"imagej": {"mode": "color"}, "scale": scale}
+    stack = ArrayStack(stored, "CYX", "a", block_shape=(1, 1, 1), **says)
     loaded = stack.load()
     (tmp_path / "a.raw").unlink()
     assert loaded.in_memory
     assert type(loaded.array) is np.ndarray
     np.testing.assert_array_equal(loaded.array, array, strict=True)
     assert (loaded.source, loaded.original_axes, loaded.scale) == ("a", "CYX", scale)
-    assert loaded.channel_names == ("r", "g", "b")
+    assert (loaded.channel_names, loaded.labels) == (("r", "g", "b"), ("c",))
+    assert (loaded.is_rgb, loaded.image_name, loaded.imagej) == (True, "b", {"mode": "color"})
     assert loaded.load() is loaded
 
 

@@ -301,7 +301,12 @@ class TestLimits:
 
     def test_validation_is_not_filtered(self):
         image = scene((2, 96, 96), 0)
-        options = {"train_data": image, "val_data": image, "axes": "SYX", "patch_size": (16, 16)}
+        options = {
+            "train_data": image,
+            "val_data": image.copy(),
+            "axes": "SYX",
+            "patch_size": (16, 16),
+        }
         plain, filtered = (
             ArrayDataModule(**options, patch_filter=f) for f in (None, MaxFilter(400))
         )

@@ -237,7 +237,7 @@ def test_batches_of_a_loader_without_its_data_module_are_refused(
 ) -> None:
     image = torch.rand(32, 32).numpy()
     roles = ("train_data", "val_data", "test_data", "predict_data")
-    data = ArrayDataModule(axes="YX", patch_size=(8, 8), **dict.fromkeys(roles, image))
+    data = ArrayDataModule(axes="YX", patch_size=(8, 8), **{r: image.copy() for r in roles})
     loaders = {
         "fit": data.train_dataloader,
         "validate": data.val_dataloader,

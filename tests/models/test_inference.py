@@ -164,9 +164,9 @@ SHAPES = [(depth, dims) for depth in (1, 2, 3, 4) for dims in (2, 3) if (depth, 
 @given(st.data())
 def test_tiles_give_what_the_whole_image_does(depth: int, dims: int, data: st.DataObject) -> None:
     network = random_network(dims, depth, n2v2=data.draw(st.booleans()))
-    long = network.reach * 8 // 3 + data.draw(st.integers(1, 5))
+    long = network.reach[0] * 8 // 3 + data.draw(st.integers(1, 5))
     # Several tiles along one axis; along another, too, where these are small.
-    tile = [*[network.size_divisor] * (dims - 1), long]
+    tile = [*[network.size_divisor[0]] * (dims - 1), long]
     if depth == 1 or (depth, dims) == (2, 2):
         tile[0] = long
     size = [data.draw(st.integers(t, 3 * t if t == long else t)) for t in tile]
@@ -194,3 +194,17 @@ def test_tiles_that_are_small_for_the_network_are_warned_of(
             "tile_size=(24, 24) is small for this network: tiles overlap by (18, 18) pixels, but "
             "should by (20, 20)."
         )
+
+
+@pytest.mark.parametrize(
+    ("size", "tile"),
+    [((5, 50), (16, 32)), ((50, 13), (32, 64)), ((3, 50, 7), (16, 32, 32)), ((1, 9), (32, 32))],
+)
+def test_axes_that_are_shorter_than_a_tile(
+    tmp_path: Path, size: tuple[int, ...], tile: tuple[int, ...]
+) -> None:
+    model = CAREModule(random_network(len(size), 1))
+    image = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    tiled, whole = tiled_and_whole(model, image, tile, tmp_path)
+    assert whole.std() > 0.02
+    assert np.abs(tiled - whole).max() < 1e-4 * whole.std()

@@ -300,8 +300,11 @@ def test_uses_the_global_generator() -> None:
         ({"masked_pixel_percentage": 60}, "at most 50"),
         ({"roi_size": 4}, "roi_size=4"),
         ({"struct_span": 1}, "struct_span=1"),
-        ({"strategy": "mean"}, "'uniform' or 'median'"),
-        ({"struct_mask": "X"}, "struct_mask='X' does not exist; use 'horizontal', 'vertical'"),
+        (
+            {"strategy": "mean"},
+            "strategy='mean': choose among uniform, median. Did you mean",
+        ),
+        ({"struct_mask": "X"}, "struct_mask='X': choose among None, horizontal, vertical"),
         ({"struct_mask": "square", "roi_size": 5}, "hides all that roi_size=5 leaves"),
     ],
 )
@@ -327,3 +330,29 @@ def test_wrong_batches() -> None:
     for shape, size in too_small:
         with pytest.raises(ValueError, match=r"no pixels beside"):
             Masking(struct_mask=shape)(torch.zeros(1, 1, *size))
+
+
+@pytest.mark.parametrize(
+    ("masking", "size", "problem"),
+    [
+        ({}, (8, 64), r"roi_size=11 is larger than patch_size=\(8, 64\)"),
+        ({"roi_size": 17}, (16, 16), r"roi_size=17 is larger than patch_size=\(16, 16\)"),
+        ({"strategy": "median"}, (16, 64, 8), r"roi_size=11 is larger than patch_size"),
+        ({"struct_mask": "axial"}, (64, 64), r"'axial' is a line along Z, which patches of"),
+        (
+            {"roi_size": 5, "struct_mask": "square", "struct_span": 3},
+            (1, 3, 5),
+            r"roi_size=5 is larger than patch_size",
+        ),
+    ],
+)
+def test_patches_that_are_too_small_to_be_masked(masking, size, problem):
+    with pytest.raises(ValueError, match=problem):
+        Masking(**masking).check_patch_size(size)
+
+
+@pytest.mark.parametrize("size", [(11, 11), (4, 16, 16), (1, 64, 64)])
+def test_surroundings_may_be_larger_along_z(size):
+    Masking().check_patch_size(size)
+    masked, mask = Masking()(torch.rand(1, 1, *size))
+    assert mask.any() and masked.shape == (1, 1, *size)

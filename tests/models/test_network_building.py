@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from careamics_dm.models.n2v import N2VModule
 from careamics_dm.models.supervised import CAREModule
 from careamics_dm.models.trainer_data import build_network
 from careamics_dm.models.unet import UNet
+from careamics_dm.prediction.stitching import stitch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,6 +78,37 @@ def test_numbers_that_are_not_taken_need_not_be_known() -> None:
         build_network(small, SimpleNamespace(n_channels=1), 1)
 
 
+@pytest.mark.parametrize("options", [{}, {"pool": None}, {"pool": [2, 2, 2]}])
+def test_a_stack_too_shallow_to_halve_trains_and_is_predicted(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (7, 40, 44)).astype(np.uint8)
+    data = ArrayDataModule(
+        train_data=image,
+        predict_data=image,
+        axes="ZYX",
+        patch_size=(6, 16, 16),
+        tile_size=(7, 16, 16),
+        patches_per_epoch=4,
+        batch_size=4,
+    )
+    model = N2VModule(functools.partial(UNet, first_filters=2, **options))
+    run = trainer(tmp_path, max_epochs=1)
+    if options.get("pool"):
+        with pytest.raises(ValueError, match=r"axis Z has 6 pixels.*multiple of 4. Use 4 or 8"):
+            run.fit(model, datamodule=data)
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "tile_size=.* is small for this network")
+        run.fit(model, datamodule=data)
+        outputs = run.predict(model, datamodule=data)
+    assert model.network.factors == (1, 2, 2)
+    assert outputs is not None
+    (restored,) = stitch(outputs, data.predict_stacks)  # type: ignore[arg-type]
+    assert restored.shape == (7, 40, 44)
+    assert {tuple(batch["prediction"].shape[2:]) for batch in outputs} == {(7, 16, 16)}  # type: ignore
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("module", [N2VModule, CAREModule])
 def test_a_network_of_monai_trains_and_predicts(tmp_path: Path, module: Any, dims: int) -> None:
@@ -108,7 +141,7 @@ def two_channel_data(**options: Any) -> ArrayDataModule:
         train_data=rng.random((2, 32, 32), np.float32),
         train_target=rng.random((1, 32, 32), np.float32),
         axes="CYX",
-        patch_size=(8, 8),
+        patch_size=(16, 16),
         batch_size=2,
         patches_per_epoch=2,
         **options,
@@ -145,7 +178,7 @@ def test_channels_to_restore_that_do_not_fit_are_told_before_training(
 
 def test_a_size_divisor_is_the_given_one_else_that_of_the_network_else_one() -> None:
     network = UNet(1, dims=2, first_filters=2, depth=3)
-    assert N2VModule(network).size_divisor == 8
+    assert N2VModule(network).size_divisor == (8, 8)
     assert N2VModule(network, size_divisor=16).size_divisor == 16
     assert N2VModule(nn.Identity()).size_divisor == 1
     for wrong in (0, 1.5):
@@ -154,8 +187,8 @@ def test_a_size_divisor_is_the_given_one_else_that_of_the_network_else_one() -> 
 
 
 def test_patches_must_suit_the_given_size_divisor(tmp_path: Path) -> None:
-    model = N2VModule(small, size_divisor=16)
-    with pytest.raises(ValueError, match=r"patch_size=\(8, 8\).*multiple of 16. Use 16"):
+    model = N2VModule(small, size_divisor=32)
+    with pytest.raises(ValueError, match=r"patch_size=\(16, 16\).*multiple of 32. Use 32"):
         trainer(tmp_path, max_epochs=1).fit(model, datamodule=two_channel_data())
 
 

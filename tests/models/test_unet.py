@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from careamics_dm.models.unet import BlurPool, UNet, misfit
+from careamics_dm.models.unet import BlurPool, UNet, misfit, pool_for
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def test_n2v2_top_level_does_not_see_the_full_resolution() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_blur_pool(dims: int) -> None:
-    pool = BlurPool(dims)
+    pool = BlurPool((2,) * dims)
     x = torch.randn(2, 3, *(4, 6, 8)[-dims:])
     out = pool(x)
     assert out.shape[2:] == tuple(n // 2 for n in x.shape[2:])
@@ -105,12 +105,22 @@ def test_blur_pool_values() -> None:
     peak = torch.stack([x[0, 0, a : a + 7, b : b + 7] for a in (0, 1) for b in (0, 1)]).amax(0)
     weight = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
     expected = (peak[1:4, 3:6] * weight).sum()
-    torch.testing.assert_close(BlurPool(2)(x)[0, 0, 1, 2], expected)
+    torch.testing.assert_close(BlurPool((2, 2))(x)[0, 0, 1, 2], expected)
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_blur_pool_pads_with_zeros_if_asked(size: int) -> None:
+    x = torch.rand(1, 1, size, size)
+    network = UNet(1, dims=2, depth=1, first_filters=1, n2v2=True, blur_padding="zeros")
+    peak = torch.nn.functional.max_pool2d(x, 2, stride=1)
+    weight = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])[None, None] / 16
+    expected = torch.nn.functional.conv2d(peak, weight, stride=2, padding=1)
+    torch.testing.assert_close(network.pool(x), expected)
 
 
 def test_size_that_does_not_fit() -> None:
     network = UNet(1, dims=3, first_filters=2)
-    assert network.size_divisor == 4
+    assert network.size_divisor == (4, 4, 4)
     with pytest.raises(ValueError, match=r"axis Y has 65 pixels.*multiple of 4. Use 64 or 68"):
         network(torch.zeros(1, 1, 8, 65, 64))
     with pytest.raises(ValueError, match=r"axis Z has 3 pixels.*Use 4\."):
@@ -134,11 +144,51 @@ def test_misfit_names_the_first() -> None:
         ({"dims": 2, "out_channels": 2}, "independent_channels=False"),
         ({"dims": 2, "out_channels": 2, "independent_channels": False, "residual": True}, "resid"),
         ({"dims": 2, "n2v2": True, "residual": True}, "n2v2"),
+        ({"dims": 2, "blur_padding": "wrap"}, "blur_padding='wrap'"),
+        ({"dims": 2, "pool": (2,)}, "give 2 numbers, 1 or 2"),
+        ({"dims": 3, "pool": (1, 2, 3)}, "give 3 numbers, 1 or 2"),
+        ({"dims": 3, "pool": (1, 1, 1)}, "not all 1"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         UNet(1, **options)
+
+
+@pytest.mark.parametrize("n2v2", [False, True])
+@pytest.mark.parametrize("planes", [1, 2, 3, 5, 7])
+def test_stacks_of_any_depth_where_z_is_not_halved(planes: int, n2v2: bool) -> None:
+    network = UNet(1, dims=3, first_filters=2, n2v2=n2v2, pool=(1, 2, 2))
+    assert network.size_divisor == (1, 4, 4)
+    x = torch.randn(1, 1, planes, 8, 12)
+    assert network(x).shape == x.shape
+
+
+@pytest.mark.parametrize("n2v2", [False, True])
+def test_the_reach_along_an_axis_that_is_not_halved(n2v2: bool) -> None:
+    network = UNet(1, dims=3, depth=1, first_filters=1, n2v2=n2v2, pool=(1, 2, 2))
+    for weight in network.parameters():
+        nn.init.constant_(weight, 0.2)
+    assert network.reach == (6, 11 if n2v2 else 10, 11 if n2v2 else 10)
+    x = torch.zeros(1, 1, 21, 4, 4)
+    x[:, :, 10] = 1e9
+    depends = torch.nonzero(network(x)[0, 0, :, 0, 0] > network(0 * x)[0, 0, :, 0, 0])
+    assert (int(depends.min()), int(depends.max())) == (10 - 6, 10 + 6)
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "depth", "pool"),
+    [
+        ((64, 64), 2, None),
+        ((16, 64, 64), 2, None),
+        ((4, 64, 64), 2, None),  # halved twice, to a single plane
+        ((6, 64, 64), 2, (1, 2, 2)),
+        ((1, 64, 64), 1, (1, 2, 2)),
+        ((9, 64, 64), 2, None),  # 8 or 12 would do
+    ],
+)
+def test_patches_that_are_too_shallow_to_halve(patch_size: Any, depth: int, pool: Any) -> None:
+    assert pool_for(patch_size, depth) == pool
 
 
 def test_half_precision() -> None:
@@ -154,7 +204,7 @@ def test_a_restored_pixel_depends_on_pixels_as_far_as_the_reach_and_no_further(
     network = UNet(1, dims=2, depth=depth, first_filters=1, n2v2=n2v2)
     for weight in network.parameters():
         nn.init.constant_(weight, 0.2)  # no unit is silent
-    divisor, reach = network.size_divisor, network.reach
+    (divisor, _), (reach, _) = network.size_divisor, network.reach
     middle = (reach // divisor + 2) * divisor
     found = []
     for place in range(middle, middle + divisor):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modules import Identity, trainer
 
-from careamics_dm import ArrayDataModule, stitch
+from careamics_dm import ArrayDataModule, Quantile, stitch
 from careamics_dm.errors import DataError
 from careamics_dm.prediction.stitching import crop_in_tile
 
@@ -76,12 +76,13 @@ def test_without_normalisation_every_bit_comes_back(image, whole, shuffled):
     assert result.tobytes() == array.tobytes()
 
 
+@pytest.mark.filterwarnings("ignore:the images have the same value everywhere")
 @settings(max_examples=120, deadline=None)
 @given(
     image=images(),
     whole=st.booleans(),
     dtype=st.sampled_from([np.uint8, np.uint16, np.int16]),
-    normalization=st.sampled_from(["mean_std", "min_max", "quantile"]),
+    normalization=st.sampled_from(["mean_std", "min_max", Quantile(clip=0)]),
 )
 def test_with_it_integers_come_back_once_rounded(image, whole, dtype, normalization):
     axes, shape, tile, overlap = image

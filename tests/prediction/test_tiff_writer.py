@@ -12,13 +12,14 @@ import tifffile
 import torch
 from modules import Identity, trainer
 
-from careamics_dm import ArrayDataModule, TiffDataModule, TiffWriter
+from careamics_dm import ArrayDataModule, NpyWriter, TiffDataModule, TiffWriter
 from careamics_dm.errors import DataError
 from careamics_dm.formats.tiff.datamodule import open_tiff
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.region import Region, read_region
-from careamics_dm.prediction.tiff_canvas import reserve, to_dtype
-from careamics_dm.prediction.tiff_writer import check_writable, output_paths
+from careamics_dm.prediction.mapped_file import reserve
+from careamics_dm.prediction.result_file import to_dtype
+from careamics_dm.prediction.result_paths import check_writable, result_paths
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -102,12 +103,14 @@ class TestFiles:
     )
     def test_containers_become_folders(self, tmp_path, sources, results):
         stacks = [ArrayStack(noise(2, 2), "YX", name) for name in sources]
-        assert output_paths(stacks, tmp_path) == [tmp_path / name for name in results]
+        assert result_paths(stacks, tmp_path, TiffWriter(tmp_path).suffixes) == [
+            tmp_path / name for name in results
+        ]
 
     def test_two_results_of_one_name_are_told_before(self, tmp_path):
         stacks = [ArrayStack(noise(2, 2), "YX", name) for name in ("x/a.npy", "x/a.tif")]
         with pytest.raises(DataError, match=r"several images would be written to .*a\.tif"):
-            output_paths(stacks, tmp_path)
+            result_paths(stacks, tmp_path, TiffWriter(tmp_path).suffixes)
 
     @pytest.mark.parametrize("existing", ["replace", "skip", "error"])
     def test_inputs_are_never_replaced(self, tmp_path, existing):
@@ -153,6 +156,8 @@ class TestLayout:
         data = arrays(image, axes, patch_size=size, tile_size=size)
         predict(data, TiffWriter(tmp_path / "out", dtype=dtype), tmp_path)
         path = tmp_path / "out" / "predict_data.tif"
+        if axes.endswith("YXC"):  # viewers want planes
+            axes, shape = "CYX", (shape[2], *shape[:2])
         (back,) = open_tiff(path, axes)
         assert (back.original_axes, tuple(back.original_data_shape)) == (axes, shape)
         assert back.data_dtype == (np.float32 if dtype == "float32" else np.uint16)
@@ -280,6 +285,31 @@ class TestMetadata:
         assert result.channel_names == ("DAPI", "GFP")
         result.close()
 
+    def test_selected_channels_have_their_names_and_labels(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        names = {"axes": "TCYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+        tifffile.imwrite(tmp_path / "in" / "a.tif", noise(3, 2, 20, 30), ome=True, metadata=names)
+        labels = {"axes": "TCYX", "Labels": [f"t{t} c{c}" for t in range(3) for c in range(2)]}
+        image = noise(3, 2, 20, 30)
+        tifffile.imwrite(tmp_path / "in" / "b.tif", image, imagej=True, metadata=labels)
+        predict(tiffs(tmp_path / "in", channels=[1]), TiffWriter(tmp_path / "out"), tmp_path)
+        (first,) = open_tiff(tmp_path / "out" / "a.tif", "TCYX")
+        (second,) = open_tiff(tmp_path / "out" / "b.tif", "TCYX")
+        assert (first.channel_names, second.labels) == (("GFP",), ("t0 c1", "t1 c1", "t2 c1"))
+        assert np.array_equal(second.extract_patch(2, None, (0, 0), (20, 30)), image[2, 1:])
+        first.close()
+        second.close()
+
+    def test_what_is_lost_is_said_once_for_all_images(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}, "PhysicalSizeX": 0.1}
+        for name in ("a.tif", "b.tif"):
+            tifffile.imwrite(tmp_path / "in" / name, noise(2, 20, 30), ome=True, metadata=metadata)
+        with pytest.warns(UserWarning, match="pixel size, channel names") as warned:
+            predict(tiffs(tmp_path / "in"), NpyWriter(tmp_path / "out"), tmp_path)
+        assert sum("can't hold" in str(one.message) for one in warned) == 1
+        predict(tiffs(tmp_path / "in"), TiffWriter(tmp_path / "tiffs"), tmp_path)
+
 
 class TestExisting:
     def test_error_is_the_default_and_nothing_is_predicted(self, tmp_path):
@@ -391,31 +421,49 @@ class TestTwoPredictionsIntoOneFolder:
         data.setup("predict")
         writer = TiffWriter(folder, existing=existing)
         run = trainer(folder, callbacks=[writer])
-        run.datamodule = data
+        run.datamodule, run.strategy._lightning_module = data, Identity()
+        writer.setup(run, Identity(), "predict")
         return writer, run, list(data.predict_dataloader())
+
+    def put(self, begun, n):
+        writer, run, batches = begun
+        for batch in batches[n]:
+            outputs = {"prediction": batch["image"], "region": batch["region"]}
+            writer.on_predict_batch_end(run, Identity(), outputs, batch, 0)
+
+    def end(self, begun):
+        writer, run, _ = begun
+        try:
+            writer.on_predict_end(run, Identity())
+        finally:
+            writer.teardown(run, Identity(), "predict")
+
+    @pytest.mark.parametrize("existing", ["skip", "replace", "error"])
+    def test_the_second_is_refused_and_the_first_is_whole(self, tmp_path, existing):
+        first, second = (self.begin(tmp_path, value, existing) for value in (1, 2))
+        self.put(first, slice(0, 3))
+        first[0]._background.finish()
+        self.put(second, slice(0, 1))
+        with pytest.raises(DataError, match=r"another prediction is writing .*Wait until it ends"):
+            self.end(second)
+        self.put(first, slice(3, 4))
+        self.end(first)
+        (path,) = first[0].paths
+        assert (tifffile.imread(path) == 1).all()
+        assert written(tmp_path) == [path.name]
 
     @pytest.mark.parametrize(
         ("existing", "value", "fault"),
         [("skip", 1, None), ("replace", 2, None), ("error", 1, "another prediction has meanwhile")],
     )
-    def test_results_are_whole(self, tmp_path, existing, value, fault):
-        runs = [self.begin(tmp_path, value, existing) for value in (1, 2)]
-        for writer, run, _ in runs:
-            writer.setup(run, Identity(), "predict")
-
-        def step(which, n):
-            writer, run, batches = runs[which]
-            for batch in batches[n]:
-                outputs = {"prediction": batch["image"], "region": batch["region"]}
-                writer.on_predict_batch_end(run, Identity(), outputs, batch, 0)
-
-        step(0, slice(0, 3))
-        step(1, slice(0, 1))
-        step(0, slice(3, 4))
-        (path,) = runs[0][0].paths
-        assert (tifffile.imread(path) == 1).all()
+    def test_the_first_ends_before_the_second_writes(self, tmp_path, existing, value, fault):
+        first, second = (self.begin(tmp_path, value, existing) for value in (1, 2))
+        self.put(first, slice(0, 4))
+        self.end(first)
+        self.put(second, slice(0, 4))
         with pytest.raises(DataError, match=fault) if fault else nullcontext():
-            step(1, slice(1, 4))
+            self.end(second)
+        (path,) = first[0].paths
         assert (tifffile.imread(path) == value).all()
         assert written(tmp_path) == [path.name]
 

@@ -3,11 +3,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from careamics_dm.images.extent import Extent
 from careamics_dm.sampling.allowed_origins import OriginMask
+from careamics_dm.sampling.block_tiles import BlockTiles
+from careamics_dm.sampling.blocks import ImageBlocks, image_blocks
+from careamics_dm.sampling.streams import Share
 from careamics_dm.sampling.tiling import GridPatches, TileGrid, n_covering
 
 if TYPE_CHECKING:
@@ -195,6 +199,129 @@ def test_patches_that_are_not_allowed_are_left_out_and_some_or_all_come_in_other
             region = other.region(window)
             assert (tiles.start[mine] >= region.start).all()
             assert (tiles.start[mine] + tiles.size[mine] <= region.stop).all()
+
+
+@st.composite
+def block_cases(
+    draw: st.DrawFn,
+) -> tuple[list[Extent], TileGrid, list[ImageBlocks], np.ndarray]:
+    """A grid with blocks of any shape, whole units or not, and how far they are covered around."""
+    extents, tile, overlap, _ = draw(cases())
+    divisor = draw(st.integers(1, 6))
+    blocks = [
+        ImageBlocks(
+            e.samples,
+            e.size,
+            draw(st.integers(1, 4)),
+            tuple(draw(st.integers(1, n)) for n in e.size),
+        )
+        for e in extents
+    ]
+    grid = TileGrid(extents, tile, overlap, divisor=divisor, blocks=blocks)
+    margin = np.minimum(overlap, np.array(grid.tile_size) - divisor) // 2
+    return extents, grid, blocks, margin
+
+
+@PROPERTY
+@given(block_cases())
+def test_the_tiles_of_a_block_cover_it_exactly_once_and_lie_in_the_extended_image(
+    case: tuple[list[Extent], TileGrid, list[ImageBlocks], np.ndarray],
+) -> None:
+    extents, grid, blocks, margin = case
+    tiles, crop = places(grid), crops(grid)
+    n_axes, number = len(margin), 0
+    for image, (extent, of) in enumerate(zip(extents, blocks, strict=True)):
+        divisor = np.array(grid.divisor[:n_axes])
+        end = np.maximum(-(-np.array(extent.size) // divisor) * divisor, grid.tile_size)
+        covered = np.zeros((extent.samples, *extent.size), int)
+        for block in map(of.region, range(len(of))):
+            mine = np.flatnonzero(tiles.window == number)
+            assert grid.first(number) == mine[0] and grid.first(number + 1) == mine[-1] + 1
+            first, stop = crop[mine, :n_axes], crop[mine, n_axes:]
+            start, last = tiles.start[mine], tiles.start[mine] + tiles.size[mine]
+            assert (tiles.image[mine] == image).all()
+            assert (first >= block.start).all() and (stop <= block.stop).all()
+            assert (start % divisor == 0).all()
+            assert (start >= 0).all() and (last <= end).all()
+            assert ((first - start >= margin) | (start == 0)).all()
+            assert ((last - stop >= margin) | (last == end)).all()
+            for s, box in zip(tiles.sample[mine], crop[mine], strict=True):
+                assert block.sample <= s < block.sample + block.n_samples
+                assert of.number(int(s), box[:n_axes].tolist()) == number - offset(blocks, image)
+                covered[(s, *map(slice, box[:n_axes], box[n_axes:]))] += 1
+            number += 1
+        assert (covered == 1).all()
+
+
+def offset(blocks: list[ImageBlocks], image: int) -> int:
+    return sum(map(len, blocks[:image]))
+
+
+@PROPERTY
+@given(block_cases(), st.data())
+def test_some_blocks_have_the_tiles_that_they_have_among_all(
+    case: tuple[list[Extent], TileGrid, list[ImageBlocks], np.ndarray], data: st.DataObject
+) -> None:
+    extents, grid, blocks, _ = case
+    n = offset(blocks, len(extents))
+    chosen = data.draw(st.lists(st.integers(0, n - 1), unique=True))
+    plan = BlockTiles(grid, np.array(chosen, int))
+    tiles = plan.places(np.arange(len(plan)))
+    for i, number in enumerate(chosen):
+        mine = np.arange(plan.ends[i], plan.ends[i + 1])
+        of_grid = np.arange(grid.first(number), grid.first(number + 1))
+        assert (tiles.window[mine] == number).all()
+        np.testing.assert_array_equal(plan.crops(mine), grid.crops(of_grid))
+        assert plan.region(number) == grid.region(number)
+    assert plan.ends[-1] == len(plan)
+    n_tiles = np.diff(plan.ends)
+    for n in (1, 2, 3):
+        shares = [plan.part(Share(rank, n)) for rank in range(n)]
+        assert [number for share in shares for number in share.blocks.tolist()] == chosen
+        for share in shares:
+            assert abs(len(share) - len(plan) / n) <= n_tiles.max(initial=0)
+
+
+def test_one_block_has_the_tiles_of_an_image_without_blocks() -> None:
+    extents = [Extent(2, (50, 37), (16, 16), 2, False)]
+    blocks = [ImageBlocks(2, (50, 37), 1, (50, 37))]
+    one, other = (TileGrid(extents, (16, 12), (5, 4), divisor=2, blocks=b) for b in (None, blocks))
+    np.testing.assert_array_equal(places(one).start, places(other).start)
+    np.testing.assert_array_equal(crops(one), crops(other))
+
+
+class TestImageBlocks:
+    def blocks(self, unit: tuple[int, ...], **given: object) -> ImageBlocks:
+        extent = {"samples": 3, "size": (1200, 1000), "block": (40, 50)} | given
+        return image_blocks(
+            Extent(**extent, pixel_bytes=2, in_memory=False), 1, unit, (64, 64), (16, 16), (8, 8), 4
+        )
+
+    @pytest.mark.parametrize("unit", [(1, 1), (64, 96), (1, 1000)])
+    def test_they_are_whole_units_and_share_an_image_among_ranks(self, unit):
+        blocks = self.blocks(unit)
+        whole = np.array(blocks.shape) % unit == 0
+        assert (whole | (np.array(blocks.shape) == blocks.size)).all()
+        assert 3 <= len(blocks) <= 3 * 40 and blocks.together == 1
+
+    def test_a_large_one_takes_its_share_of_memory(self):
+        blocks = self.blocks((1, 1), size=(40_000, 40_000))
+        assert 2**24 < 4 * np.prod(blocks.shape) <= 2**25
+
+    def test_small_samples_come_together_where_a_batch_takes_several(self):
+        blocks = self.blocks((1, 1), samples=100, size=(48, 40), block=(48, 40))
+        assert (blocks.together, blocks.shape, len(blocks)) == (6, (48, 40), 17)
+
+    def test_samples_that_are_stored_together_stay_so(self):
+        blocks = self.blocks((1, 1), samples=50, samples_per_block=7)
+        assert blocks.together == 7
+
+    def test_stored_blocks_stay_whole_but_not_what_is_in_memory(self):
+        stored = self.blocks((1, 1), block=(1200, 1000))
+        assert (stored.shape, len(stored)) == ((1200, 1000), 3)
+        extent = Extent(3, (1200, 1000), (1200, 1000), 2, True)
+        mapped = image_blocks(extent, 1, (1, 1), (64, 64), (16, 16), (8, 8), 4)
+        assert len(mapped) > 3 * 8
 
 
 def test_the_last_two_tiles_which_overlap_more_meet_in_the_middle_too() -> None:

@@ -14,6 +14,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.transforms.normalization import Affine
 
 rng = np.random.default_rng(0)
+SPAN = np.array([[1, -1], [0, 1]])  # low and high to offset and scale
 
 
 def pixels(dtype=np.uint16, channels=2, n=1000):
@@ -30,14 +31,14 @@ class TestMeasuring:
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.float64])
     def test_mean_and_standard_deviation(self, dtype):
         blocks = [pixels(dtype, n=n) for n in (1, 10, 1000)]
-        offset, scale = MeanStd().measure(blocks)
+        offset, scale, *_ = MeanStd().measure(blocks)
         assert offset == pytest.approx(flat(blocks).mean(axis=1))
         assert scale == pytest.approx(flat(blocks).std(axis=1, dtype=np.float64))
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float32])
     def test_smallest_and_largest(self, dtype):
         blocks = [pixels(dtype, n=n) for n in (1, 10, 1000)]
-        offset, scale = MinMax().measure(blocks)
+        offset, scale, *_ = MinMax().measure(blocks)
         assert offset == flat(blocks).min(axis=1).tolist()
         assert scale == np.ptp(flat(blocks), axis=1).tolist()
 
@@ -58,7 +59,7 @@ class TestMeasuring:
         high=st.floats(0.51, 1),
     )
     def test_quantiles_are_those_of_numpy_whatever_the_dtypes(self, blocks, low, high):
-        offset, scale = Quantile(low, high).measure([block[None] for block in blocks])
+        offset, scale, *_ = Quantile(low, high, clip=0).measure([block[None] for block in blocks])
         whole = np.concatenate([block.astype(np.float64) for block in blocks])
         a, b = np.quantile(whole, [low, high])
         assert offset[0] == pytest.approx(a, abs=1e-9)
@@ -66,21 +67,21 @@ class TestMeasuring:
 
     def test_quantiles_of_negative_integers(self):
         values = np.arange(-300, 300, dtype=np.int16)[None]
-        offset, scale = Quantile(0.25, 0.75).measure([values])
+        offset, scale, *_ = Quantile(0.25, 0.75).measure([values])
         assert (offset[0], offset[0] + scale[0]) == pytest.approx(np.quantile(values, [0.25, 0.75]))
 
     def test_quantiles_of_more_floats_than_are_held_come_close(self, monkeypatch):
-        monkeypatch.setattr("careamics_dm.transforms.normalization._Histogram.MOST", 10_000)
+        monkeypatch.setattr("careamics_dm.transforms.histogram.Histogram.MOST", 10_000)
         blocks = [rng.normal(size=(1, 7_000)).astype(np.float32) for _ in range(30)]
-        offset, scale = Quantile(0.1, 0.9).measure(blocks)
+        offset, scale, *_ = Quantile(0.1, 0.9).measure(blocks)
         a, b = np.quantile(flat(blocks), [0.1, 0.9])
         assert offset[0] == pytest.approx(a, abs=0.1)
         assert scale[0] == pytest.approx(b - a, abs=0.1)
 
     def test_floats_weigh_as_much_as_integers_though_only_some_of_them_are_held(self, monkeypatch):
-        monkeypatch.setattr("careamics_dm.transforms.normalization._Histogram.MOST", 10_000)
+        monkeypatch.setattr("careamics_dm.transforms.histogram.Histogram.MOST", 10_000)
         zeros, fives = np.zeros((1, 30_000), np.uint16), np.full((1, 30_000), 5, np.float32)
-        assert Quantile(0.1, 0.6).measure([zeros, fives]) == Affine([0.0], [5.0])
+        assert Quantile(0.1, 0.6, clip=0).measure([zeros, fives]) == Affine([0.0], [5.0])
 
     @pytest.mark.parametrize("method", [MeanStd, MinMax, Quantile])
     def test_all_channels_together_have_one_offset_and_scale(self, method):
@@ -88,7 +89,7 @@ class TestMeasuring:
         together = method(per_channel=False).measure(blocks)
         alone = method().measure([flat(blocks).reshape(1, -1)])
         assert together == alone
-        assert together.spread(2, "image") == Affine(together.offset * 2, together.scale * 2)
+        assert together.spread(2, "image") == Affine(*(c and c * 2 for c in together))
 
     @pytest.mark.parametrize("value", [0, 7, 0.1, 1e-6, 12345.678, -3e5])
     @pytest.mark.parametrize("method", [MeanStd(), MinMax(), Quantile()])
@@ -111,11 +112,58 @@ class TestMeasuring:
         assert NoNormalization().measure([]) == Affine([0.0], [1.0])
 
 
+class TestClipping:
+    """0.1 % of the pixels are hot: saturated at 65535, far above all others."""
+
+    @pytest.fixture(params=[np.uint16, np.float32])
+    def blocks(self, request):
+        image = rng.normal([[500], [70]], [[40], [5]], (2, 20_000)).round()
+        image[:, ::1000] = 65535
+        return [image[:, :7_000].astype(request.param), image[:, 7_000:].astype(request.param)]
+
+    @pytest.mark.parametrize(
+        ("method", "right"),
+        [
+            (MeanStd(clip=0.01), lambda x, a, b: (x.mean(), x.std())),
+            (MinMax(clip=0.01), lambda x, a, b: (a, b - a)),
+            (Quantile(0.2, 0.8, clip=0.01), lambda x, *_: np.quantile(x, [0.2, 0.8]) @ SPAN),
+            (Quantile(0.001, 0.999, clip=0.01), lambda x, a, b: (a, b - a)),
+            (NoNormalization(clip=0.01, per_channel=True), lambda *_: (0, 1)),
+        ],
+        ids=["mean_std", "min_max", "quantile", "extremes", "none"],
+    )
+    def test_statistics_are_of_the_clipped_pixels(self, method, right, blocks):
+        affine = method.measure(blocks)
+        for channel, image in enumerate(flat(blocks).astype(np.float64)):
+            low, high = np.quantile(image, [0.01, 0.99])
+            found = [column[channel] for column in affine]
+            expected = [*right(np.clip(image, low, high), low, high), low, high]
+            assert found == pytest.approx(expected)
+
+    @pytest.mark.parametrize("method", [MeanStd(clip=0.002), MinMax(clip=0.002), Quantile()])
+    def test_hot_pixels_become_the_brightest_of_the_others(self, method, blocks):
+        affine, image = method.measure(blocks), flat(blocks).astype(np.float32)
+        low, high = (np.array(limits)[:, None] for limits in (affine.low, affine.high))
+        assert (high < 700).all()  # the mean plus five standard deviations
+        x = torch.from_numpy(image[None, :, None])
+        back = affine.undo(affine.apply_(x.clone()))[0, :, 0].numpy()
+        np.testing.assert_allclose(back, np.clip(image, low, high), rtol=1e-5)
+
+    def test_all_channels_together_have_the_same_limits(self, blocks):
+        affine = MeanStd(per_channel=False, clip=0.01).measure(blocks).spread(2, "image")
+        low, high = np.quantile(flat(blocks), [0.01, 0.99])
+        assert affine.low == pytest.approx([low] * 2) and affine.high == pytest.approx([high] * 2)
+
+    def test_by_default_only_quantiles_clip(self):
+        clips = {m: m().clip for m in (MeanStd, MinMax, Quantile, NoNormalization)}
+        assert clips == {MeanStd: 0, MinMax: 0, Quantile: 0.002, NoNormalization: 0}
+
+
 class TestApplying:
     @settings(max_examples=100, deadline=None)
     @given(
         dtype=st.sampled_from([np.uint8, np.uint16]),
-        method=st.sampled_from([MeanStd(), MinMax(), Quantile(), NoNormalization()]),
+        method=st.sampled_from([MeanStd(), MinMax(), Quantile(clip=0), NoNormalization()]),
         data=st.data(),
     )
     def test_undoing_is_exact_once_rounded_for_8_and_16_bit(self, dtype, method, data):
@@ -183,6 +231,12 @@ class TestGiven:
             (lambda: Quantile(0.9, 0.1), "give 0 <= low < high <= 1"),
             (lambda: Quantile(1, 99), "give 0 <= low < high <= 1"),
             (lambda: Quantile("low"), "give 0 <= low < high <= 1"),
+            (lambda: MeanStd(mean=1, std=1, clip=0.1), "clip=0.1 is a share of pixels.*Leave out"),
+            (lambda: MinMax(target_min=1, target_max=2, clip=0.1), "clip=0.1 is a share of pixels"),
+            (lambda: Quantile(clip=0.5), "clip=0.5: give the share of pixels to clip at each end"),
+            (lambda: MeanStd(clip=True), "clip=True: give the share of pixels"),
+            (lambda: MinMax(clip=-0.1), "clip=-0.1: give the share of pixels"),
+            (lambda: NoNormalization(clip="yes"), "clip='yes': give the share of pixels"),
             (lambda: MeanStd(per_channel="yes"), "per_channel='yes': give true or false"),
         ],
     )

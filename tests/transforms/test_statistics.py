@@ -11,11 +11,11 @@ import pytest
 from stacks import RecordingStack
 
 from careamics_dm import ArrayDataModule, MeanStd, MinMax, Quantile
-from careamics_dm.datamodule import patch_datamodule as module
+from careamics_dm.datamodule import statistics as module
 from careamics_dm.errors import DataError
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.image_set import ImageSet
-from careamics_dm.transforms import normalization, statistics
+from careamics_dm.transforms import histogram, statistics
 from careamics_dm.transforms.normalization import Affine
 from careamics_dm.transforms.statistics import measure, pixel_blocks
 
@@ -53,10 +53,11 @@ class TestExact:
         channels = image if "C" in axes else image[None]
         flat = channels.reshape(len(channels), -1).astype(np.float64)
         low, high = np.quantile(flat, [0.01, 0.99], axis=1)
+        limits = np.quantile(flat, [0.002, 0.998], axis=1)
         expected = {
             "mean_std": Affine(flat.mean(1).tolist(), flat.std(1).tolist()),
             "min_max": Affine(flat.min(1).tolist(), np.ptp(flat, 1).tolist()),
-            "quantile": Affine(low.tolist(), (high - low).tolist()),
+            "quantile": Affine(low.tolist(), (high - low).tolist(), *limits.tolist()),
         }
         for method, affine in expected.items():
             found = data(
@@ -69,6 +70,7 @@ class TestExact:
             ).measure_statistics()
             assert found["image"].offset == pytest.approx(affine.offset)
             assert found["image"].scale == pytest.approx(affine.scale)
+            assert np.allclose(found["image"].high or 0, affine.high or 0)
 
     def test_every_pixel_of_every_image_counts_once(self):
         pixels = [np.arange(n * n, dtype=np.float64).reshape(1, 1, n, n) for n in (3, 2000, 50)]
@@ -94,7 +96,7 @@ class TestMemory:
     @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
     def test_it_is_bounded_for_one_large_image(self, monkeypatch, kind, dtype, method):
         monkeypatch.setattr(statistics, "BLOCK", 2**18)
-        monkeypatch.setattr(normalization._Histogram, "MOST", 2**16)
+        monkeypatch.setattr(histogram.Histogram, "MOST", 2**16)
         image = rng.integers(0, 200, (2, 2048, 2048)).astype(dtype)
         some = images(image[None])
         if kind == "in memory":
@@ -285,3 +287,64 @@ def test_targets_are_left_alone_without_training_data_too():
         done = source.transform(batch)
         assert np.array_equal(done["target"], batch["target"])
         assert np.array_equal(source.denormalize(done["target"]), batch["target"])
+
+
+NOISE = rng.integers(0, 99, (32, 32))
+
+
+class TestConstantImages:
+    @pytest.mark.parametrize(
+        ("images", "axes", "said"),
+        [
+            (np.full((32, 32), 7, np.uint16), "YX", r"\(channel 0: 7\)"),
+            (np.full((3, 32, 32), 0.5), "SYX", r"\(channel 0: 0.5\)"),
+            (np.stack([NOISE, NOISE * 0 + 3]), "CYX", r"\(channel 1: 3\)"),
+            (np.zeros((2, 32, 32), bool), "CYX", r"\(channel 0: False, channel 1: False\)"),
+        ],
+    )
+    def test_they_are_said(self, images, axes, said):
+        with pytest.warns(UserWarning, match=f"the images have the same value everywhere.*{said}"):
+            data(images, axes).measure_statistics()
+
+    def test_so_are_constant_targets(self):
+        with pytest.warns(UserWarning, match=r"the targets have the same value.*\(channel 0: 5\)"):
+            data(NOISE, train_target=np.full((32, 32), 5)).measure_statistics()
+
+    @pytest.mark.parametrize("images", [NOISE, np.stack([NOISE * 0, NOISE * 0 + 1])])
+    def test_images_that_vary_are_not(self, images):
+        axes = "SYX"[3 - images.ndim :]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            data(images, axes).measure_statistics()
+
+    @pytest.mark.parametrize("normalization", [Quantile(), MeanStd(clip=0.01), MinMax(clip=0.01)])
+    def test_so_few_other_pixels_that_clipping_leaves_none_are_an_error(self, normalization):
+        sparse = np.zeros((2, 64, 64), np.uint16)
+        sparse[0] = np.arange(64)
+        sparse[1, 5, :4] = 900
+        with pytest.raises(DataError, match=r"leaves only the value 0 in channel 1 of the images"):
+            data(sparse, "CYX", normalization=normalization).measure_statistics()
+
+
+class TestRangesOfTrainingAndValidation:
+    IMAGE = rng.normal(500, 20, (40, 40))
+
+    @pytest.mark.parametrize(
+        ("val", "words"),
+        [
+            (IMAGE / 65535, r"0\.0076.* ± 0\.00030.*, those of train_data 499\.\d ± 19"),
+            (IMAGE * 257, r"1.28.e\+05 ± 51"),
+            (IMAGE + 2000, r"2499 ± 19\.93"),
+            (np.stack([IMAGE, IMAGE * 99]), r"4.9.*e\+04 ± 1973"),
+        ],
+    )
+    def test_a_gross_difference_is_said(self, val, words):
+        axes, train = ("CYX", np.stack([self.IMAGE] * 2)) if val.ndim == 3 else ("YX", self.IMAGE)
+        with pytest.warns(UserWarning, match=f"val_data: intensities are .*({words}).*bit depth"):
+            data(train, axes, val_data=val).train_dataloader()
+
+    @pytest.mark.parametrize("val", [IMAGE * 2, IMAGE + 300, np.full((40, 40), np.nan)])
+    def test_others_are_not(self, val):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            data(self.IMAGE, val_data=val, nan_policy="skip").train_dataloader()

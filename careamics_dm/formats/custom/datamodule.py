@@ -7,12 +7,12 @@ from typing import Any, Unpack
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.datamodule.settings import SharedSettings
 from careamics_dm.errors import DataError
-from careamics_dm.formats.custom.import_path import check_travels, find_function
 from careamics_dm.formats.custom.user_images import FILES, FileArray, load_stacks
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import check_axes, unstated_axes
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sources.free_memory import available_bytes
+from careamics_dm.sources.import_path import check_travels, find_function
 from careamics_dm.sources.listing import Listing, list_files
 
 

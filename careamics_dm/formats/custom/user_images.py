@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from pathlib import Path
 from reprlib import repr as short
@@ -11,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.formats.custom.import_path import name_of
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.file_handles import HandleCache
 from careamics_dm.images.image_stack import Channels, ImageStack
 from careamics_dm.images.stack_rules import read_members, read_patch
+from careamics_dm.sources.import_path import name_of
 
 
 class FileArray:
@@ -124,35 +125,69 @@ def load_stacks(load: Callable[..., Any], source: Any, axes: str) -> list[ImageS
 
 
 class GivenStack:
-    """A user's image stack with plain members; patches may be float32, whatever it states."""
+    """A user's image stack with plain members; patches may be float32, whatever it states.
+
+    One with ``load``, ``is_loaded`` and ``close``, as CAREamics reads files, is loaded while it is
+    read. ``"array"``, the source of all arrays of CAREamics, is numbered.
+    """
 
     def __init__(self, stack: Any, number: int) -> None:
         self.stack = stack
         members = read_members(stack, f"image stack {number}, a {type(stack).__name__}")
         self.source, self.data_shape = members.source, members.data_shape
+        if self.source == "array":
+            self.source = f"array_{number:04d}"
         self.original_axes = members.original_axes
         self.original_data_shape = members.original_data_shape
+        self.data_dtype = members.data_dtype
         size = self.data_shape[2:]
         edge = [min(PROBE, n) for n in size]
         far = [n - e for n, e in zip(size, edge, strict=True)]
         first = (0, None, [0] * len(size), edge)
         last = (self.data_shape[0] - 1, [self.data_shape[1] - 1], far, edge)
-        self.data_dtype = read_patch(stack, members, first, or_float32=True).dtype
-        read_patch(stack, members, last, or_float32=True)
-        if close := getattr(stack, "close", None):
-            close()
+        with self._loaded():
+            self.data_dtype = read_patch(stack, members, first, or_float32=True).dtype
+            read_patch(stack, members, last, or_float32=True)
+        self.close()
 
     def extract_patch(
         self, sample_idx: int, channels: Channels, coords: Sequence[int], patch_size: Sequence[int]
     ) -> NDArray[Any]:
         """Read a patch; see `ImageStack.extract_patch`."""
-        patch: NDArray[Any] = self.stack.extract_patch(sample_idx, channels, coords, patch_size)
+        with self._loaded():
+            patch: NDArray[Any] = self.stack.extract_patch(sample_idx, channels, coords, patch_size)
         if patch.dtype != self.data_dtype:  # it would be cast in silence
             raise DataError(f"this patch is {patch.dtype}, others are {self.data_dtype}.")
         return patch
+
+    def close(self) -> None:
+        """Let it close what it has open."""
+        LOADED.close(self)
+        if close := getattr(self.stack, "close", None):
+            close()
+
+    def _loaded(self) -> AbstractContextManager[object]:
+        """Load the stack, if it has to be, and hold it so."""
+        if not (hasattr(self.stack, "load") and hasattr(self.stack, "is_loaded")):
+            return nullcontext()
+        return LOADED.use(self, room=_bytes(self))
 
     def __getattr__(self, name: str) -> Any:
         """Find optional members."""
         if name.startswith("__") or name == "stack":  # asked for before there is a stack
             raise AttributeError(name)
         return getattr(self.stack, name)
+
+
+def _load(given: GivenStack) -> GivenStack:
+    given.stack.load()
+    return given
+
+
+def _bytes(given: GivenStack) -> int:
+    """Say what loaded pixels take: CAREamics makes float32 of them."""
+    return prod(given.data_shape) * max(given.data_dtype.itemsize, 4)
+
+
+LOADED = HandleCache(_load, lambda given: given.stack.close(), most=2**28, cost=_bytes)
+"""Loaded stacks, of all data modules of a process, up to 256 MiB."""

@@ -13,7 +13,7 @@ from careamics_dm.datamodule.settings import SharedSettings
 from careamics_dm.errors import DataError
 from careamics_dm.formats.czi.directory import SubBlocks, read_directory
 from careamics_dm.formats.czi.layout import PIXEL_TYPES, SceneLayout, indices_of
-from careamics_dm.formats.czi.metadata import channel_names, parse, pixel_size
+from careamics_dm.formats.czi.metadata import channel_names, parse, pixel_size, scene_name
 from careamics_dm.formats.czi.planes import CziArray, Key, OpenCzi
 from careamics_dm.images import checks as check
 from careamics_dm.images.array_stack import ArrayStack
@@ -153,17 +153,33 @@ def open_czi(
                 "SCZYX" if depth else "SCYX",
                 source,
                 block_shape=array.block_shape,
-                scale={a: s for a, s in sizes.items() if a in "YX" or depth == "Z"},
+                scale=_scale(sizes, depth, part),
                 channel_names=names,
+                is_rgb=len(layout.channels) == 1 and len(layout.components) == 3,
+                image_name=scene_name(metadata, layout.scene),
             )
         )
     return stacks
 
 
+def _scale(
+    sizes: dict[str, tuple[float, str]], depth: str, blocks: SubBlocks
+) -> dict[str, tuple[float, str]]:
+    """Return the sizes of the axes of an image; ``T`` is that of samples which are frames."""
+    scale = {a: s for a, s in sizes.items() if a in "YX" or a == depth == "Z"}
+    folded = [
+        a for a in blocks.index if a not in f"SMC{depth}" and len(np.unique(blocks.index[a])) > 1
+    ]
+    if "T" in sizes and (folded == ["T"] or depth == "T"):
+        scale["Z" if depth == "T" else "T"] = sizes["T"]
+    return scale
+
+
 def _check_scenes(scenes: Any) -> tuple[int, ...] | None:
     if scenes is None:
         return None
-    if isinstance(scenes, str | int) or not scenes:
+    one_by_one = isinstance(scenes, Sequence | np.ndarray) and not isinstance(scenes, str | bytes)
+    if not one_by_one or not len(scenes):
         raise DataError(f"scenes={scenes!r} is not a list of scenes. Give one, such as [0].")
     numbers = tuple(check.number("a scene in scenes", scene, 0) for scene in scenes)
     if len(set(numbers)) < len(numbers):

@@ -1,4 +1,4 @@
-"""What the metadata of a CZI say: the size of pixels and the names of channels."""
+"""What the metadata of a CZI say: sizes of pixels, frame interval, names of channels and scenes."""
 
 from collections.abc import Sequence
 from xml.etree import ElementTree
@@ -17,9 +17,13 @@ def parse(text: str, path: str) -> ElementTree.Element:
         raise DataError(f"{path}: its metadata are damaged ({error}). Save it again.") from error
 
 
+DIMENSIONS = "./Metadata/Information/Image/Dimensions"
+
+
 def pixel_size(metadata: ElementTree.Element) -> dict[str, tuple[float, str]]:
-    """Return the pixel size of each spatial axis, µm, where the file says it."""
-    sizes = {}
+    """Return the pixel size of each spatial axis, µm, and the frame interval (T), s, if stated."""
+    interval = positive(metadata.findtext(f"{DIMENSIONS}/T/Positions/Interval/Increment"))
+    sizes = {"T": (interval, "s")} if interval else {}
     for distance in metadata.iterfind("./Metadata/Scaling/Items/Distance"):
         axis, value = distance.get("Id", ""), positive(distance.findtext("Value"))
         if axis in ("X", "Y", "Z") and value:
@@ -29,10 +33,17 @@ def pixel_size(metadata: ElementTree.Element) -> dict[str, tuple[float, str]]:
 
 def channel_names(metadata: ElementTree.Element, channels: Sequence[int]) -> list[str]:
     """Return the names of channels, by index along C; nothing unless each has its own."""
-    found = metadata.findall("./Metadata/Information/Image/Dimensions/Channels/Channel")
+    found = metadata.findall(f"{DIMENSIONS}/Channels/Channel")
     by_id = {element.get("Id"): element for element in found}
     chosen = [by_id.get(f"Channel:{c}") for c in channels]
     if None in chosen and len(found) == len(channels):
         chosen = list(found)  # named otherwise, but all there
     names = ["" if element is None else element.get("Name", "") for element in chosen]
     return names if all(names) and len(set(names)) == len(names) else []
+
+
+def scene_name(metadata: ElementTree.Element, scene: int | None) -> str:
+    """Return the name of a scene; nothing where the file gives none."""
+    found = metadata.iterfind(f"{DIMENSIONS}/S/Scenes/Scene")
+    names = (one.get("Name", "") for one in found if one.get("Index") == str(scene))
+    return next(names, "")

@@ -23,7 +23,7 @@ from careamics_dm.formats.tiff.headers import (
     surplus,
     were_appended,
 )
-from careamics_dm.formats.tiff.metadata import channel_names, pixel_size
+from careamics_dm.formats.tiff.metadata import channel_names, display, labels, pixel_size
 from careamics_dm.formats.tiff.pages import TiffArray, map_series
 from careamics_dm.formats.tiff.sets import Files, SetPart, group_sets
 from careamics_dm.images import checks as check
@@ -152,12 +152,13 @@ def _open_image(found: FoundSeries, name: str, axes: str, trust_axes: bool) -> A
     shape = tuple(file.shape[d] for d in dims)
     array = map_series(found, shape) or TiffArray(found, shape)
     sizes = pixel_size(found)
+    # Time may be called S or, to be depth, Z.
     scale = {
-        letter: sizes[file.axes[d]]
+        "T" if letter == "S" else letter: sizes[file.axes[d]]
         for d, letter in zip(dims, axes, strict=True)
-        if letter in "ZYX" and file.axes[d] in sizes
+        if file.axes[d] in sizes and (letter in "ZYX" or file.axes[d] == "T")
     }
-    return ArrayStack(
+    stack = ArrayStack(
         array,
         axes,
         path + name,
@@ -165,7 +166,12 @@ def _open_image(found: FoundSeries, name: str, axes: str, trust_axes: bool) -> A
         block_shape=array.block_shape if isinstance(array, TiffArray) else (1,) * len(shape),
         scale=scale,
         channel_names=channel_names(found),
+        labels=labels(found),
+        is_rgb=file.is_rgb and "C" in axes,
+        imagej=display(found),
     )
+    stack.files = frozenset(map(Path, set(found.rows.files)))
+    return stack
 
 
 def _check_together(found: dict[str, FoundSeries], path: str) -> None:
@@ -210,6 +216,7 @@ class _Description:
     shape: tuple[int, ...]
     claims: str  # the axes again, ? where they are tifffile's guess
     usual: tuple[int, ...]  # the dimensions that tifffile.imread gives
+    is_rgb: bool
 
     def letters(self, dims: Sequence[int], claimed: bool = False) -> str:
         return "".join((self.claims if claimed else self.axes)[d] for d in dims)
@@ -225,12 +232,14 @@ def _describe(found: FoundSeries) -> _Description:
     # I and Q are tifffile's "some sequence" and "other".
     claims = [letter if stated and letter not in "IQ" else "?" for letter in axes]
     at = len(axes) - len(page.axes) + page.axes.find("S")
+    colours = False
     if page.samplesperpixel > 1 and axes[at] == "S":
         channels = axes.index("C") if "C" in axes else None
         if channels is None or found.shape[channels] == 1:
             dims = [d for d in dims if d != channels]
             axes[at] = "C"
-            if stated or _is_rgb(page, guessed=kind == "shaped"):
+            colours = _is_rgb(page, guessed=kind == "shaped")
+            if stated or colours:
                 claims[at] = "C"
         else:
             axes[at] = claims[at] = "?"  # channels of several samples each
@@ -244,6 +253,7 @@ def _describe(found: FoundSeries) -> _Description:
         tuple(found.shape[d] for d in dims),
         "".join(claims[d] for d in dims),
         tuple(dims.index(d) for d in usual),
+        colours,
     )
 
 

@@ -20,6 +20,8 @@ class Declared(NamedTuple):
     axes: str
     shape: list[int]
     numbers: NDArray[np.int64] | None = None
+    n_pages: int = 0
+    """How many pages are declared, if these are more than the shape has."""
 
 
 def shaped_metadata(page: tifffile.TiffPage) -> dict[str, Any]:
@@ -119,14 +121,16 @@ def _by_scanimage(file: tifffile.TiffFile, axes: str, shape: list[int]) -> Decla
 
 def _by_micromanager(file: tifffile.TiffFile, axes: str, shape: Sequence[int]) -> Declared:
     """Of a recording that stopped, tifffile takes what is there for all."""
-    summary = (file.micromanager_metadata or {}).get("Summary", {})
+    summary = tifffile.read_micromanager_metadata(file.filehandle, {"Summary"})["Summary"]
     stated = {"T": "Frames", "Z": "Slices", "C": "Channels"}
-    full = [
-        max(size, int(summary.get(stated.get(axis, ""), 0)))
+    full = {
+        axis: max(size, int(summary.get(stated.get(axis, ""), 0)))
         for axis, size in zip(axes[:4], shape[:4], strict=True)  # the others are of a page
-    ]
+    }
+    n_pages = prod(full.values())
+    full["T"] = min(full["T"], shape[axes.index("T")] + 1)  # one that is missing is as good as all
     path = file.filehandle.path
-    check_number(prod(full), path, [Path(path)])
-    numbers = np.full(full, -1, np.int64)
+    check_number(prod(full.values()), path, [Path(path)])
+    numbers = np.full([*full.values()], -1, np.int64)
     numbers[tuple(map(slice, shape[:4]))] = np.arange(prod(shape[:4])).reshape(shape[:4])
-    return Declared(axes, [*full, *shape[4:]], numbers.ravel())
+    return Declared(axes, [*full.values(), *shape[4:]], numbers.ravel(), n_pages)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-from careamics_dm.errors import DataError
+from careamics_dm.errors import DataError, blame_others
 from careamics_dm.formats.tiff.declared import declared, n_undeclared, shaped_metadata
 from careamics_dm.formats.tiff.page_rows import PageRows, find_rows, part_of, whole_frames
 from careamics_dm.formats.tiff.sets import (
@@ -85,6 +85,7 @@ def open_file(key: Key) -> Iterator[tuple[tifffile.TiffFile, Files]]:
     except DataError:
         raise
     except Exception as error:  # a damaged file makes tifffile raise all sorts
+        blame_others(error, path)
         size = path.stat().st_size if path.is_file() else None
         found = "it is empty (0 bytes)" if size == 0 else str(error)
         advice = other_kind(key.path, "tiff") or " Save it again or take it off the list."
@@ -136,12 +137,12 @@ def find_series(file: tifffile.TiffFile, files: Files, key: Key) -> FoundSeries:
             f"{key.path}: level={key.level} does not exist in series {key.series}. There are "
             f"{there}. Choose one of these numbers; 0 is full resolution."
         )
-    axes, sizes, rows = _all_rows(file, files, key)
+    axes, sizes, rows, n_pages = _all_rows(file, files, key)
     problem = _end_of_pages(file, key)
     if key.alone:
         rows, sizes = part_of(rows, sizes)
     if not rows.there.all():
-        problem = _missing(file, key, rows)
+        problem = _missing(file, key, rows, n_pages)
         rows, sizes = whole_frames(rows, axes, sizes)
         if not len(rows):
             raise DataError(f"{problem} Copy or save it again.")
@@ -161,10 +162,12 @@ def surplus(file: tifffile.TiffFile, files: Files, key: Key) -> str:
     ) * (n > 0)
 
 
-def _all_rows(file: tifffile.TiffFile, files: Files, key: Key) -> tuple[str, list[int], PageRows]:
-    """Return axes, shape and pages as they are declared; those of files not read are missing."""
+def _all_rows(
+    file: tifffile.TiffFile, files: Files, key: Key
+) -> tuple[str, list[int], PageRows, int]:
+    """Return axes, shape, pages, and how many are declared; those of files not read are missing."""
     pages = file.series[key.series].levels[key.level]
-    axes, sizes, numbers = declared(file, pages, *dimensions(file, key.series, key.level))
+    axes, sizes, numbers, stated = declared(file, pages, *dimensions(file, key.series, key.level))
     n_pages = prod(sizes) // prod(pages.keyframe.shaped)
     check_number(n_pages, key.path, files)
     rows = find_rows(file, pages, n_pages if numbers is None else len(pages))
@@ -174,16 +177,16 @@ def _all_rows(file: tifffile.TiffFile, files: Files, key: Key) -> tuple[str, lis
         rows = rows.take(np.array(by_position(axes, sizes, len(rows))[key.position]))
         sizes = [1 if axis == "R" else n for axis, n in zip(axes, sizes, strict=True)]
     read = np.array([Path(name) in files for name in rows.files])
-    return axes, sizes, replace(rows, there=rows.there & read)
+    return axes, sizes, replace(rows, there=rows.there & read), max(stated, len(rows))
 
 
-def _missing(file: tifffile.TiffFile, key: Key, rows: PageRows) -> str:
+def _missing(file: tifffile.TiffFile, key: Key, rows: PageRows, n_pages: int) -> str:
     names = map(unescape, set(re.findall(r'FileName="([^"]+)"', file.ome_metadata or "")))
     folder = Path(file.filehandle.path).parent
     gone = sorted(name for name in names if not (folder / name).is_file())
     where = f"there is no {', '.join(gone)}" if gone else f"it has {file.filehandle.size} bytes"
-    what = f"it declares {len(rows)} pages, but {rows.there.sum()} are found"
-    what = what if len(rows) > 1 else "its page goes on beyond its end"
+    what = f"it declares {n_pages} pages, but {rows.there.sum()} are found"
+    what = what if n_pages > 1 else "its page goes on beyond its end"
     return f"{key.path}: truncated: {what}; {where}."
 
 

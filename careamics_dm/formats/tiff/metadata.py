@@ -1,11 +1,14 @@
-"""Pixel size and channel names, where a TIFF file really says them."""
+"""Pixel size, frame interval, channel names and labels, where a TIFF file really says them."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 from xml.etree import ElementTree
 
 from careamics_dm.formats.tiff.headers import FoundSeries
 from careamics_dm.images import checks as check
+from careamics_dm.images.units import symbol
 
 MICROMETER = "µm"
 UNITS = {3: 10000.0, 4: 1000.0, 5: 1.0}
@@ -13,11 +16,13 @@ UNITS = {3: 10000.0, 4: 1000.0, 5: 1.0}
 dots per inch are of a screen or printer."""
 SCREENS = (72, 75, 96, 100, 150, 300, 600, 1200)
 """Dots per inch that programs write where they know nothing, also as dots per centimeter."""
+DISPLAY = ("mode", "Ranges", "LUTs", "min", "max", "loop", "fps", "Info")
+"""What ImageJ says that is neither axes nor calibration."""
 Sizes = dict[str, tuple[Any, Any]]
 
 
 def pixel_size(found: FoundSeries) -> dict[str, tuple[float, str]]:
-    """Pixel size per axis with its unit, where the file says it."""
+    """Pixel size per axis and frame interval (T), with units, where the file says them."""
     page, level = found.base.keyframe, found.pages.keyframe
     attributes = {"Z": "imagedepth", "Y": "imagelength", "X": "imagewidth"}
     shrunk = {axis: getattr(page, n) / getattr(level, n) for axis, n in attributes.items()}
@@ -25,7 +30,7 @@ def pixel_size(found: FoundSeries) -> dict[str, tuple[float, str]]:
     for axis, (size, unit) in _stated_sizes(found).items():
         unit_name, number = _unit(str(unit)), check.positive(size)
         if unit_name and number:
-            scale[axis] = (number * shrunk[axis], unit_name)
+            scale[axis] = (number * shrunk.get(axis, 1), unit_name)
     return scale
 
 
@@ -36,6 +41,23 @@ def channel_names(found: FoundSeries) -> tuple[str, ...]:
     return tuple(names) if names and all(names) and len(set(names)) == len(names) else ()
 
 
+def labels(found: FoundSeries) -> Sequence[str]:
+    """Return ImageJ's text for each plane, in the order of the axes; nothing if some have none."""
+    n = prod(n for axis, n in zip(found.axes, found.shape, strict=True) if axis not in "YXS")
+    texts = _imagej(found).get("Labels", ())
+    texts = [texts] if isinstance(texts, str) else texts
+    return texts[:n] if len(texts) >= n else ()
+
+
+def display(found: FoundSeries) -> dict[str, Any]:
+    """Return how ImageJ displays the image."""
+    return {name: value for name, value in _imagej(found).items() if name in DISPLAY}
+
+
+def _imagej(found: FoundSeries) -> dict[str, Any]:
+    return (found.file.imagej_metadata or {}) if found.base.kind == "imagej" else {}
+
+
 def _stated_sizes(found: FoundSeries) -> Sizes:
     """Return what the metadata of a microscope say, else ImageJ's, else the tags of TIFF."""
     file = found.file
@@ -43,9 +65,11 @@ def _stated_sizes(found: FoundSeries) -> Sizes:
         return _sizes_in(pixels)
     if summary := _summary(found):
         pixel, step = summary.get("PixelSize_um"), summary.get("z-step_um")
-        return {a: (size, MICROMETER) for a, size in zip("ZYX", (step, pixel, pixel), strict=True)}
+        sizes = {a: (n, MICROMETER) for a, n in zip("ZYX", (step, pixel, pixel), strict=True)}
+        return sizes | {"T": (summary.get("Interval_ms"), "ms")}
     if metadata := file.lsm_metadata:
-        return {a: (_micrometers(metadata.get(f"VoxelSize{a}")), MICROMETER) for a in "ZYX"}
+        sizes = {a: (_micrometers(metadata.get(f"VoxelSize{a}")), MICROMETER) for a in "ZYX"}
+        return sizes | {"T": (metadata.get("TimeIntervall"), "s")}
     if metadata := file.stk_metadata:
         unit, steps = metadata.get("CalibrationUnits", ""), metadata.get("ZDistance", [0])
         sizes = {a: (metadata.get(f"{a}Calibration"), unit) for a in "YX"}
@@ -54,7 +78,12 @@ def _stated_sizes(found: FoundSeries) -> Sizes:
         beam = metadata.get("EScan") or metadata.get("Scan") or {}
         names = {"Y": "PixelHeight", "X": "PixelWidth"}
         return {a: (_micrometers(beam.get(name)), MICROMETER) for a, name in names.items()}
-    return {} if found.base.kind == "ome" else _tagged_sizes(found)
+    if found.base.kind == "ome":
+        return {}
+    metadata = _imagej(found)
+    rate = check.positive(metadata.get("fps"))
+    interval = metadata.get("finterval") or (rate and 1 / rate)
+    return _tagged_sizes(found) | {"T": (interval, metadata.get("tunit", "s"))}
 
 
 def _tagged_sizes(found: FoundSeries) -> Sizes:
@@ -80,11 +109,8 @@ def _micrometers(meters: Any) -> float:
 
 def _unit(name: str) -> str | None:
     """Return a unit of length; None for what is none, or is of a screen: pixels and inches."""
-    name = name.strip().replace("\\u00B5", "µ").replace("\u03bc", "µ")
-    if name.lower() in ("µm", "um", "micron", "microns", "micrometer", "micrometre"):
-        return MICROMETER
     none = ("", "pixel", "pixels", "reference frame", "inch", "inches")
-    return None if name.lower() in none else name
+    return None if name.strip().lower() in none else symbol(name)
 
 
 def _summary(found: FoundSeries) -> dict[str, Any]:
@@ -102,10 +128,9 @@ def _ome_pixels(found: FoundSeries) -> ElementTree.Element | None:
 
 
 def _sizes_in(pixels: ElementTree.Element) -> Sizes:
-    return {
-        a: (pixels.get(f"PhysicalSize{a}"), pixels.get(f"PhysicalSize{a}Unit", MICROMETER))
-        for a in "ZYX"
-    }
+    names = {"T": ("TimeIncrement", "s")}
+    names |= {a: (f"PhysicalSize{a}", MICROMETER) for a in "ZYX"}
+    return {a: (pixels.get(n), pixels.get(f"{n}Unit", unit)) for a, (n, unit) in names.items()}
 
 
 def _names_in(pixels: ElementTree.Element) -> list[str]:

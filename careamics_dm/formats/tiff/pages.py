@@ -16,11 +16,12 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from careamics_dm.errors import DataError, truncated
+from careamics_dm.errors import DataError, blame_others, truncated
 from careamics_dm.formats.tiff.headers import FoundSeries, Key, find_series, open_file
 from careamics_dm.formats.tiff.page_rows import PageRows, grid_of, segment_shape_of
 from careamics_dm.images.boxes import blocks_in, seen_from
 from careamics_dm.images.file_handles import HandleCache
+from careamics_dm.images.file_stamp import FileStamp
 from careamics_dm.images.shared_memory import MappedArray
 
 
@@ -41,6 +42,7 @@ class TiffArray:
         table = page_table(found)
         self.key = found.key
         self.shape = shape
+        self._stamps = {path: FileStamp.of(path) for path in sorted(set(table.rows.files))}
         self.dtype: np.dtype[Any] = table.stored_dtype.newbyteorder("=")
         dims = _dims_of_page(shape, table, self.key.path)
         self.block_shape: tuple[int, ...] = (1,) * len(shape)
@@ -61,6 +63,8 @@ class TiffArray:
             numbers = np.arange(len(table.rows)).reshape([self.shape[d] for d in leading])
             pages = numbers[tuple(box[d] for d in leading)].ravel()
             out = np.empty((len(pages), *(s.stop - s.start for s in inner)), self.dtype)
+            for path in {table.rows.files[page] for page in pages}:
+                self._stamps[path].check()
             for page, into in zip(pages.tolist(), out, strict=True):
                 table.read(page, inner, into)
         return out.reshape([s.stop - s.start for s in box])
@@ -127,6 +131,7 @@ class PageTable:
             jpeg = {"jpegtables": self.rows.jpeg_tables[page], "jpegheader": self.jpeg_header}
             return self.decode(data, index, **jpeg, _fullsize=False)
         except Exception as error:  # codecs raise what they like
+            blame_others(error, path)
             raise DataError(
                 f"{path}: segment {index} of page {page} at byte {offset} cannot be "
                 f"decoded ({error}). The file is damaged: copy or save it again."
@@ -160,10 +165,15 @@ def _decoder(keyframe: tifffile.TiffPage, path: str) -> tuple[Callable[..., Any]
         decode(None, 0)
     except (ImportError, KeyError, ValueError, NotImplementedError) as error:
         name = getattr(keyframe.compression, "name", keyframe.compression)
-        raise DataError(
-            f"{path}: compression {name} cannot be decoded here ({error}). Install its codec: pip "
-            "install imagecodecs; or save the file with another compression."
-        ) from error
+        lacking = isinstance(error, ImportError) or "imagecodecs" in str(error)
+        advice = (
+            "Install its codec: pip install imagecodecs; or save the file with another compression."
+            if lacking
+            else "No Python package decodes it: convert the file to an uncompressed TIFF with "
+            "another program, such as Fiji or tiffcp."
+        )
+        kind = f"compression {name}, {getattr(keyframe.photometric, 'name', '')} pixels,"
+        raise DataError(f"{path}: {kind} cannot be decoded here ({error}). {advice}") from error
     return decode, np.dtype(keyframe.dtype).newbyteorder(keyframe.parent.byteorder)
 
 

@@ -5,7 +5,7 @@ part: then each file that is named is a source of its own, with its own pages.
 """
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import prod
@@ -24,6 +24,8 @@ from careamics_dm.sources.listing import Listing
 COMPANION = ".companion.ome"
 RECORDINGS = ("mmstack", "ndtiff")
 """Kinds of series of Micro-Manager, which finds the files of a recording by their names."""
+MANY = 100_000
+"""Pages that need no check of whether files can hold them."""
 Files = frozenset[Path]
 
 
@@ -102,10 +104,34 @@ def _open(path: Path, **how: Any) -> Iterator[tifffile.TiffFile]:
     _QUIET.add(get_ident())
     try:
         with tifffile.TiffFile(path, **how) as file:
+            _bound_recording(file, path)
             yield file
     finally:
         if outer:
             _QUIET.discard(get_ident())
+
+
+def _bound_recording(file: tifffile.TiffFile, path: Path) -> None:
+    """Bound what a recording of Micro-Manager declares, before tifffile makes room for it."""
+    if file.is_ndtiff and (name := path.parent / "NDTiff.index").is_file():
+        found = [row[0] for row in tifffile.read_ndtiff_index(name)]
+        numbers = [[n for n in axes.values() if not isinstance(n, str)] for axes in found]
+        if numbers and len({len(row) for row in numbers}) == 1:
+            sizes = np.ptp(np.array(numbers, object), axis=0) + 1
+            check_number(prod(sizes), path, path.parent.glob("*.tif"))
+    said = (file.micromanager_metadata if file.is_mmstack else None) or {}
+    if not {"Summary", "IndexMap"} <= said.keys():
+        return
+    names, summary = ("Channels", "Slices", "Frames", "Positions"), said["Summary"]
+    last = zip(names, said["IndexMap"].max(axis=0), strict=False)
+    there = {name: int(n) + 1 for name, n in last}
+    if prod(max(n, int(summary.get(name, 1))) for name, n in there.items()) > MANY:
+        files = {path, *path.parent.glob("*_MMStack*.tif")}
+        # Of a recording without end, as many frames as there is room for.
+        most = sum(f.stat().st_size for f in files) // max(file.pages.first.nbytes, 1)
+        summary["Frames"] = max(min(int(summary.get("Frames", 1)), most), there["Frames"])
+        sizes = (max(n, int(summary.get(name, 1))) for name, n in there.items())
+        check_number(prod(sizes), path, files)
 
 
 _QUIET: set[int] = set()
@@ -154,9 +180,9 @@ def dimensions(file: tifffile.TiffFile, number: int, level: int = 0) -> tuple[st
     return pages.get_axes(squeeze=False), [*pages.get_shape(squeeze=False)]
 
 
-def check_number(n_pages: int, path: Path | str, files: Collection[Path]) -> None:
+def check_number(n_pages: int, path: Path | str, files: Iterable[Path]) -> None:
     """Refuse a number of pages that no file can hold, before room is made for them."""
-    if n_pages > 100_000:
+    if n_pages > MANY:
         n_bytes = sum(file.stat().st_size for file in files if file.is_file())
         if n_pages > n_bytes:
             raise DataError(

@@ -23,7 +23,7 @@ from torch.utils.data import get_worker_info
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from careamics_dm.errors import DataError
+from careamics_dm.errors import DataError, blame_others
 from careamics_dm.formats.zarr.store_files import METADATA, Place, close_zips, is_remote
 from careamics_dm.images import checks as check
 from careamics_dm.images.boxes import blocks_in, seen_from
@@ -109,13 +109,11 @@ class ZarrArray:
                     f"{self.key.place}: chunk {name} is missing, but was there at set-up. Copy or "
                     "write the store again."
                 ) from error
-            except MemoryError:  # no fault of the chunk
-                raise
             except Exception as error:  # as above
+                blame_others(error, f"{self.key.place}: chunk {name}")
                 fault = f"chunk {name} cannot be read ({type(error).__name__}: {error})"
                 raise DataError(
-                    f"{self.key.place}: {fault}. It is damaged or cut off, or its store does not "
-                    "answer: copy or save it again."
+                    f"{self.key.place}: {fault}. It is damaged or cut off: copy or save it again."
                 ) from error
         return pixels
 
@@ -154,6 +152,7 @@ def open_array(key: Key) -> Any:
     except DataError:
         raise
     except Exception as error:  # damaged metadata make zarr raise all sorts
+        blame_others(error, key.place)
         text = " ".join(str(error).split())
         advice = "If a codec is unknown, install its package; else save the array again."
         if isinstance(error, FileNotFoundError):

@@ -48,6 +48,8 @@ class ZarrSource(NamedTuple):
     kind: Literal["array", "image"]
     argument: Argument = "image"
     """What it is named as."""
+    name: str = ""
+    """Of a field of a plate."""
 
     def __str__(self) -> str:
         return str(self.place)
@@ -162,6 +164,12 @@ def expand(place: Place, options: Options, chosen: Selection, allow_labels: bool
     return found
 
 
+def _field_name(place: Place) -> str:
+    """Name a field by its well, such as ``B2_field0``."""
+    row, column, field = str(place).replace("\\", "/").split("/")[-3:]
+    return f"{row}{column}_field{field}"
+
+
 def _wells(place: Place, node: Node, chosen: Selection) -> list[Place]:
     """Return the chosen wells of a plate."""
     wells = read_wells(node.attributes, str(place))
@@ -202,7 +210,7 @@ def _fields(files: Files, place: Place, node: Node, chosen: Selection) -> Found:
     fields: dict[str, None] = {}
     with ThreadPoolExecutor(READERS) as pool:
         for there, missing, names in pool.map(fields_of, places):
-            found.sources += [ZarrSource(field, "image") for field in there]
+            found.sources += [ZarrSource(one, "image", name=_field_name(one)) for one in there]
             found.missing += missing
             fields |= dict.fromkeys(names)
     some_there = fields and (found.sources or not found.missing)

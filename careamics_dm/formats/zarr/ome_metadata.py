@@ -11,6 +11,7 @@ Scale = dict[str, tuple[float, str]]
 
 _UNITS = {"nanometer": "nm", "millimeter": "mm", "centimeter": "cm", "meter": "m", "angstrom": "Å"}
 _UNITS |= dict.fromkeys(("micrometer", "um", "μm", "micron"), "µm")
+_UNITS |= {"microsecond": "µs", "millisecond": "ms", "second": "s", "minute": "min", "hour": "h"}
 _QUIET = Lock()
 
 
@@ -235,7 +236,7 @@ def _letters(axes: Sequence[Any]) -> str:
 def _pixel_size(letters: str, axes: Sequence[Any], sizes: Any, whole: Any) -> Scale:
     scale = {}
     for letter, axis, size, factor in zip(letters, axes, sizes, whole, strict=True):
-        if letter in "ZYX" and axis.unit and size * factor > 0:
+        if letter in "TZYX" and axis.unit and size * factor > 0:
             scale[letter] = (size * factor, _UNITS.get(axis.unit, axis.unit))
     return scale
 

@@ -7,6 +7,7 @@ nothing else, or a copy lost it. Nobody can say which, so it is an error unless 
 import pickle
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from math import ceil, prod
 from pathlib import Path
@@ -28,6 +29,7 @@ from careamics_dm.formats.zarr.store_files import Files, Options, Place, is_remo
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import AXES, check_axes, contradicted_axes, same_roles, unstated_axes
 from careamics_dm.sources.free_memory import available_bytes
+from careamics_dm.sources.source_path import bare
 
 
 class Remarks(NamedTuple):
@@ -85,10 +87,12 @@ def open_zarr(
         scale={
             letter: found.scale[theirs]
             for letter, theirs in zip(axes, found.axes, strict=False)
-            if letter in "ZYX" and theirs in found.scale
+            if letter in "TZYX" and theirs in found.scale
         },
         channel_names=found.channel_names,
+        image_name=source.name,
     )
+    stack.ome_groups = partial(groups_around, source.place, options)
     return stack, Remarks(missing.n if missing else 0, found.odd_scale)
 
 
@@ -112,6 +116,25 @@ def _describe(
         )
     path, description = list(pyramid.items())[level]
     return place.below(path), description, node.zarr_format
+
+
+def groups_around(place: Place, options: Options) -> dict[str, dict[str, Any]]:
+    """Return the OME metadata of an image's group and of those around it, by path in the store.
+
+    What can't be read is left out: the image does not depend on it.
+    """
+    parts = str(place).replace("\\", "/").split("/")
+    n = next((i for i, part in enumerate(parts, 1) if bare(part) != part), len(parts))
+    root, inner = "/".join(parts[:n]), parts[n:]
+    found: dict[str, dict[str, Any]] = {}
+    for path in dict.fromkeys(["", "OME", *("/".join(inner[:i]) for i in range(len(inner) + 1))]):
+        try:
+            node = read_node(Files(root, options), Place(root, path))
+        except DataError:
+            continue
+        if node is not None:
+            found[path] = ome_metadata(node.attributes)
+    return found
 
 
 def _from_parent(files: Files, options: Options, place: Place, axes: str) -> Description | None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
+from careamics_dm.images.checks import is_number
 
 
 class Measured(NamedTuple):
@@ -145,15 +146,6 @@ class PatchFilter(ABC):
                 f"Give a number from 0 to {n_channels - 1}, or null to judge all."
             )
         return patches[:, self.channel : self.channel + 1]
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return (
-        isinstance(value, (int, float, np.number))
-        and not isinstance(value, bool)
-        and bool(np.isfinite(value))
-    )
 
 
 def nothing_passes(criterion: PatchFilter, patches: Sequence[NDArray[Any]]) -> str:

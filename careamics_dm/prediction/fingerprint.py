@@ -1,0 +1,75 @@
+"""What a result is made of, in one number: only the same result is continued."""
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from careamics_dm.images.image_stack import Channels, ImageStack
+from careamics_dm.sources.source_path import absolute, file_of
+
+
+def fingerprint_of_model(trainer: L.Trainer, module: L.LightningModule) -> str:
+    """Return what stands for weights, statistics, and how the network is applied."""
+    found = hashlib.sha256(type(module).__qualname__.encode())
+    for name, value in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            found.update(flat.view(torch.uint8).numpy().tobytes())
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    device = trainer.strategy.root_device.type
+    turned = getattr(module, "test_time_augmentation", False)
+    found.update(repr((data.statistics, trainer.precision, device, turned)).encode())
+    return found.hexdigest()
+
+
+def facts_of_settings(writer: object, others: set[str]) -> list[object]:
+    """Return what kind a writer is, and its settings but for ``others``: the same in every run."""
+    names = sorted(inspect.signature(type(writer)).parameters.keys() - others)
+    settings = [(name, getattr(writer, name)) for name in names]
+    return [
+        type(writer).__name__,
+        *((name, str(getattr(value, "__qualname__", value))) for name, value in settings),
+    ]
+
+
+def fingerprint_of_image(stack: ImageStack, channels: Channels) -> str:
+    """Return what stands for an image: its source as it is now or, where it has none, its pixels.
+
+    A folder, of a Zarr store, is taken for what lies directly in it.
+    """
+    shape, dtype = tuple(stack.data_shape), np.dtype(stack.data_dtype)
+    facts = (stack.source, stack.original_axes, shape, dtype.str, channels)
+    found = hashlib.sha256(repr(facts).encode())
+    path = file_of(stack.source)
+    if path.exists():
+        inside = [path, *sorted(path.iterdir())] if path.is_dir() else [path]
+        inside += [absolute(stack.source) / name for name in (".zarray", "zarr.json")]
+        found.update(repr([_stamp(file) for file in inside]).encode())
+    elif getattr(stack, "in_memory", False):
+        for sample in range(shape[0]):
+            size = shape[2:]
+            pixels = stack.extract_patch(sample, channels, (0,) * len(size), size)
+            found.update(np.ascontiguousarray(pixels).data)
+    return found.hexdigest()
+
+
+def combined(parts: Sequence[object]) -> str:
+    """Return one number of several parts."""
+    return hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return what changes when a file is written again."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size

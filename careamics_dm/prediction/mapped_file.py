@@ -1,0 +1,130 @@
+"""A result that is written box by box into a file that is mapped into memory."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from careamics_dm.errors import DataError
+from careamics_dm.images.axes import Box
+from careamics_dm.prediction.result_file import ResultImage
+
+Mapped = np.memmap[Any, np.dtype[Any]]
+
+
+class Create(Protocol):
+    """Maps the pixels of a file, in the axes of a result; with ``begin``, makes it before."""
+
+    def __call__(self, path: Path, image: ResultImage, *, begin: bool) -> Mapped:
+        """Map a file."""
+        ...
+
+
+def map_npy(path: Path, image: ResultImage, *, begin: bool) -> Mapped:
+    """Map a ``.npy`` file."""
+    if begin:
+        return np.lib.format.open_memmap(path, "w+", image.dtype, image.layout.shape)
+    return np.lib.format.open_memmap(path, "r+")
+
+
+class MappedFile:
+    """A result that is being written: pixels in a ``.part`` file; see `ResultFile`.
+
+    ``create`` maps that file. With ``convert(pixels, path)``, the result is another file, which
+    this makes of all pixels: they take space on the disk until it is complete.
+    """
+
+    def __init__(
+        self,
+        image: ResultImage,
+        create: Create = map_npy,
+        convert: Callable[[NDArray[Any], Path], None] | None = None,
+        *,
+        begin: bool,
+    ) -> None:
+        self.image, self.convert, self.part = image, convert, image.part
+        self.converted = self.part.with_suffix(".parts") / image.path.name
+        try:
+            if begin:
+                self.part.unlink(missing_ok=True)
+            self.pixels = create(self.part, image, begin=begin)
+            if begin:
+                reserve(self.part, self.pixels)
+        except OSError as error:
+            if begin:
+                self.part.unlink(missing_ok=True)
+            raise self._no_space(error) from error
+
+    def put(self, box: Box, pixels: NDArray[Any]) -> None:
+        """Write pixels to a box."""
+        self.pixels[box] = pixels
+
+    def flush(self) -> None:
+        """Bring pixels to disk."""
+        self.pixels.flush()
+
+    def finish(self) -> None:
+        """Give the file its final name; see `ResultFile`."""
+        self.flush()
+        path = self.image.path
+        complete = self._convert() if self.convert else self.part
+        if path.exists() and not self.image.replace:
+            self.discard()
+            raise FileExistsError(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        complete.replace(path)
+        self.discard()
+
+    def close(self) -> None:
+        """Leave the file unfinished."""
+        del self.pixels
+
+    def discard(self) -> None:
+        """Remove the unfinished file."""
+        self.close()
+        self.part.unlink(missing_ok=True)
+        shutil.rmtree(self.converted.parent, ignore_errors=True)
+
+    def _convert(self) -> Path:
+        """Make the file of all pixels, under its final name but in a folder of its own."""
+        assert self.convert is not None
+        shutil.rmtree(self.converted.parent, ignore_errors=True)  # of an earlier try
+        self.converted.parent.mkdir()
+        try:
+            self.convert(self.pixels, self.converted)
+        except BaseException as error:
+            shutil.rmtree(self.converted.parent, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise self._no_space(error) from error
+            raise
+        return self.converted
+
+    def _no_space(self, error: OSError) -> DataError:
+        size = prod(self.image.layout.shape) * self.image.dtype.itemsize / 2**20
+        return DataError(
+            f"writer: {self.image.path}, of {size:.1f} MiB, can't be written "
+            f"({error.strerror or error}). Free space or write to another folder; with "
+            "writer.existing=skip, the same command goes on with this image."
+        )
+
+
+def reserve(path: Path, pixels: Mapped) -> None:
+    """Take the disk space of a new file: to write to its map without any ends the process."""
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), pixels.offset, pixels.nbytes)
+    except (AttributeError, OSError) as error:
+        unable = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+        if isinstance(error, OSError) and error.errno not in unable:
+            raise
+        with path.open("r+b") as file:  # on systems that can't reserve
+            file.seek(pixels.offset)
+            for first in range(0, pixels.nbytes, 2**24):
+                file.write(bytes(min(2**24, pixels.nbytes - first)))

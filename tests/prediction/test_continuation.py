@@ -1,0 +1,319 @@
+"""A prediction that was stopped goes on with the next block, and ends as if it had not been."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import lightning as L
+import numpy as np
+import pytest
+import tifffile
+import torch
+from modules import trainer
+
+from careamics_dm import ArrayDataModule, TiffDataModule, TiffWriter
+from careamics_dm.errors import DataError
+from careamics_dm.prediction.block_record import BlockRecord, blocks_there
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("files_close")
+
+FORKS = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of Python 3.12
+IMAGE = np.random.default_rng(0).poisson(200, (2, 60, 50)).astype(np.uint16)
+
+
+class Blur(L.LightningModule):
+    """Predicts what the neighbours of a pixel say too; stops after some batches."""
+
+    def __init__(self, stop_after=10**9, fault=None, weight=0.1):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+        torch.nn.init.constant_(self.conv.weight, weight)
+        torch.nn.init.constant_(self.conv.bias, weight)
+        self.stop_after, self.fault, self.tiles = stop_after, fault or RuntimeError("stop"), 0
+
+    def predict_step(self, batch, batch_idx):
+        if batch_idx == self.stop_after:
+            raise self.fault
+        self.tiles += len(batch["image"])
+        return {"prediction": self.conv(batch["image"]), "region": batch["region"]}
+
+
+class Turned(Blur):
+    test_time_augmentation = True
+
+
+@pytest.fixture
+def source(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, metadata={"axes": "TYX"})
+    return tmp_path / "a.tif"
+
+
+def data(source, kind=TiffDataModule, **options):
+    given = {"patch_size": (8, 8), "tile_size": (16, 16), "tile_overlap": (4, 4)}
+    given |= {"batch_size": 2, "normalization": "none", "axes": "TYX"}
+    return kind(predict_data=source, **(given | options))
+
+
+def predict(source, folder, model=None, writer=None, devices=1, **options):
+    writer = writer or TiffWriter(folder, existing="skip")
+    model = model or Blur()
+    ranks = {"devices": devices, "strategy": "ddp_fork"} if devices > 1 else {}
+    run = trainer(folder.parent, callbacks=[writer], **ranks)
+    run.predict(model, datamodule=data(source, **options), return_predictions=False)
+    return model
+
+
+def stop(source, folder, after, **options):
+    with pytest.raises(RuntimeError, match="stop"):
+        predict(source, folder, Blur(after), **options)
+
+
+def written(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 17, 21])
+def test_what_was_stopped_anywhere_ends_bit_by_bit_as_the_same(tmp_path, source, after, capsys):
+    whole = predict(source, tmp_path / "whole")
+    stop(source, tmp_path / "out", after)
+    n_there = None
+    if after > 3:  # the first block has that many batches, or less
+        assert written(tmp_path / "out") == ["a.tif.blocks", "a.tif.part"]
+        marks = (tmp_path / "out" / "a.tif.blocks").read_text().splitlines()[2]
+        n_there = marks.count("1")
+        assert 0 < n_there < len(marks)
+    elif after == 0:
+        assert written(tmp_path / "out") == []
+    capsys.readouterr()
+    model = predict(source, tmp_path / "out")
+    assert (tmp_path / "out" / "a.tif").read_bytes() == (tmp_path / "whole" / "a.tif").read_bytes()
+    assert written(tmp_path / "out") == ["a.tif"]
+    said = capsys.readouterr().out
+    if n_there is None:
+        assert model.tiles <= whole.tiles
+    else:
+        assert f"continuing in {tmp_path / 'out'}: {n_there} of {len(marks)} blocks" in said
+        assert model.tiles < whole.tiles
+
+
+def test_it_can_be_stopped_again_and_again(tmp_path, source):
+    predict(source, tmp_path / "whole")
+    for _ in range(50):
+        try:
+            predict(source, tmp_path / "out", Blur(8, KeyboardInterrupt()))
+        except SystemExit:
+            continue
+        break
+    assert (tmp_path / "out" / "a.tif").read_bytes() == (tmp_path / "whole" / "a.tif").read_bytes()
+
+
+def touch(source):
+    os.utime(source, ns=(1, 1))
+
+
+OTHERS = {
+    "model": ({"model": Blur(weight=0.2)}, None),
+    "turns": ({"model": Turned()}, None),
+    "tiles": ({"tile_overlap": (6, 6)}, None),
+    "batches": ({"batch_size": 3}, None),
+    "statistics": ({"normalization": "given"}, None),
+    "image": ({}, touch),
+    "dtype": ({"writer": "source"}, None),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_result_is_begun_anew_and_that_is_said(tmp_path, source, other, capsys):
+    options, change = OTHERS[other]
+    options = dict(options)
+    if options.get("normalization"):
+        from careamics_dm import MeanStd
+
+        options["normalization"] = MeanStd(mean=[100.0], std=[2.0])
+    writers = [None, None]
+    if "writer" in options:
+        options.pop("writer")
+        writers = [TiffWriter(tmp_path / name, dtype="source") for name in ("out", "whole")]
+    stop(source, tmp_path / "out", 17)
+    if change:
+        change(source)
+    capsys.readouterr()
+    predict(source, tmp_path / "out", writer=writers[0], **options)
+    assert "begun with another model, another image or other settings" in capsys.readouterr().out
+    predict(source, tmp_path / "whole", writer=writers[1], **options)
+    assert (tmp_path / "out" / "a.tif").read_bytes() == (tmp_path / "whole" / "a.tif").read_bytes()
+    assert written(tmp_path / "out") == ["a.tif"]
+
+
+def test_space_that_a_result_has_already_is_not_asked_for_again(tmp_path, source, monkeypatch):
+    stop(source, tmp_path / "out", 17)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match=r"but in .* 0 MiB are free"):
+        predict(source, tmp_path / "other")
+    predict(source, tmp_path / "out")
+    assert written(tmp_path / "out") == ["a.tif"]
+
+
+def test_other_pixels_in_memory_are_another_image(tmp_path):
+    array, options = IMAGE.copy(), {"kind": ArrayDataModule}
+    stop(array, tmp_path / "out", 17, **options)
+    array[0, 30, 30] += 1
+    predict(array, tmp_path / "out", **options)
+    predict(array, tmp_path / "whole", **options)
+    name = "predict_data.tif"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+class TestWhatIsLeft:
+    def left(self, tmp_path, source):
+        predict(source, tmp_path / "whole")
+        stop(source, tmp_path / "out", 17)
+        out = tmp_path / "out"
+        return out / "a.tif.blocks", out / "a.tif.part", (tmp_path / "whole/a.tif").read_bytes()
+
+    def ends_well(self, tmp_path, source, expected):
+        model = predict(source, tmp_path / "out")
+        assert (tmp_path / "out/a.tif").read_bytes() == expected
+        assert written(tmp_path / "out") == ["a.tif"]
+        return model
+
+    @pytest.mark.parametrize("cut", [0, 10, 97, -1])
+    def test_a_record_that_is_not_whole_counts_for_nothing(self, tmp_path, source, cut):
+        record, _, expected = self.left(tmp_path, source)
+        record.write_text(record.read_text()[:cut])
+        self.ends_well(tmp_path, source, expected)
+
+    @pytest.mark.parametrize("lost", [0, 1])
+    def test_a_record_or_a_file_alone_counts_for_nothing(self, tmp_path, source, lost):
+        *files, expected = self.left(tmp_path, source)
+        files[lost].unlink()
+        self.ends_well(tmp_path, source, expected)
+
+    @pytest.mark.parametrize("claimed", [True, False])
+    def test_a_result_that_only_lacked_its_name_gets_it(self, tmp_path, source, claimed):
+        record, part, expected = self.left(tmp_path, source)
+        part.write_bytes((tmp_path / "whole/a.tif").read_bytes())
+        record.write_text(record.read_text()[:98] + record.read_text()[98:].replace("0", "1"))
+        if claimed:
+            record.rename(f"{record}.all")
+        assert 0 < self.ends_well(tmp_path, source, expected).tiles <= 8
+
+    def test_another_writer_beside_gets_the_blocks_that_it_lacks(self, tmp_path, source):
+        _, _, expected = self.left(tmp_path, source)
+        writers = [TiffWriter(tmp_path / name) for name in ("out", "new")]
+        run = trainer(tmp_path, callbacks=writers)
+        run.predict(Blur(), datamodule=data(source), return_predictions=False)
+        assert [writer.paths[0].read_bytes() for writer in writers] == [expected] * 2
+
+
+def test_the_record_lets_in_processes_of_one_prediction_only(tmp_path):
+    result = tmp_path / "a.tif"
+    first = BlockRecord(result, "m" * 64, "1" * 32, 3)
+    assert first.alone and not first.goes_on()
+    first.share()
+    second = BlockRecord(result, "m" * 64, "1" * 32, 3)
+    assert not second.alone and second.goes_on()
+    with pytest.raises(DataError, match=r"another prediction is writing .*a\.tif at this time"):
+        BlockRecord(result, "m" * 64, "2" * 32, 3)
+    first.mark([0, 2])
+    assert not first.claim()
+    second.mark([1])
+    assert [first.marked(), blocks_there(result, "m" * 64, 3)] == [{0, 1, 2}] * 2
+    assert blocks_there(result, "n" * 64, 3) is None
+    assert [second.claim(), first.claim()] == [True, False]
+    second.remove()
+    first.close()
+    second.close()
+    assert written(tmp_path) == []
+    third = BlockRecord(result, "m" * 64, "2" * 32, 3)
+    assert third.alone
+    third.close()
+
+
+def test_a_full_disk_in_the_middle_is_continued(tmp_path, source, monkeypatch):
+    from careamics_dm.prediction.mapped_file import MappedFile
+
+    predict(source, tmp_path / "whole")
+    put, n = MappedFile.put, iter(range(100))
+
+    def full(self, box, pixels):
+        if next(n) == 3:
+            raise OSError(28, "No space left on device")
+        put(self, box, pixels)
+
+    monkeypatch.setattr(MappedFile, "put", full)
+    with pytest.raises(OSError, match="No space left"):
+        predict(source, tmp_path / "out")
+    assert blocks_of(tmp_path / "out").count("1") == 3
+    monkeypatch.undo()
+    predict(source, tmp_path / "out")
+    assert (tmp_path / "out" / "a.tif").read_bytes() == (tmp_path / "whole" / "a.tif").read_bytes()
+
+
+def blocks_of(folder: Path) -> str:
+    return (folder / "a.tif.blocks").read_text().splitlines()[2]
+
+
+class Killed(Blur):
+    def predict_step(self, batch, batch_idx):
+        if batch_idx == self.stop_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().predict_step(batch, batch_idx)
+
+
+@FORKS
+def test_after_sigkill_it_goes_on(tmp_path, source):
+    predict(source, tmp_path / "whole")
+    process = multiprocessing.get_context("fork").Process(
+        target=predict, args=(source, tmp_path / "out", Killed(17))
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    marks = blocks_of(tmp_path / "out")
+    assert 0 < marks.count("1") < len(marks)
+    predict(source, tmp_path / "out", Killed())
+    assert (tmp_path / "out" / "a.tif").read_bytes() == (tmp_path / "whole" / "a.tif").read_bytes()
+
+
+class Shares(Blur):
+    """Writes down what each process predicts."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def predict_step(self, batch, batch_idx):
+        with (self.folder / f"{self.trainer.global_rank}").open("a") as file:
+            file.writelines(f"{row}\n" for row in batch["region"].tolist())
+        return super().predict_step(batch, batch_idx)
+
+
+@FORKS
+def test_two_processes_share_the_blocks_of_one_image_and_write_what_one_does(tmp_path, source):
+    predict(source, tmp_path / "whole")
+    (tmp_path / "shares").mkdir()
+    predict(source, tmp_path / "out", Shares(tmp_path / "shares"), devices=2)
+    assert (tmp_path / "out" / "a.tif").read_bytes() == (tmp_path / "whole" / "a.tif").read_bytes()
+    assert written(tmp_path / "out") == ["a.tif"]
+    one, two = ((tmp_path / f"shares/{i}").read_text().splitlines() for i in range(2))
+    assert not set(one) & set(two)
+    assert min(len(one), len(two)) >= 0.4 * (len(one) + len(two))
+
+
+@FORKS
+def test_a_process_without_a_block_waits_for_the_other(tmp_path, source):
+    one_block = {"tile_size": (64, 64)}
+    predict(source, tmp_path / "whole", **one_block)
+    (tmp_path / "shares").mkdir()
+    predict(source, tmp_path / "out", Shares(tmp_path / "shares"), devices=2, **one_block)
+    assert (tmp_path / "out" / "a.tif").read_bytes() == (tmp_path / "whole" / "a.tif").read_bytes()
+    assert written(tmp_path / "shares") == ["0"]
