@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from careamics_dm.callbacks.training import LearningRate as LearningRate
     from careamics_dm.callbacks.training import Pictures as Pictures
     from careamics_dm.callbacks.training import SaveModel as SaveModel
+    from careamics_dm.cli.exported_model import export_model as export_model
     from careamics_dm.cli.sweep import CompareJobs as CompareJobs
     from careamics_dm.cli.trained_model import from_careamics as from_careamics
     from careamics_dm.cli.trained_model import load_model as load_model
@@ -102,6 +103,7 @@ else:
         "UNet": "models.unet",
         "ZarrDataModule": "formats.zarr.datamodule",
         "ZarrWriter": "prediction.zarr_writer",
+        "export_model": "cli.exported_model",
         "from_careamics": "cli.trained_model",
         "load_model": "cli.trained_model",
         "predict": "cli.trained_model",

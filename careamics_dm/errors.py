@@ -2,6 +2,10 @@
 
 import errno
 import re
+from collections.abc import Callable
+from typing import TypeVar
+
+Read = TypeVar("Read")
 
 OF_A_FILE = {None, errno.ENOENT, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EOVERFLOW}
 """Numbers of operating system errors that say that a file is not as it should be."""
@@ -34,3 +38,15 @@ def blame_others(error: BaseException, place: object) -> None:
                 "rights, disk and network, and try again."
             ) from error
         cause = cause.__cause__
+
+
+def parsed(read: Callable[[], Read]) -> Read:
+    """Call a function once more after a SystemError.
+
+    Python 3.11 may raise one where several threads parse at once, as ``numpy.load`` does with the
+    header of a file (CPython issue 106905).
+    """
+    try:
+        return read()
+    except SystemError:
+        return read()

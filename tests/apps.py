@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
-from contextlib import chdir, redirect_stderr, redirect_stdout
+import runpy
+import signal
+import sys
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import resources
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import numpy as np
@@ -17,6 +21,9 @@ import pytest
 import tifffile
 
 from careamics_dm.cli import commands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CONF = Path(str(resources.files("careamics_dm.conf")))
 WHITELIST = "execution_whitelist" in signature(hydra.main).parameters
@@ -27,10 +34,10 @@ ALLOWED = {"_execution_whitelist_": ["careamics_dm.*", "torch.*"]} if WHITELIST 
 """Arguments of `instantiate` that say what a configuration may name."""
 
 
-def compose(name: str, *overrides: str) -> Any:
+def compose(name: str, *overrides: str, **options: Any) -> Any:
     """Compose a configuration of ours: an application, or a part such as "data/tiff" alone."""
     with hydra.initialize_config_module("careamics_dm.conf", **BASE):
-        return hydra.compose(name, list(overrides))
+        return hydra.compose(name, list(overrides), **options)
 
 
 SMALL = (
@@ -99,6 +106,46 @@ def refuse(app: str, cwd: Path, *arguments: str) -> str:
     message, found, after = message.partition("\n(HYDRA_FULL_ERROR=1 shows the stack trace.)\n")
     assert found and not after
     return message
+
+
+def _become(
+    program: str, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str]
+) -> None:
+    """Run a Python program as `__main__`; what it prints goes to files in its folder."""
+    # Processes in the background ignore Ctrl+C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(cwd)
+    os.environ.update(environment)
+    for number, name in ((1, "stdout"), (2, "stderr")):  # pipes would fill up
+        with Path(name).open("w") as file:
+            os.dup2(file.fileno(), number)
+    sys.argv = [program, *arguments]
+    runpy.run_path(program, run_name="__main__")
+
+
+@contextmanager
+def started(program: str | Path, cwd: Path, *arguments: str, **environment: str) -> Iterator[Any]:
+    """Run a program, or an installed command, in a process that need not import Lightning again."""
+    if isinstance(program, str):
+        program = Path(sys.executable).parent / f"careamics-{program}"
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_become, args=(str(program), arguments, cwd, environment)
+    )
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def ended(program: str | Path, cwd: Path, *arguments: str, **environment: str) -> Run:
+    """Run it to its end."""
+    with started(program, cwd, *arguments, **environment) as process:
+        process.join()
+        code = process.exitcode
+    out, err = ((cwd / name).read_text("utf-8") for name in ("stdout", "stderr"))
+    return Run(-1 if code is None else code, out, err, cwd)
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -15,10 +17,23 @@ from hypothesis import settings
 # For so little work, more threads only wait for each other (measured: up to ten times as long).
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start, and of notebooks
+# New processes that inherit nothing, forked from a clean one that has imported this once: where a
+# test starts several, and spawning itself is not what it tests.
+multiprocessing.set_forkserver_preload(
+    ["careamics_dm.cli.train", "careamics_dm.testing.datamodule_checks"]
+)
 # No deadlines: they tell how busy the machine is.
 settings.register_profile("no deadlines", deadline=None)
 settings.load_profile("no deadlines")
 DESCRIPTORS = Path("/proc/self/fd")
+NOT_ON_WINDOWS = re.compile(r'"fork"|_fork"|(import|from) resource|outcomes|mkfifo|os\.fork')
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out, on Windows, the files of tests that need what it lacks."""
+    if os.name != "nt" or collection_path.suffix != ".py":
+        return None
+    return bool(NOT_ON_WINDOWS.search(collection_path.read_text("utf-8"))) or None
 
 
 def open_files(folder: Path) -> list[str]:

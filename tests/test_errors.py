@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from careamics_dm.errors import DataError, blame_others
+from careamics_dm.errors import DataError, blame_others, parsed
 
 
 class ServerTimeoutError(Exception):
@@ -55,3 +55,19 @@ def test_nor_is_lack_of_memory():
 )
 def test_other_errors_are(error):
     blame_others(error, "a.tif")
+
+
+@pytest.mark.parametrize("n_faults", [0, 1, 2])
+def test_what_python_itself_failed_to_parse_is_read_once_more(n_faults):
+    faults = [SystemError("AST constructor recursion depth mismatch")] * n_faults
+
+    def read():
+        if faults:
+            raise faults.pop()
+        return "pixels"
+
+    if n_faults < 2:
+        assert parsed(read) == "pixels"
+    else:
+        with pytest.raises(SystemError):
+            parsed(read)

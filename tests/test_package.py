@@ -20,6 +20,7 @@ HEAVY = (
     "matplotlib",
     "hydra",
     "imagecodecs",
+    "yaozarrs",
 )
 
 
@@ -38,7 +39,8 @@ def test_importing_it_loads_nothing_heavy():
 
 def test_what_a_loader_process_imports_is_torch_alone():
     """A process that is spawned unpickles a dataset; Lightning would take seconds more."""
-    assert loaded("careamics_dm.loading.dataset") == "['torch']"
+    assert loaded("careamics_dm.loading.dataset, careamics_dm.loading.loader") == "['torch']"
+    assert loaded("careamics_dm.formats.zarr.opening") == "['torch', 'zarr']"
 
 
 @pytest.mark.parametrize("name", careamics_dm.__all__)

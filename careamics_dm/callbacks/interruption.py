@@ -1,4 +1,4 @@
-"""Ctrl+C and SIGTERM end a run between two batches, with a checkpoint to go on from."""
+"""Ctrl+C, SIGTERM and SIGUSR1 end a run between two batches, with a checkpoint to go on from."""
 
 import os
 import signal
@@ -8,16 +8,21 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 
 from careamics_dm.callbacks.training import LAST
 
 MESSAGE = (
     b"\nStopping after this batch (in validation, after it); press Ctrl+C again to stop at once.\n"
 )
+OF_SCHEDULERS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+"""Signals by which schedulers end a run, or announce its time limit; Windows lacks the latter."""
 
 
 class StopOnRequest(L.Callback):
-    """End a run after its batch on Ctrl+C or SIGTERM, and at once on a second Ctrl+C.
+    """End a run after its batch on Ctrl+C, SIGTERM or SIGUSR1, and at once on a second Ctrl+C.
 
     Training saves ``last.ckpt`` before it ends, from which it goes on with the very next batch. In
     the last batch of an epoch and in validation it first finishes the epoch, which `SaveModel`
@@ -47,9 +52,9 @@ class StopOnRequest(L.Callback):
         if self._before or threading.current_thread() is not threading.main_thread():
             return
         self._launcher = trainer.strategy.launcher
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *OF_SCHEDULERS):
             before = signal.getsignal(number)
-            if number == signal.SIGTERM or before is signal.default_int_handler:
+            if number != signal.SIGINT or before is signal.default_int_handler:
                 self._before[number] = before
                 signal.signal(number, self._request)
 
@@ -84,10 +89,10 @@ class StopOnRequest(L.Callback):
 
     def _agreed(self, trainer: L.Trainer) -> bool:
         """Whether a stop was requested of any process; they save, and end, together."""
-        asked = trainer.strategy.reduce_boolean_decision(self._requested is not None, all=False)
-        if asked and self._requested is None:
-            self._requested = signal.SIGTERM
-        return asked
+        mine = torch.tensor(self._requested or 0, device=trainer.strategy.root_device)
+        asked = int(trainer.strategy.reduce(mine, reduce_op="max"))
+        self._requested = asked or None
+        return bool(asked)
 
     def _stop(self, *args: Any, **kwargs: Any) -> None:
         """Stop if that was requested; called by Lightning before a batch of test or prediction."""
@@ -98,11 +103,11 @@ class StopOnRequest(L.Callback):
     on_test_batch_start = on_predict_batch_start = _stop
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGTERM and self._launcher is not None:
+        if number != signal.SIGINT and self._launcher is not None:
             self._launcher.kill(number)  # the processes that this one has started
         if self._requested is None:
             self._requested = number
-        elif number == signal.SIGINT:  # schedulers may repeat the other
+        elif number == signal.SIGINT:  # schedulers may repeat the others
             raise KeyboardInterrupt(number)
         else:
             return

@@ -1,6 +1,6 @@
 """A picture of what was predicted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,12 @@ class PredictionPicture(L.Callback):
         self.folder = Path(folder).expanduser()
         self.path: Path | None = None
         self._restored: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._places: dict[int, list[Region]] = {}
         self._gathered = False
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget an earlier prediction; called by Lightning."""
-        self._restored, self.path, self._gathered = {}, None, False
+        self._restored, self._places, self.path, self._gathered = {}, {}, None, False
 
     def on_predict_batch_end(
         self,
@@ -63,13 +64,11 @@ class PredictionPicture(L.Callback):
         """Take what tiles show of the places; called by Lightning."""
         if not isinstance(outputs, Mapping) or not {"prediction", "region"} <= set(outputs):
             return
-        stacks: Sequence[ImageStack] = trainer.datamodule.predict_stacks  # type: ignore[attr-defined]
+        places = self._of_images(trainer)
         for tile, row in zip(outputs["prediction"], outputs["region"].tolist(), strict=True):
             image, sample, *corners = row
-            if image not in _chosen(len(stacks)):
-                continue
             _, first, stop = np.reshape(corners, (3, -1))
-            for number, place in enumerate(_places(image, stacks[image])):
+            for number, place in enumerate(places.get(image, ())):
                 low, high = np.maximum(place.start, first), np.minimum(place.stop, stop)
                 if place.sample != sample or (low >= high).any():
                     continue
@@ -95,7 +94,8 @@ class PredictionPicture(L.Callback):
         images: ImageSet = trainer.datamodule.images_of("predict")  # type: ignore[attr-defined]
         rows: dict[str, list[Place]] = {}
         for image, number in sorted(restored):
-            place = _draft(images, image, number, restored[image, number])
+            region = self._of_images(trainer)[image][number]
+            place = _draft(images, region, number, restored[image, number])
             rows.setdefault(_name(images.stacks[image]), []).append(place)
         self.path = self.folder / "prediction.png"
         plot_places(rows, self.path)
@@ -105,9 +105,13 @@ class PredictionPicture(L.Callback):
         if stage == "predict" and not self._gathered:
             gather(self._restored)
 
-
-def _chosen(n: int) -> set[int]:
-    return {0, (n - 1) // 2, n - 1}
+    def _of_images(self, trainer: L.Trainer) -> dict[int, list[Region]]:
+        """Choose places of the first, the middle and the last image."""
+        if not self._places:
+            stacks = trainer.datamodule.predict_stacks  # type: ignore[attr-defined]
+            chosen = {0, (len(stacks) - 1) // 2, len(stacks) - 1}
+            self._places = {i: _places(i, stacks[i]) for i in chosen}
+        return self._places
 
 
 def _places(image: int, stack: ImageStack) -> list[Region]:
@@ -132,10 +136,9 @@ def _slices(start: NDArray[np.int64], stop: NDArray[np.int64]) -> tuple[slice, .
     return tuple(map(slice, start.tolist(), stop.tolist()))
 
 
-def _draft(images: ImageSet, image: int, number: int, restored: NDArray[np.float32]) -> Place:
+def _draft(images: ImageSet, region: Region, number: int, restored: NDArray[np.float32]) -> Place:
     """Read what a place was before; of one channel, another one for each number."""
-    stack, channels = images.stacks[image], images.channels[image]
-    region = _places(image, stack)[number]
+    stack, channels = images.stacks[region.image], images.channels[region.image]
     noisy = read_region(stack, region, channels)
     chosen = range(stack.data_shape[1]) if channels is None else channels
     label = _label(stack, region, chosen[number % len(noisy)] if len(noisy) > 1 else None)

@@ -1,4 +1,4 @@
-"""The three commands: train, predict and preview."""
+"""The four commands: train, predict, preview and export."""
 
 import inspect
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the three commands share: run folders, objects from configuration, plain errors."""
+"""What the four commands share: run folders, objects from configuration, plain errors."""
 
 import logging
 import os
@@ -15,12 +15,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from careamics_dm.callbacks.interruption import OF_SCHEDULERS
 from careamics_dm.callbacks.training import LAST
 from careamics_dm.cli import BASE, HAS_WHITELIST
 from careamics_dm.cli.config_errors import explain, left_out, outdated
-from careamics_dm.cli.processes import join_others, one_job
+from careamics_dm.cli.processes import join_others, one_job, requeue
 from careamics_dm.cli.secrets import hide_in_files, hiding_output
 from careamics_dm.cli.sweep import compare_begun
 from careamics_dm.cli.trust import to_trust
@@ -33,6 +35,7 @@ _NEEDED = {
     "train": ("data", "model", "trainer", "writer"),
     "predict": ("data", "trainer", "writer"),
     "preview": ("data", "model"),
+    "export": (),
 }
 _COUNTS = (
     *("max_epochs", "min_epochs", "max_steps", "min_steps", "num_nodes", "log_every_n_steps"),
@@ -53,14 +56,16 @@ _NOISE = (
 
 _SMALL_TALK = (
     *("Tip:", "graceful shutdown", "GPU available", "TPU available", "`max_epochs="),
+    "SLURM auto-requeueing enabled",  # ours requeues
     *("Restoring states from", "Loaded model weights from", "Restored all states from"),
 )
 """What Lightning says where our commands say what matters."""
 
 
-logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-    lambda record: not any(text in record.getMessage() for text in _SMALL_TALK)
-)
+for _logger in ("utilities.rank_zero", "trainer.connectors.signal_connector"):
+    logging.getLogger(f"lightning.pytorch.{_logger}").addFilter(
+        lambda record: not any(text in record.getMessage() for text in _SMALL_TALK)
+    )
 
 
 class _Refused(BaseException):
@@ -82,7 +87,7 @@ def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
         try:
             plain = _plain(config, name)
             # Relative paths start where the program was started, whatever hydra.job.chdir is.
-            with chdir(HydraConfig.get().runtime.cwd), _one_job(folder):
+            with chdir(HydraConfig.get().runtime.cwd), _one_job(folder), _without_noise():
                 return run(plain, folder)
         except Exception as error:
             message = explain(error, in_job=True)
@@ -98,16 +103,15 @@ def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
             request = stop if isinstance(stop, KeyboardInterrupt) else stop.__context__
             if not isinstance(request, KeyboardInterrupt):
                 raise
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *OF_SCHEDULERS):
                 signal.signal(number, signal.SIG_IGN)  # it ends already
-            ended = signal.SIGTERM in request.args
-            why = "ended by SIGTERM" if ended else "stopped from the keyboard"
-            _report(name, f"{why}.{_how_to_go_on(name, config, folder)}")
-            sys.exit(128 + (signal.SIGTERM if ended else signal.SIGINT))
+            by = signal.Signals(next(iter(request.args), signal.SIGINT))
+            why = "stopped from the keyboard" if by == signal.SIGINT else f"ended by {by.name}"
+            again = "" if by in (signal.SIGINT, signal.SIGTERM) else requeue()
+            rank_zero_only(_report)(name, f"{why}.{again}{_how_to_go_on(name, config, folder)}")
+            sys.exit(128 + by)
 
-    with _hydra_raises() as asked_for_trace, warnings.catch_warnings(), _sigterm_raises():
-        for noise in _NOISE:
-            warnings.filterwarnings("ignore", noise)
+    with _hydra_raises() as asked_for_trace, _signals_raise():
         try:
             return _run_and_compare(job)
         except _Refused as refused:
@@ -178,6 +182,15 @@ def _plain(config: DictConfig, name: str) -> dict[str, Any]:
 
 
 @contextmanager
+def _without_noise() -> Iterator[None]:
+    """Leave out warnings that mean nothing here; a launcher may run a job in another process."""
+    with warnings.catch_warnings():
+        for noise in _NOISE:
+            warnings.filterwarnings("ignore", noise)
+        yield
+
+
+@contextmanager
 def _hydra_raises() -> Iterator[bool]:
     """Let Hydra raise what it finds and not print it; yield whether users want a stack trace."""
     before = os.environ.get(_FULL_ERROR)
@@ -191,18 +204,19 @@ def _hydra_raises() -> Iterator[bool]:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM raise what Ctrl+C does, until that has ended the application."""
+def _signals_raise() -> Iterator[None]:
+    """Let signals of schedulers raise what Ctrl+C does, until that has ended the application."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in OF_SCHEDULERS}
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is interrupt:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if signal.getsignal(number) is interrupt:
+                signal.signal(number, handler)
 
 
 def _run_and_compare(job: Callable[[], Any]) -> Any:

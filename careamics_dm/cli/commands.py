@@ -1,4 +1,4 @@
-"""The three commands as they are installed; ``--help`` imports neither torch nor Lightning."""
+"""The four commands as they are installed; ``--help`` imports neither torch nor Lightning."""
 
 import os
 import sys
@@ -39,3 +39,4 @@ def _print_help(command: str) -> bool:
 train = partial(_run, "train")
 predict = partial(_run, "predict")
 preview = partial(_run, "preview")
+export = partial(_run, "export")

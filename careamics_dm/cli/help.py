@@ -25,7 +25,7 @@ from careamics_dm.docstrings import Parameter, parameters
 
 FROM_CHECKPOINT = {
     *("axes", "target_axes", "trust_axes", "channels", "target_channels", "patch_size"),
-    *("nan_policy", "normalization"),
+    *("nan_policy", "normalization", "z_as_samples"),
 }
 """Settings of the data that training decided; careamics-predict takes them from the checkpoint."""
 _WIDTH = 100
@@ -46,8 +46,13 @@ def help_text(command: str, overrides: Sequence[str]) -> str:
     Overrides of the command line choose keys: ``data=zarr`` those of that format. Hydra raises an
     error if they don't suit the configuration.
     """
-    path = files("careamics_dm.conf") / "careamics_dm" / "help.yaml"
-    texts = yaml.safe_load(path.read_text("utf-8"))
+    blocks = [_block(title, rows) for title, rows in help_sections(command, overrides).items()]
+    return "\n\n".join([_texts()["commands"][command]["text"], *blocks, _texts()["footer"]])
+
+
+def help_sections(command: str, overrides: Sequence[str]) -> dict[str, list[Row]]:
+    """Return the rows of the help by the title of their section."""
+    texts = _texts()
     own = texts["commands"][command]
     keys, groups = _compose(command, overrides, texts, texts["keys"] | own.get("keys", {}))
     left = {row.key: row for row in keys if not _matches(row.key, own["hidden"])}
@@ -59,8 +64,14 @@ def help_text(command: str, overrides: Sequence[str]) -> str:
     sections |= {title: [] for title in texts["sections"]}
     for row in left.values():
         sections[_section(row.key, texts["sections"])].append(row)
-    blocks = [_block(title, rows) for title, rows in sections.items() if rows]
-    return "\n\n".join([own["text"], *blocks, texts["footer"]])
+    return {title: rows for title, rows in sections.items() if rows}
+
+
+@cache
+def _texts() -> dict[str, Any]:
+    path = files("careamics_dm.conf") / "careamics_dm" / "help.yaml"
+    texts: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    return texts
 
 
 def _compose(

@@ -13,9 +13,12 @@ from careamics_dm.callbacks.run_progress import RunProgress
 from careamics_dm.cli.application import build, overridden
 from careamics_dm.cli.checkpoints import explaining_weights, load_checkpoint
 from careamics_dm.cli.help import FROM_CHECKPOINT
+from careamics_dm.cli.prediction_data import opened
+from careamics_dm.cli.processes import check_processes, is_restarted
 from careamics_dm.cli.resumption import StartFrom
 from careamics_dm.cli.secrets import check_given, hide
 from careamics_dm.cli.trust import check_config
+from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.sources.data_warnings import say
 from careamics_dm.sources.source_path import as_text
@@ -35,21 +38,34 @@ def main(config: dict[str, Any], folder: Path) -> None:
     wanted = {"model": trained["model"], "data": restored}
     wanted = check_config(wanted, config["trusted"], config["checkpoint"])
     config["data"] |= wanted["data"] | {"batch_format": "dict"}
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(hide(config)), encoding="utf-8")
-    data = build(config, "data")
-    data.setup("predict")
+    own = folder  # jobs that share the images may share the folder, too
+    if (shard := config["data"].get("shard")) is not None:
+        own = folder / f"shard_{str(shard).replace('/', '_of_')}"
+        own.mkdir(exist_ok=True)
+
+    def make(settings: dict[str, Any]) -> PatchDataModule:
+        config["data"] = settings
+        (own / "config.yaml").write_text(OmegaConf.to_yaml(hide(config)), encoding="utf-8")
+        data: PatchDataModule = build(config, "data")
+        return data
+
+    data = opened(make, config["data"], fixed="axes" in given)
     if "normalization" in given:
         checkpoint["data"]["statistics"] = {}
     data.load_state_dict(checkpoint["data"])
     say(data.summary())
     model = build(wanted, "model")
     choose_outputs(config, model)
-    writers = make_writers(config, folder, data, model)
+    if is_restarted() and config["writer"]["existing"] == "error":
+        config["writer"]["existing"] = "skip"
+    writers = make_writers(config, folder)
+    prepare_writers(writers, data)
     place = as_text(writers[0].folder)
     if not any(writer.wanted for writer in writers):
-        say(f"\nnothing to predict: all results are there already, in {place}")
+        of = f" of shard {shard} of {len(data.predict_stacks)} image(s)" if shard else ""
+        say(f"\nnothing to predict: all results{of} are there already, in {place}")
         return
-    picture = PredictionPicture(folder)
+    picture = PredictionPicture(own)
     # The picture first: processes without a block join its gathering before they wait for writers.
     callbacks = [picture, *writers, StopOnRequest()]
     if config["trainer"].get("enable_progress_bar", True):
@@ -61,6 +77,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
         options = {}
     settings = {"enable_model_summary": False, "callbacks": callbacks}
     trainer = build(config, "trainer", default_root_dir=folder, **settings)
+    check_processes(trainer)
     with explaining_weights(path, "It was changed or damaged: name another model.ckpt of a run."):
         trainer.predict(model, datamodule=data, return_predictions=False, **options)
     say(f"\ndenoised images  {place}")
@@ -86,11 +103,8 @@ def choose_outputs(config: dict[str, Any], model: Any) -> None:
         model.test_time_augmentation = True
 
 
-def make_writers(config: dict[str, Any], folder: Path, data: Any, model: Any) -> list[Any]:
-    """Make the writer of predictions and, if wanted, of their uncertainty; try if they can write.
-
-    ``data`` are set up for prediction.
-    """
+def make_writers(config: dict[str, Any], folder: Path) -> list[Any]:
+    """Make the writer of predictions and, if wanted, of their uncertainty."""
     check_given(config["writer"], part="writer")
     given = config["writer"]["folder"]
     writers = [build(config, "writer", folder=given or folder / "denoised")]
@@ -99,10 +113,14 @@ def make_writers(config: dict[str, Any], folder: Path, data: Any, model: Any) ->
         # Rounded to integers, most of it would be 0.
         settings = {"folder": place, "output": "uncertainty", "dtype": "float32"}
         writers.append(build(config, "writer", **settings))
+    return writers
+
+
+def prepare_writers(writers: Sequence[Any], data: Any) -> None:
+    """Try if writers can write what is predicted of data, which are set up for it."""
     for writer in writers:
         writer.prepare(data, writers)
         check_lengths(writer.paths)
-    return writers
 
 
 def check_lengths(paths: Sequence[Path]) -> None:

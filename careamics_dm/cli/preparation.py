@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
 
 from careamics_dm.cli.application import build, overridden
 from careamics_dm.cli.secrets import check_given
@@ -23,7 +24,7 @@ _TARGETS: dict[str, dict[str, Any]] = {
 def prepare_model(config: dict[str, Any], folder: Path) -> Any:
     """Make the model; in the configuration, fill in the data that the user left open."""
     check_given(config["data"])
-    check_writable(folder)
+    rank_zero_only(check_writable)(folder)
     L.seed_everything(config["seed"], workers=True, verbose=False)
     model = build(config, "model")
     data = config["data"]

@@ -1,13 +1,16 @@
-"""Runs of several processes: they share a folder, and run the same job of a sweep."""
+"""Runs of several processes and of schedulers: who takes part, where, and how they restart."""
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
+import lightning as L
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
 
 from careamics_dm.errors import DataError
 
@@ -15,6 +18,8 @@ BEGAN = "CAREAMICS_DM_BEGAN"
 """When a run began, or its job of SLURM: with it the name of the folder ends, in all processes."""
 JOB = "CAREAMICS_DM_JOB"
 """Arguments of the job of a sweep that a process belongs to."""
+_ELASTIC = "TORCHELASTIC_RUN_ID"
+"""Set in processes of torchrun."""
 
 
 def join_others() -> None:
@@ -22,11 +27,11 @@ def join_others() -> None:
     environment = os.environ
     if JOB in environment and environment.get("LOCAL_RANK", "0") != "0":
         sys.argv[1:] = json.loads(environment[JOB])
-    elif int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment:
-        names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-        environment[BEGAN] = "-".join(["slurm", *(environment.get(name, "0") for name in names)])
-    elif "TORCHELASTIC_RUN_ID" in environment and int(environment["WORLD_SIZE"]) > 1:
+    elif _n_started() > 1 and _ELASTIC in environment:
         environment[BEGAN] = _agree()
+    elif _n_started() > 1:
+        # The same when the job is started again.
+        environment[BEGAN] = f"slurm-{environment['SLURM_JOB_ID']}-{environment['SLURM_STEP_ID']}"
 
 
 @contextmanager
@@ -46,15 +51,66 @@ def one_job(overrides: Sequence[str], folder: str) -> Iterator[None]:
         os.environ.update(before)
 
 
+def _n_started() -> int:
+    """Return how many processes ``srun`` or torchrun has started together with this one."""
+    if _ELASTIC in os.environ:  # also where srun has started torchrun
+        return int(os.environ["WORLD_SIZE"])
+    # Not in a batch script itself.
+    return int(os.environ.get("SLURM_NTASKS", 1)) if "SLURM_STEP_ID" in os.environ else 1
+
+
+def _names_folder() -> bool:
+    """Whether the command line says where the run, or the sweep, is."""
+    return any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for text in sys.argv)
+
+
 def _agree() -> str:
     """Return the time at which the first of the processes of torchrun began."""
-    if any(text.startswith("hydra.run.dir=") for text in sys.argv):
+    if _names_folder():
         return ""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise DataError("give the processes of this run a folder in common: hydra.run.dir=FOLDER.")
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(*address, is_master=False)  # type: ignore[attr-defined]
-    key = f"careamics_dm/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    if os.environ["RANK"] == "0":
-        store.set(key, datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))
+    key = "careamics_dm/began"
+    if os.environ["RANK"] == "0":  # of processes that are started again, what was set first holds
+        store.compare_set(key, "", datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))
     return str(store.get(key).decode())
+
+
+def is_restarted() -> bool:
+    """Whether a scheduler has started this run again, with the command that it began with."""
+    counts = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+    return any(int(os.environ.get(name) or 0) > 0 for name in counts)
+
+
+def check_processes(trainer: L.Trainer) -> None:
+    """Refuse a trainer that leaves out some of the processes that were started for this run."""
+    if (n := _n_started()) > 1 and n != trainer.world_size:
+        raise DataError(
+            f"{n} processes were started for this run, but trainer.devices and trainer.num_nodes "
+            f"make {trainer.world_size}. Set trainer.devices to the number of processes per node, "
+            "and trainer.num_nodes to that of nodes."
+        )
+
+
+@rank_zero_only
+def requeue() -> str:
+    """Ask SLURM, if this is one of its jobs, to start it again; return what became of that.
+
+    Only where it will find the folder of its run, as all processes of ``srun`` do.
+    """
+    environment = os.environ
+    job = environment.get("SLURM_JOB_ID")
+    if job is None:
+        return ""
+    if not (_names_folder() or environment.get(BEGAN, "").startswith("slurm-")):
+        return " With hydra.run.dir=FOLDER, SLURM could start it again, and it would go on."
+    if array := environment.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = getattr(error, "stderr", None) or error
+        return f" SLURM could not requeue job {job}: {str(why).strip()}"
+    return f" SLURM will restart job {job}, which then goes on by itself."

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from careamics_dm.callbacks.training import LAST
 from careamics_dm.cli.application import overridden, targets
+from careamics_dm.cli.processes import is_restarted
 from careamics_dm.cli.secrets import SECRET
 from careamics_dm.cli.trust import OF_RUNS, check_config
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
@@ -23,6 +24,8 @@ RESULTS = (
     *("test.csv", "test.png", "pictures", "logs", "denoised"),
 )
 """Files and folders that a training leaves in its folder."""
+AUTO = "auto"
+"""The checkpoint of a run that goes on if its folder has one, and else begins."""
 _OF_ONE_RUN = {"checkpoint", "weights", "statistics", "trusted", "overwrite"}
 _OF_ONE_PLACE = {"save_dir", "dirpath", "folder", "default_root_dir", SECRET}
 """Where a run writes, and keys, which no file holds."""
@@ -31,12 +34,36 @@ _OF_WEIGHTS = ("patch_size", "normalization", "normalize_target")
 """Settings of the data that go with weights: they say how images reach the network."""
 
 
-def resume(config: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+def find_checkpoint(config: dict[str, Any], folder: Path) -> bool:
+    """Name the checkpoint in the folder of a run, where ``checkpoint=auto`` asks for it.
+
+    A run that a scheduler starts again asks for it, too. Return whether the run then goes on.
+    """
+    asked, restarted = config["checkpoint"], is_restarted()
+    if asked == AUTO and config["overwrite"] is True:
+        raise DataError("checkpoint=auto goes on, overwrite=true begins anew. Leave one out.")
+    if asked != AUTO and not restarted:
+        return False
+    found = [str(path) for name in (LAST, "model.ckpt") if (path := folder / name).exists()]
+    if found or asked == AUTO:
+        config["checkpoint"] = found[0] if found else None
+    if found:
+        config |= {"weights": None, "statistics": "new"}  # from which the run has begun
+    return bool(found)
+
+
+def resume(
+    config: dict[str, Any], content: dict[str, Any], *, same_command: bool = False
+) -> dict[str, Any]:
     """Return the configuration of a checkpoint, with what the user gives for this run.
+
+    ``same_command`` says that it is what the run began with, so that all of it may be given.
 
     Tells what differs. Raises a DataError for what can't be changed in a run that goes on.
     """
     given, trained = overridden(), content["config"]
+    if same_command:
+        given.discard("experiment")
     if not content["resumable"]:
         raise DataError(
             f"checkpoint: {config['checkpoint']} holds a model, but no run of careamics-train that "
@@ -126,6 +153,7 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
         if log.exists():  # Lightning's logger would delete it
             n = len(list(log.parent.glob("metrics*.csv")))
             log.rename(log.with_name(f"metrics_of_part_{n}.csv"))
+        (folder / "scores.csv").unlink(missing_ok=True)  # it says that a run has ended
     elif found and not config["overwrite"]:
         raise DataError(
             f"{folder} has the results of another training ({found[0].name}). Choose another "

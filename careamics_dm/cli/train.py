@@ -23,12 +23,15 @@ from careamics_dm.cli.checkpoints import (
     explaining_weights,
     load_checkpoint,
 )
-from careamics_dm.cli.predict import make_writers
+from careamics_dm.cli.objective import check_objective, objective_of
+from careamics_dm.cli.predict import make_writers, prepare_writers
 from careamics_dm.cli.preparation import check_targets, prepare_model
+from careamics_dm.cli.processes import check_processes
 from careamics_dm.cli.results import Prediction, draw_result, read_truth
 from careamics_dm.cli.resumption import (
     StartFrom,
     claim,
+    find_checkpoint,
     nothing_left,
     resume,
     start_from,
@@ -41,6 +44,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.evaluation.plots import plot_losses
 from careamics_dm.evaluation.text_table import write_csv
 from careamics_dm.prediction.auto_writer import AutoWriter
+from careamics_dm.prediction.continuation import agreed
 from careamics_dm.prediction.result_writer import ResultWriter
 from careamics_dm.prediction.tiff_writer import TiffWriter
 from careamics_dm.prediction.zarr_writer import ZarrWriter
@@ -59,12 +63,17 @@ FOR_PREDICTION = (
 
 
 def main(config: dict[str, Any], folder: Path) -> float | None:
-    """Train, save, draw and score; return the validation (else training) loss for a sweeper."""
+    """Train, save, draw and score; return the objective of a sweeper, if there is one."""
     began = time.monotonic()
-    config, content = use_checkpoint(config)
-    if config["checkpoint"] and (note := nothing_left(config, content)):
+    goes_on = find_checkpoint(config, folder)
+    config, content = use_checkpoint(config, same_command=goes_on)
+    note = nothing_left(config, content) if config["checkpoint"] else None
+    if note and (not goes_on or (folder / SCORES).exists()):
         say(note)
         return None
+    if goes_on and config["writer"].get("existing") == "error":  # it may have been predicting
+        config["writer"]["existing"] = "skip" if note else "replace"
+    check_objective(config)
     claim(folder, config)
     model = prepare_model(config, folder)
     rank_zero_only(write_config)(config, folder)
@@ -78,10 +87,12 @@ def main(config: dict[str, Any], folder: Path) -> float | None:
         data.teardown("fit")
     scores["seconds"] = round(time.monotonic() - began, 1)
     rank_zero_only(write_csv)(folder / SCORES, list(scores), [scores])
-    return scores.get("val_loss", scores.get("train_loss"))
+    return rank_zero_only(objective_of)(config, scores)
 
 
-def use_checkpoint(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def use_checkpoint(
+    config: dict[str, Any], *, same_command: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the configuration with what a checkpoint gives, if there is one, and its content."""
     if config["checkpoint"] and config["weights"]:
         raise DataError("checkpoint goes on with a run, weights starts a new one. Leave one out.")
@@ -90,7 +101,10 @@ def use_checkpoint(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     if not (path := config["checkpoint"] or config["weights"]):
         return config, {}
     content = load_checkpoint(path)
-    config = (resume if config["checkpoint"] else start_from)(config, content)
+    if config["checkpoint"]:
+        config = resume(config, content, same_command=same_command)
+    else:
+        config = start_from(config, content)
     if note := check_given(config["data"], content["config"]["data"]):
         say(note)
     return config, content
@@ -157,7 +171,11 @@ def prepare_prediction(
     config: dict[str, Any], folder: Path, data: PatchDataModule, model: L.LightningModule
 ) -> Prediction:
     """Try whether results can be written, and read the ground truth if there is one."""
-    (writer,) = make_writers(config, folder, data, model)
+    (writer,) = make_writers(config, folder)
+    # Other processes may still see results that the first one has just removed.
+    rank_zero_only(prepare_writers)([writer], data)
+    if data.settings.shard is not None:
+        raise DataError("data.shard is for careamics-predict: training predicts all images.")
     if not isinstance(writer, AutoWriter | TiffWriter | ZarrWriter):
         raise DataError(
             f"writer: careamics-train reads a result again for its picture and can't do so with "
@@ -191,6 +209,7 @@ def make_trainer(config: dict[str, Any], folder: Path, more: Sequence[L.Callback
     settings = {"default_root_dir": folder, "logger": logger, "callbacks": callbacks}
     summary = config["trainer"].get("enable_model_summary", False)  # Describe says what matters
     trainer: L.Trainer = build(config, "trainer", enable_model_summary=summary, **settings)
+    check_processes(trainer)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeFiles()
     return trainer
@@ -261,7 +280,7 @@ def predict(
 ) -> None:
     """Predict and write, unless all results exist already."""
     given = config["trainer"]
-    if writer.wanted:  # a process may still have no image of its own
+    if agreed(lambda: bool(writer.wanted)):  # a process may still have no image of its own
         trainer: L.Trainer = build(
             {"trainer": {name: given[name] for name in FOR_PREDICTION if name in given}},
             "trainer",

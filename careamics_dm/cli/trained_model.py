@@ -20,6 +20,7 @@ from careamics_dm.cli.checkpoints import (
     load_checkpoint,
     read_checkpoint,
 )
+from careamics_dm.cli.prediction_data import opened
 from careamics_dm.cli.trust import check_config
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
@@ -52,11 +53,13 @@ FORMATS: dict[str, type[PatchDataModule]] = {
     "tiff": TiffDataModule,
     "zarr": ZarrDataModule,
 }
-RESTORED = ("axes", "channels", "patch_size", "nan_policy")
+RESTORED = ("axes", "trust_axes", "channels", "patch_size", "nan_policy", "z_as_samples")
 """Settings of the data that training decided."""
 
 
-class _Shape(NamedTuple):
+class Shape(NamedTuple):
+    """What a network is built for, as a data module says it."""
+
     n_channels: int
     n_target_channels: int
     patch_size: tuple[int, ...]
@@ -92,15 +95,20 @@ def load_model(path: str | Path, *, trusted: Sequence[str] = ()) -> TrainedModel
     content = load_checkpoint(path)
     config, data = content["config"], content["data"]
     wanted = check_config(config["model"], trusted, path)
-    allowed = {"_execution_whitelist_": sorted(set(targets(wanted)))} if HAS_WHITELIST else {}
-    module = instantiate(OmegaConf.create(wanted), **allowed)
+    module = make(wanted)
     if isinstance(module, RestorationModule):
         n_targets, size = data["n_target_channels"], tuple(config["data"]["patch_size"])
-        module.build(_Shape(data["n_channels"], n_targets or data["n_channels"], size))
+        module.build(Shape(data["n_channels"], n_targets or data["n_channels"], size))
     with explaining_weights(str(path), "It was changed or damaged."):
         module.load_state_dict(content["weights"])
     statistics = {side: Affine(**numbers) for side, numbers in data["statistics"].items()}
     return TrainedModel(module.eval(), statistics, config)
+
+
+def make(checked: Any) -> Any:
+    """Make what a part of a configuration describes that `check_config` has returned."""
+    allowed = {"_execution_whitelist_": sorted(set(targets(checked)))} if HAS_WHITELIST else {}
+    return instantiate(OmegaConf.create(checked), **allowed)
 
 
 def from_careamics(path: str | Path, *, save: str | Path | None = None) -> TrainedModel:
@@ -185,7 +193,8 @@ def predict(
         See `load_model`.
     **settings
         Of the data module that is made for ``data``: ``axes="TYX"``, ``tile_size=(256, 256)``. By
-        default axes, channels and patch size are those of the training.
+        default channels and patch size are those of the training, and so are axes, unless the
+        images say other ones.
 
     Returns
     -------
@@ -204,9 +213,11 @@ def predict(
     >>> denoised = predict("runs/first/model.ckpt", image, axes="YX")  # doctest: +SKIP
     """
     trained = model if isinstance(model, TrainedModel) else load_model(model, trusted=trusted)
-    module = data if isinstance(data, PatchDataModule) else _data_for(trained, data, settings)
+    module = data if isinstance(data, PatchDataModule) else data_for(trained, data, settings)
     if settings and module is data:
         raise DataError(f"{', '.join(settings)}: give settings to the data module instead.")
+    if module.settings.shard is not None:
+        raise DataError("shard: predict returns whole images only. Write them: careamics-predict.")
     module.statistics = module.statistics or trained.statistics
     stacks = module.predict_stacks
     collect = _Collect(stacks)
@@ -241,13 +252,21 @@ class _Collect(L.Callback):
         self.stitching.add(outputs)
 
 
-def _data_for(trained: TrainedModel, data: Any, settings: dict[str, Any]) -> PatchDataModule:
+def data_for(trained: TrainedModel, data: Any, settings: dict[str, Any]) -> PatchDataModule:
     """Make the data module that reads ``data``."""
     former = {name: trained.config["data"].get(name) for name in RESTORED}
+    if "axes" in settings:  # those of the training were trusted, not these
+        former["trust_axes"] = None
     given = {name: value for name, value in former.items() if value is not None} | settings
+    kind = _kind_of(data)
+    return opened(lambda by: kind(predict_data=data, **by), given, fixed="axes" in settings)
+
+
+def _kind_of(data: Any) -> type[PatchDataModule]:
+    """Return the data module that reads ``data``."""
     first = data[0] if isinstance(data, list | tuple) and data else data
     if isinstance(first, np.ndarray):
-        return ArrayDataModule(predict_data=data, **given)
+        return ArrayDataModule
     path = Path(first)
     kinds = {SUFFIXES.get(path.suffix.lower())}
     if path.is_dir() and kinds == {None}:
@@ -257,7 +276,7 @@ def _data_for(trained: TrainedModel, data: Any, settings: dict[str, Any]) -> Pat
             f"{first}: its suffix does not say the format. Make a data module, such as "
             "CustomDataModule(predict_data=..., ...), and give that."
         )
-    return FORMATS[str(kinds.pop())](predict_data=data, **given)
+    return FORMATS[str(kinds.pop())]
 
 
 def _check_memory(data: PatchDataModule) -> None:

@@ -1,31 +1,29 @@
 """The loader of each stage: which patches, from which pool of decoded blocks."""
 
 from collections.abc import Callable, Sequence
-from math import ceil, lcm
+from math import lcm
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from careamics_dm.datamodule.settings import Settings
+from careamics_dm.datamodule.tile_overlap import needs, tile_overlap
 from careamics_dm.errors import DataError
-from careamics_dm.images.extent import Extent
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.loading.dataset import PatchDataset, Plan, fits
 from careamics_dm.loading.loader import PatchLoader
-from careamics_dm.sampling.block_tiles import BlockTiles
-from careamics_dm.sampling.blocks import ImageBlocks, image_blocks
-from careamics_dm.sampling.image_origins import gap_origins
+from careamics_dm.prediction.fingerprint import Fingerprints
+from careamics_dm.sampling.blocks import ImageBlocks, fitting_tile, image_blocks
+from careamics_dm.sampling.image_origins import gap_origins, origin_masks
 from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.read_windows import WINDOWS
-from careamics_dm.sampling.streams import Share
-from careamics_dm.sampling.tiling import GridPatches, TileGrid
-from careamics_dm.sampling.training_plan import n_by_default, training_plan
-from careamics_dm.sampling.validation_split import Split
+from careamics_dm.sampling.streams import Share, images_of_shard
+from careamics_dm.sampling.tiling import BlockTiles, TileGrid
+from careamics_dm.sampling.validation_split import Split, n_by_default
 
 Role = Literal["train", "val", "test", "predict"]
 
@@ -43,7 +41,7 @@ class Results(Protocol):
     def block_shape(self, stack: ImageStack) -> Sequence[int]:
         """Return what is to be written at once, ``([Z], Y, X)``, or a part of it."""
 
-    def begin(self, images: ImageSet, blocks: Sequence[ImageBlocks], how: str) -> list[set[int]]:
+    def begin(self, prints: Fingerprints, blocks: Sequence[ImageBlocks]) -> list[set[int]]:
         """Return which blocks of each image need not be predicted; called in all processes."""
         ...
 
@@ -59,13 +57,7 @@ def epoch_of(trainer: Any) -> int | None:
 
 
 class Loaders:
-    """Makes loaders, and ends their threads and processes.
-
-    Parameters
-    ----------
-    settings : Settings
-        Sizes of patches, tiles and batches, sampling, the pool, worker processes.
-    """
+    """Makes loaders, and ends their threads and processes."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -120,8 +112,7 @@ class Loaders:
                 f"no patch of {settings.patch_size}, side by side, lies in what was acquired of "
                 f"{images.stacks[0].source}: its gaps are too close. Use a smaller patch_size."
             )
-        if settings.n_val_patches is not None and settings.n_val_patches < len(plan):
-            plan = plan.some(settings.n_val_patches, np.random.default_rng([settings.seed, 4]))
+        plan = plan.some(settings.n_val_patches, np.random.default_rng([settings.seed, 4]))
         return self._loader(images, plan, share_of(trainer), pool_bytes=pool_bytes)
 
     def whole(self, images: ImageSet, trainer: Trainer | None) -> PatchLoader:
@@ -141,15 +132,20 @@ class Loaders:
         grid, blocks = self._tiles(images, results, trainer)
         settings, batch = self.settings, self._tiles_per_batch
         how = f"{grid.tile_size} {grid.overlap} {grid.divisor} {batch} {settings.nan_policy}"
-        there = [of.begin(images, blocks, how) for of in results]
+        there = []
+        if results and trainer:
+            prints = Fingerprints(trainer, images, how)
+            there = [of.begin(prints, blocks) for of in results]
         first, left = np.cumsum([0, *map(len, blocks)]), []
-        for i in range(len(blocks)) if selected is None else selected:
+        mine = images_of_shard(settings.shard, len(blocks))
+        for i in mine if selected is None else selected:
             done = set.intersection(*(of[i] for of in there)) if there else set()
             left += [first[i] + n for n in range(len(blocks[i])) if n not in done]
         numbers, share = np.array(left, int), share_of(trainer)
         if any(of.by_image for of in results):
             image = np.searchsorted(first, numbers, side="right") - 1
-            numbers = numbers[image % share.world_size == share.rank]
+            nth = np.unique(image, return_inverse=True)[1]
+            numbers = numbers[nth % share.world_size == share.rank]
             share = Share()
         return self._blocks(images, grid, numbers, share)
 
@@ -166,19 +162,15 @@ class Loaders:
         The trainer's model may say what its network needs: ``size_divisor`` and ``reach``.
         """
         model = trainer.lightning_module if trainer else None
-        extents, overlap = images.extents(), self._overlap(images.extents(), model)
-        divisor = self._needs(model, "size_divisor") or (1,) * len(overlap)
-        tile = self.settings.tile_size
-        if tile is not None:
-            # Beyond an axis that is shorter, tiles would show the network more of its reflection.
-            largest = np.max([extent.size for extent in extents], axis=0).tolist()
-            columns = zip(tile, largest, divisor, strict=True)
-            tile = tuple(ceil(min(t, n) / d) * d for t, n, d in columns)
-        blocks = []
+        dims, extents = len(self.settings.patch_size), images.extents()
+        divisor = needs(model, "size_divisor", dims) or (1,) * dims
+        tile, blocks = self.settings.tile_size, []
+        overlap = tile_overlap(self.settings, extents, model, divisor)
         for extent, stack in zip(extents, images.stacks, strict=True):
             wanted = [of.block_shape(stack) for of in results]
             unit = tuple(lcm(*of) for of in zip(*wanted, strict=True)) or (1,) * len(extent.size)
-            how = (tile or extent.size, overlap, divisor, self._tiles_per_batch)
+            of_image = fitting_tile(tile, extent.size, divisor)
+            how = (of_image, overlap, divisor, self._tiles_per_batch)
             blocks.append(image_blocks(extent, images.n_channels, unit, *how))
         return TileGrid(extents, tile, overlap, divisor=divisor, blocks=blocks), blocks
 
@@ -188,33 +180,6 @@ class Loaders:
         """Load the tiles of this rank's share of some blocks."""
         plan, n = BlockTiles(grid, numbers).part(share), self._tiles_per_batch
         return self._loader(images, plan, Share(), with_region=True, batch_size=n, keep=False)
-
-    def _overlap(self, extents: Sequence[Extent], model: Any) -> tuple[int, ...]:
-        """Return the overlap of tiles; warn if it is less than it should be."""
-        reach = self._needs(model, "reach")
-        tile, wanted = self.settings.tile_size, self.settings.overlap(reach)
-        if tile is None:
-            return wanted
-        # Tiles begin where the network's grid allows.
-        divisor = self._needs(model, "size_divisor") or (1,) * len(tile)
-        columns = zip(wanted, tile, divisor, strict=True)
-        possible = [min(o, ceil(t / d - 1) * d) for o, t, d in columns]
-        needed = self.settings.tile_overlap or tuple(2 * r for r in reach or [0] * len(tile))
-        largest = np.max([extent.size for extent in extents], axis=0)
-        if any((largest > tile) & (np.array(possible) < needed)):
-            rank_zero_warn(
-                f"tile_size={tile} is small for this network: tiles overlap by {tuple(possible)} "
-                f"pixels, but should by {needed}. Near their borders, results may differ a little "
-                f"from those of whole images. Use tiles of {max(needed) * 4 // 3 + max(divisor)} "
-                "pixels or more along long axes; they also take less time."
-            )
-        return wanted
-
-    def _needs(self, model: Any, name: str) -> tuple[int, ...] | None:
-        """Return what a model, if any, says that its network needs along each axis."""
-        numbers: int | tuple[int, ...] | None = getattr(model, name, None)
-        dims = len(self.settings.patch_size)
-        return (numbers,) * dims if isinstance(numbers, int) else numbers
 
     def n_train_patches(self, images: ImageSet, split: Split | None) -> int:
         """Count the training patches of an epoch, over all ranks."""
@@ -233,20 +198,26 @@ class Loaders:
         """Pickle without loaders, which hold threads and processes."""
         return self.__dict__ | {"_loaders": []}
 
-    def _train_plan(self, images: ImageSet, split: Split | None) -> RandomPatches | GridPatches:
-        settings = self.settings
-        return training_plan(
-            images,
-            settings.sampling,
-            settings.patch_size,
-            settings.patches_per_epoch,
-            split,
-            seed=settings.seed,
-            # Whatever the number of workers: the same seed draws the same patches.
-            window_bytes=None
-            if fits(images.extents(), settings.pool_bytes)
-            else settings.pool_bytes // WINDOWS,
-        )
+    def _train_plan(self, images: ImageSet, split: Split | None) -> RandomPatches | TileGrid:
+        """Lay out training patches that overlap no held-out one and respect masks and gaps."""
+        settings, extents = self.settings, images.extents()
+        size, seed = settings.patch_size, settings.seed
+        held_out, trained = (None, None) if split is None else (split.avoided, split.trained)
+        allowed = origin_masks(images, size, held_out, trained)
+        # Whatever the number of workers: the same seed draws the same patches.
+        whole = fits(extents, settings.pool_bytes)
+        window_bytes = None if whole else settings.pool_bytes // WINDOWS
+        if settings.sampling == "random":
+            n = settings.patches_per_epoch or n_by_default(images, size, split)
+            return RandomPatches(extents, size, n, seed, window_bytes, allowed, trained)
+        how: dict[str, Any] = {"window_bytes": window_bytes, "chosen": trained, "allowed": allowed}
+        grid = TileGrid(extents, size, **how, seed=seed)
+        if not len(grid):
+            raise DataError(
+                f"sampling=grid: what validates and the mask leave no patch of {size} side by "
+                "side. Use smaller patches, fewer n_val_patches, or sampling=random."
+            )
+        return grid
 
     def _loader(
         self,

@@ -21,8 +21,8 @@ from careamics_dm.images import checks as check
 from careamics_dm.images.image_set import ImageSet, describe
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Region
-from careamics_dm.loading.batch_cutter import Batch
 from careamics_dm.loading.loader import PatchLoader
+from careamics_dm.loading.patch_extraction import Batch
 from careamics_dm.sampling.validation_split import table_of
 from careamics_dm.sources.listing import Listing
 from careamics_dm.transforms.batch_transform import BatchTransform
@@ -39,7 +39,7 @@ class PatchDataModule(L.LightningDataModule):
     Parameters
     ----------
     **shared
-        Parameters of `PatchDataModule`.
+        Arguments of all formats; see `Settings`.
 
     Attributes
     ----------

@@ -1,6 +1,7 @@
 """What each shared setting must be, by name."""
 
 import multiprocessing
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -61,13 +62,23 @@ def _augmentation(name: str, value: Any) -> Augmentation | bool | OwnAugmentatio
     )
 
 
+def _shard(name: str, value: Any) -> str:
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(value))
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise DataError(
+            f"{check.written(name, value)}: give the number of this job and of all jobs, such as "
+            "3/16."
+        )
+    return found[0]
+
+
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "axes": check.axes,
     "target_axes": _optional(check.axes),
     "trust_axes": check.boolean,
     "channels": check.channels,
     "target_channels": check.channels,
-    "repeats": _one_of(None, "T", "S"),
+    "repeats": _one_of(None, "T", "S", "Z"),
     "patch_size": check.sizes,
     "z_as_samples": check.boolean,
     "batch_size": _whole_or_none(1),
@@ -88,6 +99,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "augmentation": _augmentation,
     "tile_size": _optional(check.sizes),
     "tile_overlap": _optional(lambda name, value: check.sizes(name, value, least=0)),
+    "shard": _optional(_shard),
     "batch_format": _one_of("dict", "tuple", "tensor"),
     "num_workers": _whole(0),
     "start_method": _one_of(None, *multiprocessing.get_all_start_methods()),

@@ -38,7 +38,7 @@ class SharedSettings(TypedDict, total=False):
     trust_axes: bool
     channels: Sequence[int | str] | None
     target_channels: Sequence[int | str] | None
-    repeats: Literal["T", "S"] | None
+    repeats: Literal["T", "S", "Z"] | None
     patch_size: Sequence[int]
     z_as_samples: bool
     batch_size: int | None
@@ -59,6 +59,7 @@ class SharedSettings(TypedDict, total=False):
     augmentation: Augmentation | bool | OwnAugmentation
     tile_size: Sequence[int] | None
     tile_overlap: Sequence[int] | None
+    shard: str | None
     batch_format: Literal["dict", "tuple", "tensor"]
     num_workers: int
     start_method: Literal["fork", "spawn", "forkserver"] | None
@@ -101,10 +102,10 @@ class Settings:
     target_channels : sequence of int or str, optional
         Channels of the targets or, without any, of the images to learn. By index or name; all of
         the targets by default.
-    repeats : {"T", "S"}, optional
-        Axis of repeated recordings of the same scene, for Noise2Noise. Frames 0, 2, 4, ... of each
-        image are inputs, and their targets are frames 1, 3, 5, .... For training, validation and
-        test; prediction takes every frame.
+    repeats : {"T", "S", "Z"}, optional
+        Axis of repeated recordings of one scene, for Noise2Noise. Frames 0, 2, 4, ... of each
+        image are inputs, and their targets are frames 1, 3, 5, .... With ``"Z"`` and patches ``Z Y
+        X`` these are volumes: for movies with time as depth. Prediction takes every frame.
     patch_size : sequence of int
         Size of patches, ``Y X`` or ``Z Y X``, pixels; ``Y X`` too where Z has length 1.
     z_as_samples : bool
@@ -166,8 +167,11 @@ class Settings:
         the network needs.
     tile_overlap : sequence of int, optional
         Least overlap of neighbouring tiles, pixels. By default twice what the network sees to each
-        side (its ``reach``), so that tiles give what the whole image does; at most three quarters
-        of a tile. For networks without ``reach`` half a tile, at most 48.
+        side (its ``reach``, or measured), so that tiles give what the whole image does; at most
+        three quarters of a tile. Where that can't be, half a tile, at most 48.
+    shard : str, optional
+        Predict one of several shares of the images: ``"3/16"`` is the third of 16. For jobs that
+        know nothing of each other; each image is predicted, and written, by one of them.
     batch_format : {"dict", "tuple", "tensor"}
         What modules get as a batch. ``{"image", "target", "region"}``; ``(image, target or
         region)``; or the image alone.
@@ -198,7 +202,7 @@ class Settings:
     trust_axes: bool = False
     channels: Sequence[int | str] | None = None
     target_channels: Sequence[int | str] | None = None
-    repeats: Literal["T", "S"] | None = None
+    repeats: Literal["T", "S", "Z"] | None = None
     patch_size: tuple[int, ...] = (64, 64)
     z_as_samples: bool = False
     batch_size: int | None = 16
@@ -219,6 +223,7 @@ class Settings:
     augmentation: Augmentation | bool | OwnAugmentation = True
     tile_size: tuple[int, ...] | None = None
     tile_overlap: tuple[int, ...] | None = None
+    shard: str | None = None
     batch_format: Literal["dict", "tuple", "tensor"] = "dict"
     num_workers: int = 0
     start_method: Literal["fork", "spawn", "forkserver"] | None = None
@@ -254,21 +259,13 @@ class Settings:
         """What decides which of the training data validate."""
         given = {field.name: getattr(self, field.name) for field in fields(SplitRule)}
         by_default = "patches" if self.n_folds is None else "files"
-        return SplitRule(**(given | {"hold_out": self.hold_out or by_default}))
+        repeats = None if self.repeats == "Z" and len(self.patch_size) == 3 else self.repeats
+        return SplitRule(**(given | {"hold_out": self.hold_out or by_default, "repeats": repeats}))
 
     @property
     def pool_bytes(self) -> int:
         """The memory for decoded blocks, bytes."""
         return self.pool_mib * 2**20
-
-    def overlap(self, reach: Sequence[int] | None) -> tuple[int, ...]:
-        """Return the overlap of tiles, ``(Z) Y X``, for a network that sees so far to each side."""
-        tile = self.tile_size or self.patch_size
-        if self.tile_overlap:
-            return self.tile_overlap
-        if reach is None:
-            return tuple(min(48, size // 2) for size in tile)
-        return tuple(min(2 * r, size * 3 // 4) for r, size in zip(reach, tile, strict=True))
 
     @property
     def method(self) -> Normalization:
@@ -342,7 +339,7 @@ class Settings:
         if self.n_folds is not None and self.fold >= self.n_folds:
             last = self.n_folds - 1
             raise DataError(f"fold={self.fold}, but n_folds={self.n_folds}: give 0 to {last}.")
-        if held_out == "samples" and self.repeats:
+        if held_out == "samples" and self.split_rule.repeats:
             raise DataError(
                 f"hold_out=samples, but with repeats={self.repeats} samples of an image show the "
                 "same scene: validation would see what is trained on. Use hold_out=images or files."

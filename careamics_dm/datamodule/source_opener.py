@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.datamodule.settings import Settings
@@ -13,6 +14,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.plane_stack import suit_patch
+from careamics_dm.prediction.continuation import are_connected
 from careamics_dm.sampling.image_origins import warn_of_images_without_patch
 from careamics_dm.sources.data_warnings import warn_of_dtypes, warn_of_gaps, warn_of_odd_frames
 from careamics_dm.sources.free_memory import available_bytes
@@ -56,6 +58,8 @@ class SourceOpener:
         self.list_sources, self.open_source = list_sources, open_source
         self.images: dict[str, ImageSet] = {}
         self._of_checkpoint: tuple[int | None, int | None] = (None, None)
+        self._loaded: dict[str, bool] = {}
+        self._agreed: set[str] = set()
 
     def open(self, stage: str) -> list[str]:
         """Open what a stage needs, unless it is open, and return its roles.
@@ -74,6 +78,7 @@ class SourceOpener:
                     faults.append(str(error))
         if faults:
             raise DataError("\n".join(faults))
+        self._load_alike()
         self._check_channels()
         if {"train", "val"} <= self.images.keys():
             check_no_image_in_both(self.images["train"], self.images["val"])
@@ -140,7 +145,21 @@ class SourceOpener:
             found = ", ".join(f"{name} has {n}" for name, n in counts.items())
             raise DataError(f"the number of channels differs: {found}. Select with channels.")
 
-    def _open(self, role: str) -> ImageSet:
+    def _load_alike(self) -> None:
+        """Have images in memory in all processes of a run, or in none if it is too little in one.
+
+        Each may have found another amount of free memory, before they were connected.
+        """
+        for role in sorted(self._loaded.keys() - self._agreed) if are_connected() else ():
+            self._agreed.add(role)
+            answers: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(answers, self._loaded[role])
+            if (load := all(answers)) != self._loaded[role]:
+                self.images[role].close()
+                self.images[role] = self._open(role, load)
+
+    def _open(self, role: str, load: bool | None = None) -> ImageSet:
+        """Open the images of a role; ``load`` says whether to, where that is decided already."""
         settings, what, whole = self.settings, f"{role}_data", role in ("test", "predict")
         inputs, targets, masks = self._list(role)
         if settings.repeats and targets is not None:
@@ -166,8 +185,10 @@ class SourceOpener:
             within=role != "predict" and self._targets_within(inputs, targets),
             repeats=None if role == "predict" else settings.repeats,
         )
-        if not whole and self._fits_memory(images):
-            images.load()
+        if not whole:
+            self._loaded[role] = self._fits_memory(images) if load is None else bool(load)
+            if self._loaded[role]:
+                images.load()
         if images.target_channels and not images.targets:
             images.pair_within(settings.repeats)
             warn_of_odd_frames(images)

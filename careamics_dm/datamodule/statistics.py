@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from careamics_dm.datamodule.settings import Settings
 from careamics_dm.images.image_set import ImageSet
+from careamics_dm.prediction.continuation import agreed
 from careamics_dm.transforms.normalization import Affine
 from careamics_dm.transforms.statistics import STATISTICS_BYTES, given_statistics, measure
 
@@ -16,19 +17,21 @@ def statistics_of(
     trained: NDArray[Any] | None,
     val: ImageSet | None,
 ) -> dict[str, Affine]:
-    """Measure those of training images, of the samples that are trained on.
+    """Measure those of training images, of the samples that are trained on, in one process.
 
     Without images those that were given; a DataError if there are none.
     """
     if images is None:
         return given_statistics(settings.method, settings.normalize_target)
-    return measure(
-        images,
-        settings.method,
-        None if settings.exact_statistics else STATISTICS_BYTES,
-        settings.seed,
-        allow_nan=settings.nan_policy != "error",
-        normalize_target=settings.normalize_target,
-        trained=trained,
-        val=val,
+    return agreed(
+        lambda: measure(
+            images,
+            settings.method,
+            None if settings.exact_statistics else STATISTICS_BYTES,
+            settings.seed,
+            allow_nan=settings.nan_policy != "error",
+            normalize_target=settings.normalize_target,
+            trained=trained,
+            val=val,
+        )
     )

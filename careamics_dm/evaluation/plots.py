@@ -46,7 +46,7 @@ def plot_losses(
         If no row contains a loss.
     """
     if isinstance(source, (str, Path)):
-        with Path(source).open(newline="") as file:
+        with Path(source).open(newline="", encoding="utf-8") as file:
             source = list(csv.DictReader(file))
     rows = list(source)
     curves = {name: _per_epoch(rows, column) for name, (column, _) in LOSSES.items()}

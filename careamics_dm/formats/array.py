@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
-from careamics_dm.errors import DataError, blame_others
+from careamics_dm.errors import DataError, blame_others, parsed
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import check_axes, unstated_axes
 from careamics_dm.images.image_stack import ImageStack
@@ -25,7 +25,7 @@ class ArrayDataModule(PatchDataModule):
     processes share them; files are memory-mapped and never unpickled. ``axes`` is required, as
     arrays do not say theirs.
 
-    Parameters are those of `PatchDataModule`.
+    Its arguments are those of all formats; see `Settings`.
     """
 
     def list_sources(self, data: Any, what: str) -> Listing:
@@ -78,7 +78,7 @@ def _check_apart(
 def _map_npy(path: Path) -> MappedArray:
     """Find the array in a ``.npy`` file without reading or unpickling it."""
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped = parsed(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
     except Exception as error:  # a damaged header raises all sorts
         blame_others(error, path)
         advice = other_kind(path, "array") or " Save it again."

@@ -20,6 +20,11 @@ from careamics_dm.images.shared_memory import file_of, share, shared_pixels
 MOST_BYTES = 2**60  # an exbibyte
 
 
+def scaled_down(level: int) -> str:
+    """Say why the noise of a level of a pyramid is correlated, for `ArrayStack`."""
+    return f"level {level} of a pyramid is scaled down" * (level > 0)
+
+
 class ArrayStack:
     """A stored array with axes, a letter per dimension in the order on disk, as an `ImageStack`.
 
@@ -43,6 +48,7 @@ class ArrayStack:
         self.data_shape = self.layout.data_shape  # asked for often
         self.source = source
         self.note = ""  # for the summary: what of a file this is
+        self.correlated_noise = ""
         self.ome_groups: Callable[[], Groups] | None = None
         self.files = frozenset[Path]()  # that hold its pixels; none: its source
         self.data_dtype = np.dtype(array.dtype)
@@ -139,6 +145,7 @@ class ArrayStack:
             whole = np.array(whole, order="C", subok=False)
         loaded = ArrayStack(whole, self.original_axes, self.source, **self.metadata)
         loaded.note, loaded.ome_groups, loaded.files = self.note, self.ome_groups, self.files
+        loaded.correlated_noise = self.correlated_noise
         if hasattr(self.array, "valid_region"):
             n, n_channels = self.data_shape[:2]
             same: dict[str, Boxes | None] = {}  # most samples and channels are alike

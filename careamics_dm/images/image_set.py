@@ -13,7 +13,7 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import is_run
 from careamics_dm.images.boxes import Boxes, common, n_pixels
 from careamics_dm.images.extent import Extent
-from careamics_dm.images.frame_pairs import AlternateFrames
+from careamics_dm.images.frame_pairs import alternate
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.plane_stack import PlaneStack
 from careamics_dm.images.region import Kept, block_shape_of
@@ -140,9 +140,9 @@ class ImageSet:
         if repeats is None:
             self.targets = self.stacks
             return
-        self.targets = [AlternateFrames(stack, repeats, 1) for stack in self.stacks]
-        self.stacks = [AlternateFrames(stack, repeats, 0) for stack in self.stacks]
-        self.masks = [AlternateFrames(mask, repeats, 0) for mask in self.masks]
+        self.targets = [alternate(stack, repeats, 1) for stack in self.stacks]
+        self.stacks = [alternate(stack, repeats, 0) for stack in self.stacks]
+        self.masks = [alternate(mask, repeats, 0) for mask in self.masks]
 
     def close(self) -> None:
         """Close every file and forget what was read; reading opens them again."""
@@ -171,13 +171,20 @@ def describe(role: str, images: ImageSet) -> str:
         len(notes) > 5
     )
     taken = "".join(f"\n{'':<8} {note}" for note in notes)
+    planes = " (Z plane by plane)" * any(map(_is_by_planes, images.stacks))
     extra = " with targets" * bool(images.targets) + " with masks" * bool(images.masks)
     return (
-        f"{role:<8} {len(extents)} image(s) {axes}{extra}, {samples} sample(s) of {size}, "
+        f"{role:<8} {len(extents)} image(s) {axes}{extra}, {samples} sample(s) of {size}{planes}, "
         f"{images.n_channels} channel(s), {dtypes}, {images.n_bytes() / 2**20:.1f} MiB{gaps}, "
         f"{'in memory' if all(getattr(s, 'in_memory', False) for s in images.stacks) else how}"
         f"{taken}"
     )
+
+
+def _is_by_planes(stack: ImageStack) -> bool:
+    """Whether an image is a volume, which is read plane by plane."""
+    sizes = dict(zip(stack.original_axes, stack.original_data_shape, strict=True))
+    return len(stack.data_shape) == 4 and sizes.get("Z", 1) > 1
 
 
 def nan_message(source: str, value: Any, sample: int, channel: int, where: Sequence[int]) -> str:

@@ -51,6 +51,9 @@ class ImageStack(Protocol):
         ``is_rgb``.
     ``is_rgb : bool``
         Whether the channels are red, green and blue (and opacity) of a colour image.
+    ``correlated_noise : str``
+        Why the noise of neighbouring pixels is correlated, such as "lossy JPEG compression"; "" if
+        there is no reason to think so.
     ``image_name : str``
         How the file names this image of several, such as a scene.
     ``imagej : dict``

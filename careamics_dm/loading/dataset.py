@@ -1,12 +1,10 @@
 """A share of an epoch, read window by window, cut into patches, yielded as batches."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import ceil, prod
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -16,23 +14,26 @@ from torch.utils.data import IterableDataset, get_worker_info
 from careamics_dm.errors import DataError
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.image_set import ImageSet
-from careamics_dm.images.region import Region
-from careamics_dm.loading.batch_cutter import Batch, BatchCutter
-from careamics_dm.loading.foreground import Foreground
-from careamics_dm.loading.origin_marks import Loaded, Marker, Marks
-from careamics_dm.loading.patch_extraction import NanPolicy, PairedImages
-from careamics_dm.loading.prefetch import Reader, threads_for
-from careamics_dm.loading.schedule import FixedPass, RandomPass, Step, turns
+from careamics_dm.images.region import Blocks, Region
+from careamics_dm.loading.foreground import Foreground, Marker, Marks
+from careamics_dm.loading.patch_extraction import (
+    Batch,
+    NanPolicy,
+    PairedImages,
+    region_of_patch,
+)
+from careamics_dm.loading.prefetch import Loaded, Reader, threads_for
+from careamics_dm.loading.schedule import FixedPass, RandomPass, Step
 from careamics_dm.loading.shared_blocks import SharedBlocks
-from careamics_dm.sampling.block_tiles import BlockTiles
 from careamics_dm.sampling.filters.base import PatchFilter
-from careamics_dm.sampling.keyed_random import key_of
+from careamics_dm.sampling.keyed_random import fractions, key_of
 from careamics_dm.sampling.random_patches import RandomEpoch, RandomPatches
-from careamics_dm.sampling.read_windows import WINDOWS, PatchList
-from careamics_dm.sampling.streams import Epoch, Share, Stream, count_streams
-from careamics_dm.sampling.tiling import GridPatches, TileGrid
+from careamics_dm.sampling.read_windows import WINDOWS, PatchList, Places
+from careamics_dm.sampling.streams import Share, Stream, count_streams
+from careamics_dm.sampling.tiling import BlockTiles, TileGrid
 
-Plan = RandomPatches | GridPatches | TileGrid | BlockTiles | PatchList
+Plan = RandomPatches | TileGrid | BlockTiles | PatchList
+EpochPlan = RandomEpoch | TileGrid | BlockTiles | PatchList
 
 ORIGINS_PER_BYTE = 6
 """Marks of a filter take so little memory: a bit for each origin, and a quarter for counts."""
@@ -40,6 +41,8 @@ MIXED = 2
 """Windows of a stream whose patches are shuffled together."""
 STEPS = 8
 """The first block of a stream is so much smaller than a window, where images are."""
+TRIES = 100
+"""Other patches to try where no patch of a batch can be used."""
 
 
 class PatchDataset(IterableDataset[Batch]):
@@ -53,7 +56,7 @@ class PatchDataset(IterableDataset[Batch]):
     ----------
     images : ImageSet
         The images, with their targets and selected channels.
-    plan : RandomPatches, GridPatches, TileGrid, BlockTiles or PatchList
+    plan : RandomPatches, TileGrid, BlockTiles or PatchList
         Where the patches are. A batch has tiles of one block only, so that its result is the same
         in whichever order blocks are predicted.
     batch_size : int or None
@@ -108,19 +111,15 @@ class PatchDataset(IterableDataset[Batch]):
         patch_filter: PatchFilter | None = None,
     ) -> None:
         self.images, self.plan, self.extents = images, plan, images.extents()
-        self.batch_size = batch_size
-        self.pool_bytes = pool_bytes
-        self.seed = seed
-        self.n_orientations = n_orientations
-        self.with_region = with_region
-        self.share = share or Share()
-        self.keep = keep
+        self.batch_size, self.pool_bytes, self.seed = batch_size, pool_bytes, seed
+        self.n_orientations, self.with_region = n_orientations, with_region
+        self.share, self.keep = share or Share(), keep
         # Epoch, and patch to start from; shared, so that living workers see them change.
         self.progress = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._pair = PairedImages(images, nan_policy)
         self._marker = None if patch_filter is None else self._make_marker(patch_filter)
         self._marks: dict[tuple[int, int], Marks] = {}
-        self._readers: WeakSet[Reader[Loaded]] = WeakSet()
+        self._readers: set[Reader] = set()
 
     def set_epoch(self, epoch: int, patch: int = 0) -> None:
         """Let the next pass yield the batches of this epoch, from this patch of all ranks on."""
@@ -139,30 +138,43 @@ class PatchDataset(IterableDataset[Batch]):
     @property
     def n_streams(self) -> int:
         """Streams of an epoch of random patches, over all ranks; see `streams`."""
-        if not isinstance(self.plan, RandomPatches | GridPatches):
+        if not (self.plan.is_random and isinstance(self.plan, RandomPatches | TileGrid)):
             return 1
         largest = 0 if fits(self.extents, self.pool_bytes) else self.plan.largest_window
         return count_streams(self.share, largest, self.pool_bytes)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of one epoch, or this process's share of them."""
-        epoch, patch = self.progress.tolist()
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        first, stop = self._numbers(patch)
-        patches = self._open(epoch, first, stop, worker, workers)
-        with closing(patches.reader):
-            for portion in patches.schedule.portions():
-                at = patches.locate(portion)
+        epoch, patch = self.progress.tolist()
+        plan = self.plan.epoch(epoch)
+        schedule = self._schedule(plan, epoch, patch, worker, workers)
+        reader = self._open(plan, schedule, epoch, workers)
+        try:
+            for portion in schedule.portions():
+                at = np.column_stack([portion.places.sample, portion.places.start])
+                if len(at):
+                    at -= reader.origins(portion.places.window)[:, 1:]
                 for step in portion.steps:
-                    batch = patches.batch(portion, step, at) if step.place.size else {}
+                    batch: Batch = {}
+                    if step.place.size:
+                        places = Places(*(column[step.rows] for column in portion.places))
+                        others = partial(self._others, plan, epoch, step)
+                        batch = self._cut(reader, places, at[step.rows], others)
                     for key in step.ended:
-                        patches.reader.end(key)
+                        reader.end(key)
                     if self.batch_size is None:
                         batch = {key: value[0] for key, value in batch.items()}
-                    else:
-                        batch |= self._about(step, workers)
+                    elif self.plan.is_random:
+                        if self.n_orientations > 1:
+                            batch["orientation"] = step.orientation
+                        if workers > 1:
+                            batch |= {"rows": torch.from_numpy(step.place), "n": step.n}
                     yield batch
+        finally:
+            reader.close()
+            self._readers.discard(reader)
 
     def stop(self) -> None:
         """End reading ahead in every pass; a pass that goes on reads what it needs itself."""
@@ -178,20 +190,7 @@ class PatchDataset(IterableDataset[Batch]):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what was read."""
         images = replace(self.images, kept={})
-        return self.__dict__ | {"images": images, "_marks": {}, "_readers": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Unpickle; see `__getstate__`."""
-        self.__dict__.update(state)
-        self._readers = WeakSet()
-
-    def _about(self, step: Step, workers: int) -> Batch:
-        """Say what else a loader has to know about a batch of random patches."""
-        if not self.plan.is_random:
-            return {}
-        turned = {"orientation": step.orientation} if self.n_orientations > 1 else {}
-        part = {"rows": torch.from_numpy(step.place), "n": step.n} if workers > 1 else {}
-        return turned | part
+        return self.__dict__ | {"images": images, "_marks": {}, "_readers": set()}
 
     def _make_marker(self, patch_filter: PatchFilter) -> Marker:
         if self.with_region or not isinstance(self.plan, RandomPatches):
@@ -223,47 +222,67 @@ class PatchDataset(IterableDataset[Batch]):
     def _ends(self, first: int, stop: int) -> NDArray[np.int64]:
         """Return where batches end, full or not."""
         ends = self.plan.ends if isinstance(self.plan, BlockTiles) else np.array([first, stop])
-        clipped: NDArray[np.int64] = np.clip(ends, first, stop)
-        return clipped
+        return np.asarray(np.clip(ends, first, stop), np.int64)
 
-    def _keeps(self, workers: int) -> bool:
-        """Whether all that this process reads is kept for other epochs."""
-        return self.keep and fits(self.extents, self.pool_bytes // workers)
+    def _schedule(
+        self, plan: EpochPlan, epoch: int, patch: int, worker: int, workers: int
+    ) -> RandomPass | FixedPass:
+        """Say what a process draws, from a patch of all ranks on."""
+        (first, stop), size = self._numbers(patch), self.batch_size or 1
+        if isinstance(plan, RandomEpoch) or (self.plan.is_random and isinstance(plan, TileGrid)):
+            streams, n_turns = self._streams(plan, epoch), self.n_orientations
+            turn = partial(self._turns, key_of(self.seed, epoch, 2))
+            mine = range(worker, len(streams), workers)
+            return RandomPass(streams, mine, first, stop, size, n_turns, turn)
+        numbers = (np.arange(first, stop) + self.share.rank * stop) % max(len(plan), 1)
+        return FixedPass(plan, numbers, self._ends(first, stop) - first, size, worker, workers)
 
-    def _open(self, epoch: int, first: int, stop: int, worker: int, workers: int) -> BatchCutter:
-        """Begin to read what a pass needs from a patch of this rank on."""
-        keeps, places = self._keeps(workers), self.plan.epoch(epoch)
-        schedule: RandomPass | FixedPass
-        if isinstance(places, RandomEpoch) or isinstance(self.plan, GridPatches):
-            assert not isinstance(places, PatchList | BlockTiles)
-            mine = range(worker, self.n_parts, workers)
-            schedule = self._random_pass(places, epoch, (first, stop), mine)
-        else:
-            numbers = (np.arange(first, stop) + self.share.rank * stop) % max(len(places), 1)
-            ends = self._ends(first, stop) - first
-            schedule = FixedPass(places, numbers, ends, self.batch_size or 1, worker, workers)
-        find = partial(self._find, places, keeps)
-        at_hand = all(e.in_memory for e in self.extents) and self._marker is None
-        at_hand |= keeps and self._has_all()
+    def _open(
+        self, plan: EpochPlan, schedule: RandomPass | FixedPass, epoch: int, workers: int
+    ) -> Reader:
+        """Begin to read what a pass needs; whole samples, if they are kept for other epochs."""
+        keeps = self.keep and fits(self.extents, self.pool_bytes // workers)
+        in_memory = all(e.in_memory for e in self.extents)
+        at_hand = (in_memory and self._marker is None) or (keeps and self._has_all())
         budget, load = self.pool_bytes // workers, self._load_kept if keeps else self._load
-        if isinstance(places, BlockTiles):
+        if isinstance(plan, BlockTiles):
             shared = SharedBlocks(self._pair, self.extents, budget // 4)
             budget, load = budget * 3 // 4, shared.load
-        reader = Reader(
-            load,
-            find,
-            iter(()) if at_hand else schedule.needs(),
-            budget,
-            n_threads=0 if at_hand else threads_for(workers),
-        )
+        needs, n_threads = (iter(()), 0) if at_hand else (schedule.needs(), threads_for(workers))
+        reader = Reader(load, partial(self._find, plan, keeps), needs, budget, n_threads)
         self._readers.add(reader)
-        if self._marker is not None:
-            assert isinstance(schedule, RandomPass)
-            in_memory = all(e.in_memory for e in self.extents)
+        if self._marker is not None and isinstance(schedule, RandomPass):
             foreground = Foreground(self._marker, reader, (self.seed, epoch), in_memory=in_memory)
             schedule.draw = foreground.draw
-        seed = self.seed, epoch, self.share.rank
-        return BatchCutter(self._pair, schedule, places, reader, seed, self.with_region)
+        return reader
+
+    def _cut(
+        self,
+        reader: Reader,
+        places: Places,
+        at: NDArray[np.int64],
+        others: Callable[[], list[Blocks]],
+    ) -> Batch:
+        """Cut the patches of a batch out of their regions, where these have them at ``at``."""
+        windows: list[int] = places.window.tolist()
+        reader.load_ahead()
+        blocks = {window: reader.get(window).blocks for window in set(windows)}
+        cuts = self._pair.cut(blocks, windows, at.tolist(), places.size[0].tolist())
+        of = partial(region_of_patch, places)
+        self._pair.apply_nan_policy(cuts, of, None if self.with_region else others)
+        batch: Batch = dict(zip(("image", "target"), map(torch.from_numpy, cuts), strict=False))
+        if self.with_region:
+            ends = places.image[:, None], places.sample[:, None], places.start, places.crop
+            batch["region"] = torch.from_numpy(np.hstack(ends))
+        return batch
+
+    def _others(self, plan: EpochPlan, epoch: int, step: Step) -> list[Blocks]:
+        """Read patches from all over the plan that have no NaN, instead of a batch."""
+        # Of the place in the epoch alone, so that a resumed run takes the same ones.
+        seed = self.seed, epoch, self.share.rank, step.number, int(step.place[0]), 5
+        rng, n = np.random.default_rng(seed), len(plan)
+        numbers = rng.permutation(n) if n <= TRIES else rng.integers(n, size=TRIES)
+        return self._pair.read_finite(plan.places(numbers), step.n)
 
     def _has_all(self) -> bool:
         """Whether all that is kept has been read, and marked."""
@@ -272,43 +291,33 @@ class PatchDataset(IterableDataset[Batch]):
         n_marked = 0 if self._marker is None else sum(n for n, _ in groups)
         return len(self.images.kept) == n_read and len(self._marks) == n_marked
 
-    def _random_pass(
-        self, places: RandomEpoch | TileGrid, epoch: int, numbers: tuple[int, int], mine: range
-    ) -> RandomPass:
+    def _streams(self, places: RandomEpoch | TileGrid, epoch: int) -> list[Stream]:
+        """Return the streams of this rank."""
         window_bytes: int | None = max(self.pool_bytes // WINDOWS // STEPS, 1)
-        share, growth = self.share, None
-        if not (self.keep and fits(self.extents, self.pool_bytes)):
-            growth = MIXED * STEPS
-        elif epoch > 0 or (self._marker is None and all(e.in_memory for e in self.extents)):
-            window_bytes = None  # all is there, so all is mixed
+        growth: int | None = MIXED * STEPS
+        if self.keep and fits(self.extents, self.pool_bytes):
+            growth = None
+            if epoch > 0 or (self._marker is None and all(e.in_memory for e in self.extents)):
+                window_bytes = None  # all is there, so all is mixed
         key, n = key_of(self.seed, epoch, 1), self.n_streams
-        streams = [
-            Stream(places, s, n, key, window_bytes, growth)
-            for s in range(share.rank, n, share.world_size)
-        ]
-        turn_key = key_of(self.seed, epoch, 2)
+        mine = range(self.share.rank, n, self.share.world_size)
+        return [Stream(places, s, n, key, window_bytes, growth) for s in mine]
 
-        def turn(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-            of_all = numbers * share.world_size + share.rank
-            return turns(turn_key, self.n_orientations, of_all)
+    def _turns(self, key: np.uint64, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return a random orientation for each patch of this rank."""
+        of_all = numbers * self.share.world_size + self.share.rank
+        found: NDArray[np.int64] = (fractions(key, of_all) * self.n_orientations).astype(np.int64)
+        return found
 
-        assert isinstance(self.plan, RandomPatches | GridPatches)
-        size = self.plan.patch_size
-        return RandomPass(
-            places, streams, mine, numbers, self.batch_size or 1, turn, self.n_orientations, size
-        )
-
-    def _find(
-        self, places: Epoch | BlockTiles | PatchList, keeps: bool, window: int
-    ) -> tuple[Region, int]:
+    def _find(self, plan: EpochPlan, keeps: bool, window: int) -> tuple[Region, int]:
         """Return what to read of a window, whole samples if they are kept, and its bytes."""
-        region = places.region(window, whole=self._marker is not None)
+        region = plan.region(window, whole=self._marker is not None)
         extent = self.extents[region.image]
         if keeps:
             first = region.sample // extent.together * extent.together
             last = region.sample + region.n_samples
             stop = min(-(-last // extent.together) * extent.together, extent.samples)
-            size = tuple(max(n, end) for n, end in zip(extent.size, region.stop, strict=True))
+            size = tuple(map(max, extent.size, region.stop))
             region = Region(region.image, first, (0,) * len(size), size, stop - first)
         n_pixels = prod(b - a for a, b in zip(region.start, region.stop, strict=True))
         n_bytes = n_pixels * region.n_samples * extent.pixel_bytes
@@ -317,7 +326,7 @@ class PatchDataset(IterableDataset[Batch]):
     def _load(self, region: Region) -> Loaded:
         """Read a region, and mark what passes the filter; called in threads."""
         blocks = self._pair.read(region)
-        return Loaded(blocks, self._marker.mark(region, blocks) if self._marker else None)
+        return Loaded(blocks, *(self._marker.mark(region, blocks) if self._marker else ()))
 
     def _load_kept(self, region: Region) -> Loaded:
         """Return a whole sample, which is read and marked once for all epochs."""
@@ -329,7 +338,7 @@ class PatchDataset(IterableDataset[Batch]):
             return Loaded(blocks)
         if key not in self._marks:
             self._marks[key] = self._marker.mark(region, blocks)
-        return Loaded(blocks, self._marks[key])
+        return Loaded(blocks, *self._marks[key])
 
 
 def fits(extents: Sequence[Extent], pool_bytes: int) -> bool:

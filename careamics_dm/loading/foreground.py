@@ -1,7 +1,7 @@
-"""Patches that pass a filter, drawn from what is decoded at that moment."""
+"""Patches that pass a filter: marked in decoded regions, and drawn from what is decoded."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, product
 from math import prod
 from typing import Any
 
@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.region import Region
-from careamics_dm.loading.origin_marks import Loaded, Marker
-from careamics_dm.loading.patch_extraction import region_of_patch
-from careamics_dm.loading.prefetch import Reader
-from careamics_dm.loading.schedule import Drawn
+from careamics_dm.images.region import Blocks, Region
+from careamics_dm.loading.patch_extraction import PairedImages, region_of_patch
+from careamics_dm.loading.prefetch import Loaded, Reader
+from careamics_dm.loading.schedule import Key
 from careamics_dm.sampling.allowed_origins import OriginMask, OriginMasks
 from careamics_dm.sampling.filters.base import PatchFilter, nothing_passes
+from careamics_dm.sampling.filters.window_statistics import reduce_windows
+from careamics_dm.sampling.random_patches import RandomPatches
+from careamics_dm.sampling.read_windows import Places
 from careamics_dm.sampling.streams import Block, Stream
 
 Found = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -35,8 +37,80 @@ MEASURED = 100
 """Of these, patches to measure for the message."""
 ELSEWHERE = 64
 """Patches from elsewhere that are enough."""
+PIECE = {2: (256, 1024), 3: (16, 128, 128)}
+"""Origins to judge together, ``(Z) Y X``, or twice as many as patches are large: memory of so few
+is used again and again. Multiples of 8, so that slabs begin at whole bytes of masks."""
 FAR = 2**32
 """An epoch that no training reaches: from there on plans say which patches to read elsewhere."""
+
+
+Marks = tuple[list[OriginMask], list[OriginMask]]
+"""Of each sample of a region, the origins whose patches pass (or, where only patches can be judged,
+all that may be drawn); and those that do not pass, unless none of these is ever drawn."""
+
+
+class Marker:
+    """Marks the origins of decoded regions whose patches pass.
+
+    If the criterion judges only patches, all origins count as passing here.
+    """
+
+    def __init__(self, criterion: PatchFilter, plan: RandomPatches, images: PairedImages) -> None:
+        self.criterion, self.plan, self.images = criterion, plan, images
+        self.size = tuple(plan.patch_size)
+        self._steps = [
+            max(n, 2 * p + -2 * p % 8)
+            for n, p in zip(PIECE[len(self.size)], self.size, strict=True)
+        ]
+
+    def mark(self, region: Region, blocks: Blocks) -> Marks:
+        """Mark a region, ``S C (Z) Y X``, a bit or two for each origin; called in threads."""
+        shape = tuple(n - p + 1 for n, p in zip(blocks[0].shape[2:], self.size, strict=True))
+        marks: Marks = [], []
+        for s, sample in enumerate(zip(*blocks, strict=True)):
+            masks = [OriginMask.none(shape, self.size) for _ in range(2)]
+            for first in range(0, shape[0], self._steps[0]):
+                slab = slice(first, min(first + self._steps[0], shape[0]))
+                start = [first + region.start[0], *region.start[1:]]
+                stop = np.add(start, [slab.stop - first, *shape[1:]]).tolist()
+                usable = self.plan.allows(region.image, region.sample + s, start, stop)
+                good = self._judge(sample, slab, usable)
+                masks[0].allow(first, usable & good)
+                masks[1].allow(first, usable & ~good)
+            marks[0].append(masks[0])
+            if self.criterion.keep and self.criterion.marks_suffice:
+                marks[1].append(masks[1])
+        return marks
+
+    def _judge(
+        self, sample: Sequence[NDArray[Any]], slab: slice, usable: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Judge a slab of origins, piece by piece; and forbid those near NaN, in place."""
+        good = np.ones(usable.shape, bool)
+        axes = zip(usable.shape[1:], self._steps[1:], strict=True)
+        for corner in product(*(range(0, n, step) for n, step in axes)):
+            ends = map(int.__add__, corner, self._steps[1:])
+            piece: tuple[slice, ...] = (slice(None), *map(slice, corner, ends))
+            if not usable[piece].any():
+                continue
+            origins = zip((slab.start, *corner), good[piece].shape, self.size, strict=True)
+            box = (slice(None), *(slice(a, a + n + p - 1) for a, n, p in origins))
+            image, *_ = (
+                self._finite(side, pixels[box], usable[piece]) for side, pixels in enumerate(sample)
+            )
+            found = self.criterion.passing_origins(image, self.size)
+            if found is not None:
+                good[piece] = found
+        return good
+
+    def _finite(self, side: int, pixels: NDArray[Any], usable: NDArray[np.bool_]) -> NDArray[Any]:
+        """Return pixels as batches have them, NaN as 0; forbid origins near it, in place."""
+        pixels = self.images.as_in_batches(side, pixels)
+        if pixels.dtype.kind != "f" or not (bad := ~np.isfinite(pixels)).any():
+            return pixels
+        if self.images.nan_policy == "skip":
+            usable &= ~reduce_windows(bad.any(axis=0), self.size, np.logical_or)
+        return np.where(bad, pixels.dtype.type(0), pixels)
 
 
 class _MarkedBlock:
@@ -49,8 +123,7 @@ class _MarkedBlock:
     def draw(self, n: int, rng: np.random.Generator) -> Found:
         """Draw ``n`` patches that pass, or else are kept; see `OriginMasks.draw`."""
         region, places = self._passing.draw(n, rng)
-        if self._rejected is not None and self._rejected.n_allowed:
-            n_rejected = self._rejected.n_allowed
+        if self._rejected is not None and (n_rejected := self._rejected.n_allowed):
             share = n_rejected / (n_rejected + self._passing.n_allowed)
             kept = np.flatnonzero(rng.random(n) < self._keep * share)
             region[kept], places[kept] = self._rejected.draw(len(kept), rng)
@@ -105,48 +178,39 @@ class Foreground:
     """Draws the patches of the blocks of streams from what passes a filter.
 
     The patches of a block (see `streams`) are drawn once its windows are decoded, all that pass
-    equally likely; where all images are in memory, from all of them. Where nothing passes, from the
-    next block in which something does. What is drawn follows from the seed and the place in the
-    epoch alone, so a resumed run, and one with other ranks, draws the same.
-
-    Parameters
-    ----------
-    marker : Marker
-        Marks what passes.
-    reader : Reader
-        Gives windows, marked.
-    seed : tuple of int
-        Of the data, and the epoch.
-    in_memory : bool
-        Whether all images are.
+    equally likely; where all images are ``in_memory``, from all of them. Where nothing passes, from
+    the next block in which something does. What is drawn follows from the seed (of the data, and
+    the epoch) and the place in the epoch alone, so a resumed run, and one with other ranks, draws
+    the same.
     """
 
     def __init__(
-        self, marker: Marker, reader: Reader[Loaded], seed: tuple[int, int], *, in_memory: bool
+        self, marker: Marker, reader: Reader, seed: tuple[int, int], *, in_memory: bool
     ) -> None:
         self._marker, self._reader, self._seed = marker, reader, seed
         self._in_memory = in_memory
         self._images, self._size = marker.images, list(marker.plan.patch_size)
         # Of each stream, where it draws from: what that is, its windows, and how.
-        self._open: dict[int, tuple[tuple[int, int], list[int], _Source]] = {}
-        self._empty: set[tuple[int, int]] = set()
-        self._portions: dict[int, tuple[tuple[int, int], Found]] = {}
+        self._open: dict[int, tuple[Key, list[int], _Source]] = {}
+        self._empty: set[Key] = set()
+        self._portions: dict[int, tuple[Key, Found]] = {}
         self._elsewhere: _Source | None = None
 
-    def draw(self, stream: Stream, block: Block, first: int, stop: int) -> Drawn:
+    def draw(self, stream: Stream, block: Block, first: int, stop: int) -> Places:
         """Draw the patches of some positions of a block; `DataError` if nothing passes."""
         parts = []
         while first < stop:
             begin = block.first + (first - block.first) // PORTION * PORTION
             end = min(begin + PORTION, stop)
-            window, places = self._portion(stream, block, begin)
-            parts.append((window[first - begin : end - begin], places[first - begin : end - begin]))
+            found = self._portion(stream, block, begin)
+            parts.append([column[first - begin : end - begin] for column in found])
             first = end
         window, places = (np.concatenate(column) for column in zip(*parts, strict=True))
-        unique, inverse = np.unique(window, return_inverse=True)
-        regions = [self._reader.region(w) for w in unique.tolist()]
-        places = places + np.array([(r.sample, *r.start) for r in regions], np.int64)[inverse]
-        return Drawn(window, places[:, 0], places[:, 1:])
+        origins = self._reader.origins(window)
+        places = places + origins[:, 1:]
+        start = places[:, 1:]
+        size = np.broadcast_to(self._size, start.shape)
+        return Places(origins[:, 0], places[:, 0], start, size, window, start[:, :0])
 
     def _portion(self, stream: Stream, block: Block, begin: int) -> Found:
         """Draw the portion of a block that begins at a position, unless it is the last drawn."""
@@ -159,7 +223,8 @@ class Foreground:
 
     def _source(self, stream: Stream, block: Block) -> _Source:
         """Return what to draw from: the block, or the next one, of any stream, that passes."""
-        for other, candidate in islice(self._candidates(stream, block), SEARCHED):
+        candidates = islice(self._candidates(stream, block), 1 if self._in_memory else SEARCHED)
+        for other, candidate in candidates:
             if source := self._open_block(stream.number, other, candidate):
                 return source
         self._elsewhere = self._elsewhere or self._search_elsewhere()
@@ -167,55 +232,46 @@ class Foreground:
 
     def _candidates(self, stream: Stream, block: Block) -> Iterator[tuple[Stream, Block]]:
         yield stream, block
-        if not self._in_memory:
-            yield from ((stream, other) for other in stream.blocks(block.stop))
-            for other in stream.others():
-                yield from ((other, candidate) for candidate in other.blocks(0))
+        yield from ((stream, other) for other in stream.blocks(block.stop))
+        for other in stream.others():
+            yield from ((other, candidate) for candidate in other.blocks(0))
 
     def _open_block(self, number: int, stream: Stream, block: Block) -> _Source | None:
         """Let stream ``number`` draw from a block of any; ``None`` if nothing in it passes."""
-        whole, key = self._in_memory, (stream.number, block.first)
-        if whole:
+        key = stream.number, block.first
+        if self._in_memory:
             number, key = -1, (-1, 0)
         if number in self._open and self._open[number][0] == key:
             return self._open[number][2]
         if key in self._empty:
             return None
         if number in self._open:
-            self._release(self._open.pop(number)[1])
-        every = np.arange(stream.epoch.table.first[-1])
-        windows = (every if whole else stream.windows(block)).tolist()
+            self._reader.release(self._open.pop(number)[1])
+        every = (
+            np.arange(stream.epoch.table.first[-1]) if self._in_memory else stream.windows(block)
+        )
+        windows = every.tolist()
         source = self._judge_windows(windows, key)
         if not source.any_passes:
             self._empty.add(key)
-            self._release(windows)
-            self._reader.end(key, early=True)  # nothing of it will be drawn
+            self._reader.release(windows)
+            self._reader.end(key)  # nothing of it will be drawn
             return None
         self._open[number] = key, windows, source
         return source
 
-    def _judge_windows(self, windows: Sequence[int], key: tuple[int, int]) -> _Source:
+    def _judge_windows(self, windows: Sequence[int], key: Key) -> _Source:
         """Load windows, and find what passes in them."""
-        marks = [self._reader.take(window).marks for window in windows]
+        loaded = [self._reader.take(window) for window in windows]
         criterion = self._marker.criterion
-        passing = self._masks_of(windows, [found.passing for found in marks if found])
+        passing = _join(windows, [of.passing for of in loaded])
         if not criterion.marks_suffice:
             patch_bytes = prod(self._size) * self._images.dtypes[0].itemsize
             at_once = max(JUDGED_BYTES // patch_bytes, 1)
             rng = np.random.default_rng([*self._seed, key[0] + 1, key[1], 7])
             return _JudgedBlock(passing, self._judge, criterion.keep, at_once, rng)
-        if not criterion.keep:
-            return _MarkedBlock(passing, None, 0.0)
-        rejected = self._masks_of(windows, [found.rejected for found in marks if found])
+        rejected = _join(windows, [of.rejected for of in loaded]) if criterion.keep else None
         return _MarkedBlock(passing, rejected, criterion.keep)
-
-    def _masks_of(self, windows: Sequence[int], masks: list[list[OriginMask]]) -> OriginMasks:
-        numbers = [(w, s) for w, of in zip(windows, masks, strict=True) for s in range(len(of))]
-        return OriginMasks([mask for of in masks for mask in of], np.array(numbers, np.int64))
-
-    def _release(self, windows: Sequence[int]) -> None:
-        for window in windows:
-            self._reader.release(window)
 
     def _judge(self, found: Found) -> NDArray[np.bool_]:
         """Cut candidates and judge them; NaN counts as 0."""
@@ -242,18 +298,22 @@ class Foreground:
         if not passing:
             raise DataError(nothing_passes(self._marker.criterion, tried))
         whole = OriginMask(np.ones(self._size, bool), self._size)  # one origin
-        return _MarkedBlock(self._masks_of(passing, [[whole]] * len(passing)), None, 0.0)
+        return _MarkedBlock(_join(passing, [[whole]] * len(passing)), None, 0.0)
 
     def _other_regions(self) -> Iterator[Region]:
         """Boxes of patches of epochs that are never drawn."""
-        plan, n = self._marker.plan, 0
-        while n < TRIES:
-            places = plan.epoch(FAR * (1 + self._seed[1]) + n)
+        plan = self._marker.plan
+        for n in range(0, TRIES, MEASURED):
             rng = np.random.default_rng([*self._seed, n, 8])
             marks = rng.integers(len(plan), size=MEASURED)
-            located = places.places(marks)
-            yield from (region_of_patch(located, row) for row in range(MEASURED))
-            n += MEASURED
+            places = plan.epoch(FAR * (1 + self._seed[1]) + n).places(marks)
+            yield from (region_of_patch(places, row) for row in range(MEASURED))
+
+
+def _join(windows: Sequence[int], masks: Sequence[Sequence[OriginMask]]) -> OriginMasks:
+    """Draw from the samples of windows as from one."""
+    numbers = [(w, s) for w, of in zip(windows, masks, strict=True) for s in range(len(of))]
+    return OriginMasks([mask for of in masks for mask in of], np.array(numbers, np.int64))
 
 
 def _passes(criterion: PatchFilter, patches: NDArray[Any]) -> NDArray[np.bool_]:

@@ -1,17 +1,20 @@
-"""Passes over a dataset: which epoch, which batch comes next, and who reads."""
+"""Passes over a dataset: which epoch, which batch comes next, and who reads.
+
+A worker process that is spawned imports this module: Lightning would take it seconds more.
+"""
 
 import signal
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from careamics_dm.loading.batch_cutter import Batch, RawBatch
 from careamics_dm.loading.dataset import PatchDataset
+from careamics_dm.loading.patch_extraction import Batch, RawBatch
 from careamics_dm.sampling.keyed_random import key_of
 
 GRACE = 60
@@ -121,12 +124,13 @@ class PatchLoader:
         self.epoch, self.batch, self._begun = state["epoch"], state["batch"], False
         self._skipped, self._patch = self.batch, state.get("patch", self.batch * step)
         n_streams = self.patches.n_streams
-        if self._patch and state.get("streams", n_streams) != n_streams:
-            rank_zero_warn(
+        if share.rank == 0 and self._patch and state.get("streams", n_streams) != n_streams:
+            warnings.warn(
                 f"the checkpoint was written inside an epoch that was read in {state['streams']} "
                 f"streams; {share.world_size} rank(s) read {n_streams}. So in the rest of this "
                 "epoch some patches are drawn again, and others not at all; from the next epoch "
-                "on, all is exact."
+                "on, all is exact.",
+                stacklevel=2,
             )
         if self._patch and not self.patches.count(self._patch):
             self.epoch, self.batch, self._skipped, self._patch = self.epoch + 1, 0, 0, 0
@@ -159,7 +163,7 @@ def _end_workers(loaders: list[DataLoader[Batch]]) -> None:
 
 
 def _leave_signals_to_main(worker: int) -> None:
-    """Ignore Ctrl+C, and end after SIGTERM only if the run has not: it still needs batches."""
+    """Ignore what asks the run to stop; end after SIGTERM only if it has not: it needs batches."""
     del worker
 
     def wait(number: int, frame: FrameType | None) -> None:
@@ -168,6 +172,8 @@ def _leave_signals_to_main(worker: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, wait)
+    if hasattr(signal, "SIGUSR1"):  # of SLURM, before its time limit; not on Windows
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

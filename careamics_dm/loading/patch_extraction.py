@@ -1,6 +1,7 @@
 """Patches, copied out of decoded regions of images and their targets."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +14,13 @@ from careamics_dm.images.region import Blocks, Region, read_samples
 from careamics_dm.sampling.read_windows import Places
 
 Patches = list[NDArray[Any]]
+Batch = dict[str, Any]
 
 NanPolicy = Literal["error", "zero", "skip"]
+
+
+class RawBatch(Batch):
+    """A batch as stored, which a data module has yet to normalise and augment."""
 
 
 class PairedImages:
@@ -32,11 +38,11 @@ class PairedImages:
     def read(self, region: Region) -> Blocks:
         """Read a region: image and, where there is one, target, ``S C (Z) Y X``."""
         i = region.image
-        (stacks, chosen), *rest = [(s, c[i] if c else None) for s, c in self._pair]
+        (image, chosen), *rest = [(of[i], c[i] if c else None) for of, c in self._pair]
         if not rest:
-            return (read_samples(stacks[i], region, chosen),)
-        targets, target_chosen = rest[0]
-        return read_pair(stacks[i], targets[i], region, chosen, target_chosen)
+            return (read_samples(image, region, chosen),)
+        target, target_chosen = rest[0]
+        return read_pair(image, target, region, chosen, target_chosen)
 
     def read_patch(self, region: Region) -> Blocks | None:
         """Read a patch alone: image and target, ``1 C (Z) Y X``, in the dtype of batches.
@@ -47,9 +53,13 @@ class PairedImages:
         patches = [np.array(self.as_in_batches(i, block)) for i, block in enumerate(blocks)]
         if self.nan_policy == "skip" and not _all_finite(patches)[0]:
             return None
-        place = (region.image, region.sample, region.start)
-        self.apply_nan_policy(patches, lambda row: place, None)
+        self.apply_nan_policy(patches, lambda row: region, None)
         return tuple(patches)
+
+    def read_finite(self, places: Places, n: int) -> list[Blocks]:
+        """Read patches one by one until ``n`` have no NaN."""
+        regions = (region_of_patch(places, row) for row in range(len(places.image)))
+        return [*islice(filter(None, map(self.read_patch, regions)), n)]
 
     def as_in_batches(self, side: int, pixels: NDArray[Any]) -> NDArray[Any]:
         """Return pixels of images (0) or targets (1) in the dtype of batches."""
@@ -66,26 +76,34 @@ class PairedImages:
         """Copy patches into a batch, ``N C (Z) Y X``.
 
         Patch ``i`` lies in the regions ``blocks[of[i]]``, each ``S C (Z) Y X``, at the sample and
-        origin ``at[i]``.
+        origin ``at[i]``. A plain loop is the fastest gather that NumPy has.
         """
-        cuts = []
+        cuts: Patches = []
         for side, block in enumerate(blocks[of[0]]):
             cut = np.empty((len(of), block.shape[1], *size), self.dtypes[side])
-            with np.errstate(over="ignore"):  # what is beyond float32 is reported as infinite
-                _copy_boxes({r: pair[side] for r, pair in blocks.items()}, of, at, cut)
             cuts.append(cut)
+            pixels = {r: pair[side] for r, pair in blocks.items()}
+            with np.errstate(over="ignore"):  # what is beyond float32 is reported as infinite
+                if cut.ndim == 4:
+                    h, w = size
+                    for patch, r, (s, y, x) in zip(cut, of, at, strict=True):
+                        patch[...] = pixels[r][s, :, y : y + h, x : x + w]
+                else:
+                    d, h, w = size
+                    for patch, r, (s, z, y, x) in zip(cut, of, at, strict=True):
+                        patch[...] = pixels[r][s, :, z : z + d, y : y + h, x : x + w]
         return cuts
 
     def apply_nan_policy(
         self,
         cuts: Patches,
-        place_of: Callable[[int], tuple[int, int, Sequence[int]]],
+        region_of: Callable[[int], Region],
         others: Callable[[], list[Blocks]] | None,
     ) -> None:
         """Do something about NaN and infinity in a batch, in place, images and targets alike.
 
-        ``place_of`` a row gives image, sample and origin. ``others`` reads finite patches from
-        elsewhere, for when a whole batch must be skipped; ``None`` if each patch has its place.
+        ``others`` reads finite patches from elsewhere, for when a whole batch must be skipped;
+        ``None`` if each patch has its place.
         `DataError` if the policy is to refuse, or no other patch is finite.
         """
         finite = _all_finite(cuts)
@@ -93,7 +111,7 @@ class PairedImages:
             return
         row = int(finite.argmin())
         if self.nan_policy == "error":
-            raise DataError(self._message(cuts, row, place_of(row)))
+            raise DataError(self._message(cuts, row, region_of(row)))
         if self.nan_policy == "zero" or others is None:
             for cut in cuts:
                 if cut.dtype.kind == "f":
@@ -105,25 +123,24 @@ class PairedImages:
         else:
             found = others()
             if not found:
-                message = self._message(cuts, row, place_of(row))
+                message = self._message(cuts, row, region_of(row))
                 raise DataError(f"{message} Other patches were tried, each has some too.")
             for i in range(len(finite)):
                 for cut, other in zip(cuts, found[i % len(found)], strict=True):
                     cut[i] = other[0]
 
-    def _message(self, cuts: Patches, row: int, place: tuple[int, int, Sequence[int]]) -> str:
-        """Say where a patch, of this image, sample and origin, has its first NaN or infinity."""
-        image, sample, start = place
+    def _message(self, cuts: Patches, row: int, region: Region) -> str:
+        """Say where a patch has its first NaN or infinity."""
         side = next(i for i, cut in enumerate(cuts) if not np.isfinite(cut[row]).all())
         stacks, channels = self._pair[side]
         channel, *inside = np.argwhere(~np.isfinite(cuts[side][row]))[0].tolist()
-        chosen = channels[image] if channels else None
+        chosen = channels[region.image] if channels else None
         return nan_message(
-            stacks[image].source,
+            stacks[region.image].source,
             cuts[side][row][channel, *inside],
-            sample,
+            region.sample,
             channel if chosen is None else chosen[channel],
-            tuple(a + b for a, b in zip(start, inside, strict=True)),
+            tuple(a + b for a, b in zip(region.start, inside, strict=True)),
         )
 
 
@@ -139,23 +156,6 @@ def region_of_patch(places: Places, row: int) -> Region:
     start = places.start[row]
     ends = tuple(start.tolist()), tuple((start + places.size[row]).tolist())
     return Region(int(places.image[row]), int(places.sample[row]), *ends)
-
-
-def _copy_boxes(
-    blocks: Mapping[int, NDArray[Any]],
-    of: Sequence[int],
-    at: Sequence[Sequence[int]],
-    out: NDArray[Any],
-) -> None:
-    """Copy; a plain loop is the fastest gather that NumPy has."""
-    if out.ndim == 4:
-        h, w = out.shape[2:]
-        for cut, r, (s, y, x) in zip(out, of, at, strict=True):
-            cut[...] = blocks[r][s, :, y : y + h, x : x + w]
-    else:
-        d, h, w = out.shape[2:]
-        for cut, r, (s, z, y, x) in zip(out, of, at, strict=True):
-            cut[...] = blocks[r][s, :, z : z + d, y : y + h, x : x + w]
 
 
 def _all_finite(cuts: Patches) -> NDArray[np.bool_]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from careamics_dm.images.boxes import blocks_in, seen_from
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.region import Blocks, Region, read_padded
-from careamics_dm.loading.origin_marks import Loaded
 from careamics_dm.loading.patch_extraction import PairedImages
+from careamics_dm.loading.prefetch import Loaded
 from careamics_dm.sampling.read_windows import WINDOWS
 
 LEAST = 2**18
@@ -38,38 +38,25 @@ class SharedBlocks:
     def load(self, region: Region) -> Loaded:
         """Read a region; called in threads."""
         extent = self._extents[region.image]
-        ends = zip(region.start, region.stop, extent.size, strict=True)
-        if (
-            extent.in_memory
-            or prod(extent.block) == 1
-            or all(a <= 0 and b >= n for a, b, n in ends)
-        ):
+        box = region.start, region.stop, extent.size
+        is_whole = all(a <= 0 and b >= n for a, b, n in zip(*box, strict=True))
+        if extent.in_memory or prod(extent.block) == 1 or is_whole:
             return Loaded(self._images.read(region))
-        n_sides, unit = len(self._images.dtypes), self._unit(extent)
-        reads = (partial(self._join, region, unit, side) for side in range(n_sides))
-        return Loaded(
-            tuple(read_padded(read, region.start, region.stop, extent.size) for read in reads)
-        )
+        sides = (partial(self._join, region, side) for side in range(len(self._images.dtypes)))
+        return Loaded(tuple(read_padded(read, *box) for read in sides))
 
     def _join(
-        self,
-        region: Region,
-        unit: Sequence[int],
-        side: int,
-        start: Sequence[int],
-        size: Sequence[int],
+        self, region: Region, side: int, start: Sequence[int], size: Sequence[int]
     ) -> NDArray[Any]:
         """Put a box inside the image together, of images (0) or targets (1)."""
         box = [slice(a, a + n) for a, n in zip(start, size, strict=True)]
-        joined: NDArray[Any] | None = None
+        unit, joined = self._unit(self._extents[region.image]), None
         for place, part in blocks_in(box, unit):
             pixels = self._read(region, unit, place)[side]
             if joined is None:
                 joined = np.empty((*pixels.shape[:2], *size), pixels.dtype)
             origin = [i * n for i, n in zip(place, unit, strict=True)]
-            everything = (slice(None), slice(None))  # samples and channels
-            inside = pixels[everything + seen_from(origin, part)]
-            joined[everything + seen_from(start, part)] = inside
+            joined[:, :, *seen_from(start, part)] = pixels[:, :, *seen_from(origin, part)]
         assert joined is not None
         return joined
 

@@ -20,6 +20,7 @@ from careamics_dm.models.distributed_scores import (
 )
 from careamics_dm.models.inference import mirror_up, restore_in_all_orientations
 from careamics_dm.models.learning_plan import LearningPlan, MakeOptimizer, MakeScheduler
+from careamics_dm.models.reach import reach_of
 from careamics_dm.models.trainer_data import (
     Build,
     build_network,
@@ -105,11 +106,9 @@ class RestorationModule(L.LightningModule):
                 f"size_divisor={size_divisor!r} divides no size; use None, or at least 1."
             )
         # No save_hyperparameters: checkpoints contain only tensors and load with weights_only=True.
-        self._build: Build | None = None
+        self._build = None if isinstance(network, nn.Module) else network
         if isinstance(network, nn.Module):
             self.network = network
-        else:
-            self._build = network
         loss = self.usual_loss if loss is None else loss
         self.criterion: Criterion | None = None if loss is None else make_criterion(loss)
         self._size_divisor = size_divisor
@@ -127,9 +126,9 @@ class RestorationModule(L.LightningModule):
         return self._size_divisor or by_itself
 
     @property
-    def reach(self) -> int | tuple[int, ...] | None:
-        """How many pixels to each side a restored pixel depends on, where the network says it."""
-        return getattr(self.network, "reach", None)
+    def reach(self) -> int | tuple[float, ...] | None:
+        """How many pixels to each side a restored pixel depends on, as said or measured."""
+        return reach_of(self.network, data_of(self), self.size_divisor)
 
     @property
     def quarter_turns(self) -> bool:

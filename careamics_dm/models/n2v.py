@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.models.batch import Batch, unpack
 from careamics_dm.models.masking import Masking
-from careamics_dm.models.trainer_data import Build
+from careamics_dm.models.trainer_data import Build, warn_of_correlated_noise
 from careamics_dm.sampling.keyed_random import key_of
 
 _SEED = 42
@@ -85,6 +85,8 @@ class N2VModule(RestorationModule):
         super()._check_data(data)
         parts = getattr(data, "parts", {"": data}).values()
         settings = [getattr(part, "settings", None) for part in parts]  # others' data have none
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            warn_of_correlated_noise(parts)
         turns = any(o.transpose for s in settings for o in getattr(s, "orientations", ()))
         if turns and not self.quarter_turns and self.trainer.state.fn == TrainerFn.FITTING:
             raise ValueError(

@@ -2,12 +2,12 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -51,7 +51,19 @@ def in_data_units(module: L.LightningModule, x: Tensor, side: str = "target") ->
 
 
 def build_network(build: Build, data: Any, out_channels: int | None) -> nn.Module:
-    """Build a network with those of in_channels, out_channels and dims that it accepts.
+    """Build a network with what `network_arguments` returns."""
+    make: Callable[..., nn.Module] = build
+    network = make(**(accepted := network_arguments(build, data, out_channels)))
+    if pool := accepted.get("pool"):
+        rank_zero_info(
+            f"patches of {data.patch_size[0]} planes are too few to halve {network.depth} times: "
+            f"the network halves Y and X only (pool=[{','.join(map(str, pool))}])"
+        )
+    return network
+
+
+def network_arguments(build: Build, data: Any, out_channels: int | None) -> dict[str, Any]:
+    """Return those of in_channels, out_channels and dims that a builder of networks accepts.
 
     ``spatial_dims`` works instead of ``dims`` (MONAI); what a ``functools.partial`` has set stays.
     A `UNet` gets the pooling that suits the depth of patches.
@@ -84,12 +96,7 @@ def build_network(build: Build, data: Any, out_channels: int | None) -> nn.Modul
     if getattr(build, "func", build) is UNet and patch_size and given.get("pool") is None:
         depth = given.get("depth", parameters["depth"].default)
         accepted["pool"] = pool_for(patch_size, depth)
-        if accepted["pool"]:
-            rank_zero_info(
-                f"patches of {patch_size[0]} planes are too few to halve {depth} times: the "
-                "network halves Y and X only (pool=[1,2,2])"
-            )
-    return make(**accepted)
+    return accepted
 
 
 def check_data(module: Any, data: Any, out_channels: int | None) -> None:
@@ -145,6 +152,21 @@ def lack_of_targets(module: str, learns_from: str, role: str) -> ValueError:
         "or target_channels for channels of the same images, or repeats for repeated frames of "
         f"one file{other}."
     )
+
+
+def warn_of_correlated_noise(parts: Iterable[Any]) -> None:
+    """Warn of training images whose noise Noise2Void would learn."""
+    images = [part.images_of("train") for part in parts if hasattr(part, "images_of")]
+    stacks = [stack for found in images for stack in found.stacks]
+    reasons = {s.source: why for s in stacks if (why := getattr(s, "correlated_noise", ""))}
+    if reasons:
+        first, why = next(iter(reasons.items()))
+        rank_zero_warn(
+            f"the noise of neighbouring pixels is correlated in {len(reasons)} of {len(stacks)} "
+            f"training image(s), such as {first} ({why}). Noise2Void learns such noise instead of "
+            "removing it. Train on full resolution (level=0), and on images without lossy "
+            "compression."
+        )
 
 
 def configure_scheduler(

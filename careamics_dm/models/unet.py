@@ -1,4 +1,7 @@
-"""The U-Net of CARE and Noise2Void, in two and three dimensions."""
+"""The U-Net of CARE and Noise2Void, in two and three dimensions.
+
+Imports nothing else of careamics_dm: exported models carry this file as it is.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,8 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from careamics_dm.images import checks as check
 
 _CONV: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOL: dict[int, type[nn.MaxPool2d | nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -111,7 +112,8 @@ class UNet(nn.Module):
             raise ValueError(f"pool={pool}: give {dims} numbers, 1 or 2 for each axis, not all 1.")
         if n2v2 and residual:
             raise ValueError("n2v2=True has no link from input to output: set residual=False.")
-        check.one_of("blur_padding", blur_padding, ("reflect", "zeros"))
+        if blur_padding not in ("reflect", "zeros"):
+            raise ValueError(f"blur_padding={blur_padding!r}: choose among reflect, zeros.")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.dims = dims
@@ -277,6 +279,9 @@ def misfit(sizes: Sequence[int], size_divisor: int | Sequence[int]) -> str | Non
 
 
 def _check_numbers(dims: int, counts: dict[str, int]) -> None:
-    check.one_of("dims", dims, (2, 3))
+    if dims not in (2, 3):
+        raise ValueError(f"dims={dims!r}: choose among 2, 3.")
     for name, count in counts.items():
-        check.number(name, count, 1, 10 if name == "depth" else 2**16)
+        most = 10 if name == "depth" else 2**16
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= most:
+            raise ValueError(f"{name}={count!r}: give a whole number from 1 to {most}.")

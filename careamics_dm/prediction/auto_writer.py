@@ -27,7 +27,7 @@ class AutoWriter(ResultWriter):
     storage_options : dict, optional
         See `ZarrWriter`.
     dtype, existing, output
-        Those of `ResultWriter`, as are errors.
+        See `ResultWriter`.
     """
 
     to_urls = True

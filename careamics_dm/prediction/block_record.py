@@ -5,25 +5,36 @@ character for each block, 1 where it is written. Blocks are marked after their p
 
 Whoever holds the only lock may begin the result anew. All processes of a prediction then share the
 lock, so that no other prediction can: they know each other by the second line. The last one to mark
-a block finishes the result: the one that gets to rename the record.
+a block finishes the result: the one that gets to rename the record. Windows has no shared locks and
+renames no open file: there, one process writes all of a result.
 """
 
 import errno
+import importlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from fsspec.core import url_to_fs
 
 from careamics_dm.errors import DataError
 from careamics_dm.prediction.result_file import part_of
+from careamics_dm.prediction.result_paths import explained
+from careamics_dm.sources.source_path import as_text, is_url
 
 try:
     import fcntl
 
     _SHARED, _ALONE = fcntl.LOCK_SH, fcntl.LOCK_EX | fcntl.LOCK_NB
-except ImportError:  # Windows has no such locks
+except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
     _SHARED = _ALONE = 0
 
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+_BEYOND = 2**30
+"""Which byte is locked on Windows, where nobody may read a locked one."""
 _START, _END = 65, 98
 """Of the second line, and of the blocks."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -59,6 +70,7 @@ class BlockRecord:
     def __init__(self, result: Path, made_of: str, run: str, n_blocks: int) -> None:
         self.result, self.path, self.n_blocks = result, record_of(result), n_blocks
         self._made_of, self._run = made_of, run
+        self._file, self._is_locked = -1, False
         self.alone = self._open()
         while self.alone and self._is_gone():  # another prediction has finished meanwhile
             self.close()
@@ -69,7 +81,8 @@ class BlockRecord:
 
     def goes_on(self) -> bool:
         """Whether there are blocks of the same result already, or could be."""
-        return self._content()[:_START] == f"{self._made_of}\n" and self._has_size()
+        same = blocks_in(self._content(), self._made_of, self.n_blocks) is not None
+        return same and part_of(self.result).exists()
 
     def clear(self) -> None:
         """Forget all blocks, before the result is begun anew."""
@@ -79,17 +92,15 @@ class BlockRecord:
         """Let the other processes of this prediction in, once the result is there."""
         if not self.goes_on():
             self.clear()
-            os.pwrite(
-                self._file, f"{self._made_of}\n{self._run}\n{'0' * self.n_blocks}".encode(), 0
-            )
-        os.pwrite(self._file, self._run.encode(), _START)
+            self._write(0, f"{self._made_of}\n{self._run}\n{'0' * self.n_blocks}")
+        self._write(_START, self._run)
         self._lock(_SHARED)
         self._check_run()
 
     def mark(self, blocks: Iterable[int]) -> None:
         """Note that blocks are on disk."""
         for block in blocks:
-            os.pwrite(self._file, b"1", _END + block)
+            self._write(_END + block, "1")
         if self.n_blocks > 1:
             os.fsync(self._file)
 
@@ -101,6 +112,8 @@ class BlockRecord:
         """Whether all blocks are there and it falls to this process to finish the result."""
         if len(self.marked()) < self.n_blocks:
             return False
+        if fcntl is None:
+            return True
         try:
             self.path.rename(_claimed(self.result))
         except FileNotFoundError:
@@ -109,6 +122,8 @@ class BlockRecord:
 
     def remove(self) -> None:
         """Remove it, after the result has got its final name or was removed."""
+        if fcntl is None:  # Windows removes no open file
+            self.close()
         _claimed(self.result).unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
@@ -118,24 +133,29 @@ class BlockRecord:
 
     def close(self) -> None:
         """Give the lock back."""
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._is_locked = -1, False
 
     def _open(self) -> bool:
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._file = os.open(self.path, _FLAGS, 0o666)
         return self._lock(_ALONE)
 
     def _is_gone(self) -> bool:
         return os.fstat(self._file).st_nlink == 0
 
     def _content(self) -> str:
-        return os.pread(self._file, _END + self.n_blocks + 1, 0).decode("ascii", "replace")
+        os.lseek(self._file, 0, os.SEEK_SET)
+        return os.read(self._file, _END + self.n_blocks + 1).decode("ascii", "replace")
 
-    def _has_size(self) -> bool:
-        return os.fstat(self._file).st_size == _END + self.n_blocks
+    def _write(self, place: int, text: str) -> None:
+        os.lseek(self._file, place, os.SEEK_SET)
+        os.write(self._file, text.encode())
 
     def _lock(self, how: int) -> bool:
         if fcntl is None:
-            return True
+            self._is_locked = self._is_locked or _lock_on_windows(self._file)
+            return self._is_locked
         try:
             fcntl.flock(self._file, how)
         except BlockingIOError:
@@ -154,39 +174,55 @@ class BlockRecord:
             )
 
 
-class NoRecord:
-    """Stands for a record where no file is locked or read again: behind a URL."""
+class UrlRecord:
+    """The record of a result behind a URL, in its store: one process writes it, without a lock."""
 
     alone = True
 
-    def __init__(self, n_blocks: int) -> None:
-        self._missing = set(range(n_blocks))
-        self._n_blocks = n_blocks
+    def __init__(
+        self, result: Path, made_of: str, run: str, n_blocks: int, options: Mapping[str, Any]
+    ) -> None:
+        self._result, self._head, self._n_blocks = result, f"{made_of}\n{run}\n", n_blocks
+        self._system, self._name = url_to_fs(as_text(_in_store(result)), **options)
+        self._there = blocks_in(read_record(result, options), made_of, n_blocks) or set()
 
     def goes_on(self) -> bool:
-        """Say that nothing is there."""
-        return False
+        """Whether there are blocks of the same result already."""
+        return bool(self._there)
+
+    def clear(self) -> None:
+        """Forget all blocks, before the result is begun anew."""
+        self._there.clear()
+        self.remove()
 
     def mark(self, blocks: Iterable[int]) -> None:
         """Note that blocks are written."""
-        self._missing -= set(blocks)
+        self._there.update(blocks)
+        marks = "".join(str(int(block in self._there)) for block in range(self._n_blocks))
+        with explained(self._result):
+            self._system.pipe_file(self._name, f"{self._head}{marks}".encode())
 
     def marked(self) -> set[int]:
         """Return the blocks that are written."""
-        return set(range(self._n_blocks)) - self._missing
+        return set(self._there)
 
     def claim(self) -> bool:
         """Whether all blocks are there."""
-        return not self._missing
+        return len(self._there) == self._n_blocks
 
     def is_last(self) -> bool:
         """Say that no other process has it."""
         return True
 
-    def share(self) -> None:
-        """Do nothing, as in all that follows."""
+    def remove(self) -> None:
+        """Remove it, after the result is complete or was removed."""
+        with suppress(FileNotFoundError):
+            self._system.rm_file(self._name)
 
-    clear = remove = close = share
+    def share(self) -> None:
+        """Do nothing, as no other process writes the result."""
+
+    close = share
 
 
 def record_of(result: Path) -> Path:
@@ -194,26 +230,44 @@ def record_of(result: Path) -> Path:
     return part_of(result).with_suffix(".blocks")
 
 
-def is_begun(result: Path) -> bool:
-    """Whether a result was begun and not finished."""
-    return record_of(result).exists() or _claimed(result).exists()
-
-
-def blocks_there(result: Path, made_of: str, n_blocks: int) -> set[int] | None:
-    """Return the blocks of an unfinished result that are on disk; None if it is another result."""
+def read_record(result: Path, options: Mapping[str, Any]) -> str | None:
+    """Return the record of an unfinished result; None where there is none, or no such result."""
     path = record_of(result)
     try:
+        if is_url(result):
+            system, name = url_to_fs(as_text(_in_store(result)), **options)
+            content: bytes = system.cat_file(name)
+            return content.decode("ascii", "replace")
         if (claimed := _claimed(result)).exists():  # it was killed while it was finished
-            claimed.rename(path)
-        content = path.read_text("ascii", "replace")
-    except FileNotFoundError:
-        return set()
-    same = content[:_START] == f"{made_of}\n" and len(content) == _END + n_blocks
-    return _marked(content) if same else None
+            claimed.replace(path)
+        return path.read_text("ascii", "replace") if part_of(result).exists() else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def blocks_in(record: str | None, made_of: str, n_blocks: int) -> set[int] | None:
+    """Return the blocks that are written; None if the record is of another result."""
+    same = record and record[:_START] == f"{made_of}\n" and len(record) == _END + n_blocks
+    return _marked(record) if record and same else None
+
+
+def _in_store(result: Path) -> Path:
+    return result / ".blocks"
 
 
 def _claimed(result: Path) -> Path:
     return part_of(result).with_suffix(".blocks.all")
+
+
+def _lock_on_windows(file: int) -> bool:
+    """Lock an open file for this process, unless another has it locked."""
+    msvcrt: Any = importlib.import_module("msvcrt")
+    os.lseek(file, _BEYOND, os.SEEK_SET)
+    try:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    except OSError:
+        return False
+    return True
 
 
 def _marked(content: str) -> set[int]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.images.boxes import seen_from
-from careamics_dm.prediction.block_record import BlockRecord, NoRecord
+from careamics_dm.prediction.block_record import BlockRecord, UrlRecord
 from careamics_dm.prediction.result_file import ResultFile, ResultImage, to_dtype
 from careamics_dm.prediction.stitching import corners, crop_in_tile
 from careamics_dm.sampling.blocks import ImageBlocks
@@ -29,7 +29,7 @@ class BlockResult:
         image: ResultImage,
         blocks: ImageBlocks,
         file: ResultFile,
-        record: BlockRecord | NoRecord,
+        record: BlockRecord | UrlRecord,
     ) -> None:
         self.image = image
         self._blocks, self._file, self._record = blocks, file, record

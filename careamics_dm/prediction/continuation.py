@@ -1,7 +1,8 @@
 """Which blocks an earlier prediction has left, on which all processes agree."""
 
 import uuid
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,15 +10,20 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.image_set import ImageSet
-from careamics_dm.prediction.block_record import BlockRecord, NoRecord, blocks_there, is_begun
-from careamics_dm.prediction.fingerprint import combined, fingerprint_of_image
-from careamics_dm.prediction.result_file import part_of
+from careamics_dm.prediction.block_record import (
+    BlockRecord,
+    UrlRecord,
+    blocks_in,
+    read_record,
+)
+from careamics_dm.prediction.fingerprint import Fingerprints, combined
 from careamics_dm.sampling.blocks import ImageBlocks
 from careamics_dm.sources.data_warnings import say
-from careamics_dm.sources.source_path import is_url
+from careamics_dm.sources.source_path import as_text, is_url
 
 Agreed = TypeVar("Agreed")
+THREADS = 8
+"""That look for results: behind a URL, that is waiting."""
 
 
 @dataclass
@@ -40,12 +46,14 @@ class Continuation:
 
     Parameters
     ----------
-    images, blocks, paths
+    prints, blocks, paths
         What is predicted, in which blocks, and the final names of the results.
     wanted : container of int
         The images of which results are written.
     facts : sequence
-        Of model and settings, on which all pixels depend.
+        Of the writer, on which all pixels depend.
+    storage_options : mapping
+        For results behind URLs.
 
     Attributes
     ----------
@@ -55,61 +63,76 @@ class Continuation:
 
     def __init__(
         self,
-        images: ImageSet,
+        prints: Fingerprints,
         blocks: Sequence[ImageBlocks],
         paths: Sequence[Path],
         wanted: Container[int],
         facts: Sequence[object],
+        storage_options: Mapping[str, Any],
     ) -> None:
-        self.blocks, self._images, self._paths = blocks, images, paths
-        self._facts = combined(facts)
-        self._run, self.there = agreed(
-            lambda: (
-                uuid.uuid4().hex,
-                [self._left(i) if i in wanted else set() for i in range(len(blocks))],
-            )
-        )
+        self.blocks, self._prints, self._paths = blocks, prints, paths
+        self._facts, self._options = (*prints.common, *facts), storage_options
+        self._run, self.there = agreed(lambda: (uuid.uuid4().hex, self._find(wanted)))
 
-    def record(self, image: int) -> BlockRecord | NoRecord:
+    def record(self, image: int) -> BlockRecord | UrlRecord:
         """Open and lock the record of a result."""
         path = self._paths[image]
+        of = path, self._made_of(image), self._run, len(self.blocks[image])
         if is_url(path):
-            return NoRecord(len(self.blocks[image]))
+            return UrlRecord(*of, self._options)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return BlockRecord(path, self._made_of(image), self._run, len(self.blocks[image]))
+        return BlockRecord(*of)
 
-    def check(self, image: int, record: BlockRecord | NoRecord) -> None:
+    def check(self, image: int, record: BlockRecord | UrlRecord) -> None:
         """Raise a DataError if a result has lost blocks since the beginning."""
         if not self.there[image] <= record.marked():
             raise DataError(
-                f"writer: {self._paths[image]} was begun anew by another prediction meanwhile. "
-                "Start this one again once that has ended, or write to another folder."
+                f"writer: {as_text(self._paths[image])} was begun anew by another prediction "
+                "meanwhile. Start this one again once that has ended, or write to another folder."
             )
 
-    def _left(self, image: int) -> set[int]:
+    def _find(self, wanted: Container[int]) -> list[set[int]]:
+        def read(image: int) -> str | None:
+            # Of others alone: a job that shares the images may be finishing one of them.
+            return read_record(self._paths[image], self._options) if image in wanted else None
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = [*pool.map(read, range(len(self._paths)))]
+        return [self._left(i, record) if record else set() for i, record in enumerate(found)]
+
+    def _left(self, image: int, record: str) -> set[int]:
         """Return the blocks of a result that are there; of a complete one, all but one."""
-        path, n = self._paths[image], len(self.blocks[image])
-        if is_url(path) or not (is_begun(path) and part_of(path).exists()):
-            return set()
-        there = blocks_there(path, self._made_of(image), n)
+        n = len(self.blocks[image])
+        there = blocks_in(record, self._made_of(image), n)
         if there is None:
             say(
-                f"{path} was begun with another model, another image or other settings: it is "
-                "begun anew."
+                f"{as_text(self._paths[image])} was begun with another model, another image or "
+                "other settings: it is begun anew."
             )
         return set(sorted(there or ())[: n - 1])  # whoever predicts the last block finishes it
 
     def _made_of(self, image: int) -> str:
-        channels = self._images.channels[image] if self._images.channels else None
-        source = fingerprint_of_image(self._images.stacks[image], channels)
-        return combined((self._facts, self.blocks[image], source))
+        return combined((self._facts, self.blocks[image], self._prints.of_image(image)))
+
+
+def are_connected() -> bool:
+    """Whether this process can already exchange something with others of its run."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def agreed(find: Callable[[], Agreed]) -> Agreed:
-    """Return what the first of the processes that predict together finds."""
-    if not (dist.is_available() and dist.is_initialized()):
+    """Return what the first of the processes of a run finds, or raise its error; all must ask."""
+    if not are_connected():
         return find()
-    found = [find() if dist.get_rank() == 0 else None]
+    found: list[Any] = [None, None]
+    error: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            found[0] = find()
+        except Exception as raised:
+            error, found[1] = raised, f"{raised}"
     dist.broadcast_object_list(found)
-    answer: Any = found[0]
-    return answer  # type: ignore[no-any-return]
+    if found[1] is not None:
+        raise error or DataError(found[1])
+    answer: Agreed = found[0]
+    return answer

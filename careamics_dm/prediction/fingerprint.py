@@ -10,8 +10,29 @@ import lightning as L
 import numpy as np
 import torch
 
+from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import Channels, ImageStack
 from careamics_dm.sources.source_path import absolute, file_of
+
+
+class Fingerprints:
+    """What all results of a prediction are made of: hashed once, whatever writes them.
+
+    ``how`` has the settings of the data on which pixels depend.
+    """
+
+    def __init__(self, trainer: L.Trainer, images: ImageSet, how: str) -> None:
+        self.images = images
+        self.common = fingerprint_of_model(trainer, trainer.lightning_module), how
+        self._of_images: dict[int, str] = {}
+
+    def of_image(self, image: int) -> str:
+        """Return what stands for an image and its channels."""
+        if image not in self._of_images:
+            channels = self.images.channels[image] if self.images.channels else None
+            found = fingerprint_of_image(self.images.stacks[image], channels)
+            self._of_images[image] = found
+        return self._of_images[image]
 
 
 def fingerprint_of_model(trainer: L.Trainer, module: L.LightningModule) -> str:
@@ -30,9 +51,13 @@ def fingerprint_of_model(trainer: L.Trainer, module: L.LightningModule) -> str:
     return found.hexdigest()
 
 
-def facts_of_settings(writer: object, others: set[str]) -> list[object]:
-    """Return what kind a writer is, and its settings but for ``others``: the same in every run."""
-    names = sorted(inspect.signature(type(writer)).parameters.keys() - others)
+WHERE = {"folder", "existing", "storage_options"}
+"""Settings of writers on which no pixel depends."""
+
+
+def facts_of_settings(writer: object) -> list[object]:
+    """Return what kind a writer is, and settings on which pixels depend: the same in every run."""
+    names = sorted(inspect.signature(type(writer)).parameters.keys() - WHERE)
     settings = [(name, getattr(writer, name)) for name in names]
     return [
         type(writer).__name__,

@@ -74,13 +74,14 @@ class MappedFile:
         self.flush()
         path = self.image.path
         complete = self._convert() if self.convert else self.part
+        self.close()  # Windows renames no open file
         if path.exists() and not self.image.replace:
-            self.discard()
+            self._remove()
             raise FileExistsError(path)
         if path.is_dir():
             shutil.rmtree(path)
         complete.replace(path)
-        self.discard()
+        self._remove()
 
     def close(self) -> None:
         """Leave the file unfinished."""
@@ -89,6 +90,9 @@ class MappedFile:
     def discard(self) -> None:
         """Remove the unfinished file."""
         self.close()
+        self._remove()
+
+    def _remove(self) -> None:
         self.part.unlink(missing_ok=True)
         shutil.rmtree(self.converted.parent, ignore_errors=True)
 

@@ -1,5 +1,6 @@
 """Predictions as files: what all kinds of file share."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,13 +16,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.errors import DataError
 from careamics_dm.images import checks as check
-from careamics_dm.images.image_set import ImageSet, count_channels
+from careamics_dm.images.image_set import count_channels
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.stack_view import layout_of
 from careamics_dm.prediction.background import Background
 from careamics_dm.prediction.block_result import BlockResult
-from careamics_dm.prediction.continuation import Continuation, Progress, agreed
-from careamics_dm.prediction.fingerprint import facts_of_settings, fingerprint_of_model
+from careamics_dm.prediction.continuation import THREADS, Continuation, Progress, agreed
+from careamics_dm.prediction.fingerprint import Fingerprints, facts_of_settings
 from careamics_dm.prediction.result_file import (
     ResultFile,
     ResultImage,
@@ -30,11 +31,9 @@ from careamics_dm.prediction.result_file import (
 )
 from careamics_dm.prediction.result_paths import check_space, check_writable, result_paths
 from careamics_dm.sampling.blocks import ImageBlocks
+from careamics_dm.sampling.streams import images_of_shard
 from careamics_dm.sources.data_warnings import say
 from careamics_dm.sources.source_path import as_text, is_url
-
-THREADS = 8
-"""That look for results: behind a URL, that is waiting."""
 
 
 class ResultWriter(Callback):
@@ -66,6 +65,8 @@ class ResultWriter(Callback):
 
     to_urls = False
     """Whether the folder may be a URL."""
+    storage_options: Mapping[str, Any] = {}
+    """For URLs."""
 
     def __init__(
         self,
@@ -99,15 +100,14 @@ class ResultWriter(Callback):
         self.progress = Progress(0, 0, 0)
         """Blocks of all results; set when the loader is made."""
         self._channels: list[list[int] | None] = []
-        self._trainer: L.Trainer | None = None
         self._run: Continuation | None = None
         self._current: tuple[int, BlockResult] | None = None
         self._background: Background | None = None
 
     @property
     def by_image(self) -> bool:
-        """Whether one process writes all blocks of an image, as behind a URL."""
-        return is_url(self.folder)
+        """Whether one process writes all blocks of an image, as behind a URL and on Windows."""
+        return is_url(self.folder) or os.name == "nt"
 
     def suffixes(self, stack: ImageStack) -> Sequence[str]:
         """Return the suffixes of results: the first one, unless the source has one of them."""
@@ -140,7 +140,7 @@ class ResultWriter(Callback):
 
     def check_writable(self) -> None:
         """Refuse a folder that can't be written to, before hours of work depend on it."""
-        check_writable(self.folder)
+        check_writable(self.folder, self.paths)
 
     def complete(self, stacks: Sequence[ImageStack]) -> None:
         """Write what results share, such as a list of them; once, after what is predicted."""
@@ -154,7 +154,6 @@ class ResultWriter(Callback):
             raise DataError(
                 f"{type(self).__name__} needs a careamics_dm DataModule in trainer.predict."
             )
-        self._trainer = trainer
         callbacks = getattr(trainer, "callbacks", [])
         self.prepare(datamodule, [other for other in callbacks if isinstance(other, ResultWriter)])
 
@@ -170,9 +169,8 @@ class ResultWriter(Callback):
         """
         stacks: Sequence[ImageStack] = datamodule.predict_stacks
         self.paths = result_paths(stacks, self.folder, self.suffixes)
-        with ThreadPoolExecutor(THREADS) as pool:
-            exist = [*pool.map(self.exists, self.paths)]
-        found = agreed(lambda: {i for i, there in enumerate(exist) if there})
+        mine = set(images_of_shard(datamodule.settings.shard, len(stacks)))
+        found = agreed(lambda: self._existing(mine))
         if found and self.existing == "error":
             first = as_text(self.paths[min(found)])
             raise DataError(
@@ -180,7 +178,7 @@ class ResultWriter(Callback):
                 "Write to another folder, or set writer.existing to skip or replace."
             )
         self.check_writable()
-        self.wanted = set(range(len(self.paths))) - (found if self.existing == "skip" else set())
+        self.wanted = mine - (found if self.existing == "skip" else set())
         self._channels = predicted_channels(datamodule)
         if not is_url(self.folder):
             new = [i for i in self.wanted - found if not part_of(self.paths[i]).exists()]
@@ -192,21 +190,16 @@ class ResultWriter(Callback):
         wanted = sorted(set[int]().union(*(other.wanted for other in writers)))
         datamodule.select_predict(wanted, writers)
 
-    def begin(self, images: ImageSet, blocks: Sequence[ImageBlocks], how: str) -> list[set[int]]:
-        """Return which blocks of each image are there, or not wanted; called by its loader.
-
-        ``how`` has the settings on which pixels depend.
-        """
-        trainer = self._trainer
-        if trainer is None:  # no trainer, so nothing is written
-            return [set() for _ in blocks]
-        model = fingerprint_of_model(trainer, trainer.lightning_module)
-        facts = (model, how, *facts_of_settings(self, {"folder", "existing"}))
-        run = self._run = Continuation(images, blocks, self.paths, self.wanted, facts)
+    def begin(self, prints: Fingerprints, blocks: Sequence[ImageBlocks]) -> list[set[int]]:
+        """Return which blocks of each image are there, or not wanted; called by its loader."""
+        facts, options = facts_of_settings(self), self.storage_options
+        run = Continuation(prints, blocks, self.paths, self.wanted, facts, options)
+        self._run = run
         n_there = sum(map(len, run.there))
         self.progress = Progress(n_there, n_there, sum(len(blocks[i]) for i in self.wanted))
         if n_there:
-            say(f"continuing in {self.folder}: {n_there} of {self.progress.n} blocks are there")
+            there = f"{n_there} of {self.progress.n} blocks are there"
+            say(f"continuing in {as_text(self.folder)}: {there}")
         unwanted = set(range(len(blocks))) - self.wanted
         return [
             set(range(len(blocks[i]))) if i in unwanted else done
@@ -250,7 +243,7 @@ class ResultWriter(Callback):
         """Leave unfinished files, with a record of what they have."""
         if self._background is not None:
             self._background.close()
-        self._background, self._trainer = None, None
+        self._background = None
         self._close()
 
     def _complete(self, trainer: L.Trainer) -> None:
@@ -267,6 +260,11 @@ class ResultWriter(Callback):
         with suppress(OSError):  # of a full disk, which is the exception already
             self._leave()
             self._complete(trainer)
+
+    def _existing(self, images: set[int]) -> set[int]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            there = pool.map(self.exists, [self.paths[i] for i in images])
+            return {i for i, exists in zip(images, there, strict=True) if exists}
 
     def _result(self, image: int, stack: ImageStack, n_channels: int) -> ResultImage:
         return ResultImage(
@@ -309,7 +307,7 @@ class ResultWriter(Callback):
         assert self._run is not None
         record, begin = self._run.record(image), False
         try:
-            begin = record.alone and not (record.goes_on() and result.part.exists())
+            begin = record.alone and not record.goes_on()
             if begin:
                 record.clear()
             file = self.open(result, begin=begin)

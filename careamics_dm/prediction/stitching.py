@@ -2,41 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.axes import Box
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.stack_view import layout_of
-
-
-class Placement:
-    """Where the tiles of one image go in an array with this ``layout``; count missing pixels."""
-
-    def __init__(self, stack: ImageStack, n_channels: int) -> None:
-        self.layout = layout_of(stack).with_channels(n_channels)
-        samples, _, *size = self.layout.data_shape
-        self.missing = samples * prod(size)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every pixel has arrived."""
-        return self.missing == 0
-
-    def place(self, tile: NDArray[Any], region: Sequence[int]) -> tuple[Box, NDArray[Any]]:
-        """Return the box where the part of a tile ``C (Z) Y X`` goes that is kept, and this part.
-
-        ``region`` is that of the tile. Counts it as arrived.
-        """
-        _, first, stop = corners(region)
-        everything = slice(0, self.layout.size("C"))
-        self.missing -= prod(b - a for a, b in zip(first, stop, strict=True))
-        kept = self.layout.from_box(tile[(slice(None), *crop_in_tile(region))])
-        return self.layout.box(region[1], everything, first, stop), kept
 
 
 def crop_in_tile(region: Sequence[int]) -> tuple[slice, ...]:
@@ -62,27 +35,25 @@ class Stitching:
     def __init__(self, stacks: Sequence[ImageStack]) -> None:
         self._stacks = stacks
         self._canvases: dict[int, NDArray[np.float32]] = {}
-        self._placements: dict[int, Placement] = {}
+        self._missing: dict[int, int] = {}
 
     def add(self, output: Mapping[str, torch.Tensor]) -> None:
         """Put tiles where they belong: an output of ``predict_step``, see `stitch`."""
         tiles = output["prediction"].detach().cpu().float().numpy()
         for tile, region in zip(tiles, output["region"].tolist(), strict=True):
             image = region[0]
-            if image not in self._placements:
-                placement = Placement(self._stacks[image], len(tile))
-                self._placements[image] = placement
-                self._canvases[image] = np.empty(placement.layout.shape, np.float32)
-            box, pixels = self._placements[image].place(tile, region)
-            self._canvases[image][box] = pixels
+            layout = layout_of(self._stacks[image]).with_channels(len(tile))
+            if image not in self._canvases:
+                self._canvases[image] = np.empty(layout.shape, np.float32)
+                self._missing[image] = prod(layout.shape)
+            part = tile[(slice(None), *crop_in_tile(region))]
+            box = layout.box(region[1], slice(0, len(tile)), *corners(region)[1:])
+            self._canvases[image][box] = layout.from_box(part)
+            self._missing[image] -= part.size
 
     def images(self) -> list[NDArray[np.float32]]:
         """Return the images; see `stitch`."""
-        lacking = [
-            stack.source
-            for i, stack in enumerate(self._stacks)
-            if i not in self._placements or not self._placements[i].complete
-        ]
+        lacking = [stack.source for i, stack in enumerate(self._stacks) if self._missing.get(i, 1)]
         if lacking:
             raise DataError(
                 f"tiles are missing, or come twice, of {', '.join(lacking[:5])}"

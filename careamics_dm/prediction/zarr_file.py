@@ -2,10 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 from zarr.errors import ContainsGroupError
 
-from careamics_dm.errors import DataError
 from careamics_dm.images.axes import Box
 from careamics_dm.prediction.pyramid import plan_levels, shrink
 from careamics_dm.prediction.result_file import ResultImage
+from careamics_dm.prediction.result_paths import explained
 from careamics_dm.prediction.zarr_layout import ZarrLayout
 from careamics_dm.prediction.zarr_metadata import (
     attributes,
@@ -26,7 +25,7 @@ from careamics_dm.prediction.zarr_metadata import (
     scale_of,
 )
 from careamics_dm.prediction.zarr_store import Target
-from careamics_dm.sources.source_path import as_text, is_url
+from careamics_dm.sources.source_path import is_url
 
 PLANES = 16
 """Along Z, from which the display range is taken."""
@@ -141,23 +140,6 @@ class ZarrFile:
             raise
         if replaced:
             shutil.rmtree(replaced)
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn whatever a store raises into one message."""
-    try:
-        yield
-    except (DataError, FileExistsError, MemoryError):
-        raise
-    except Exception as error:  # stores raise what they like
-        text = " ".join(str(getattr(error, "strerror", None) or error).split())
-        where = "Check the URL, the network and writer.storage_options"
-        advice = where if is_url(path) else "Free space or write to another folder"
-        raise DataError(
-            f"writer: {as_text(path)} can't be written ({type(error).__name__}: {text[:200]}). "
-            f"{advice}; with writer.existing=skip, the same command goes on with this image."
-        ) from error
 
 
 def display_ranges(array: Any, axes: str) -> list[tuple[float, float]]:

@@ -93,11 +93,18 @@ class Target(NamedTuple):
         if system.exists(name):
             system.rm(name, recursive=True)
 
-    def describe(self, path: Path, model: str, content: Mapping[str, Any]) -> None:
-        """Write the metadata of a group, which is created if missing."""
+    def describe(self, path: Path, model: str, content: Mapping[str, Any]) -> bool:
+        """Write the metadata of a group, which is created if missing, unless it has them.
+
+        Return whether they were written.
+        """
+        wanted = attributes(model, content, self.version) if model else {}
+        former = self.read(path)
+        if former is not None and ome_part(wanted).items() <= former.items():
+            return False
         group = zarr.open_group(self.open(path), mode="a", zarr_format=self.zarr_format)
-        if model:
-            group.update_attributes(attributes(model, content, self.version))
+        group.update_attributes(wanted)
+        return bool(model)
 
 
 def _in_the_way(path: Path) -> DataError:
@@ -112,7 +119,17 @@ def _is_used(path: Path) -> bool:
 
 
 def describe_store(target: Target, store: Path, images: Sequence[tuple[str, ImageStack]]) -> None:
-    """Describe a store of several images by those that are there: as a plate or a collection."""
+    """Describe a store of several images by those that are there: as a plate or a collection.
+
+    Until nothing is left to write: another job may finish at the same time and write what it saw.
+    """
+    while _describe_once(target, store, images):
+        pass
+
+
+def _describe_once(target: Target, store: Path, images: Sequence[tuple[str, ImageStack]]) -> bool:
+    """Describe a store; return whether something had to be written."""
+    changed = False
     plate: Mapping[str, Any] = {}
     wells: dict[str, list[Mapping[str, Any]]] = {}
     fields, series, order = set(), [], []
@@ -134,28 +151,30 @@ def describe_store(target: Target, store: Path, images: Sequence[tuple[str, Imag
         ours = [field for field in of_well if f"{path}/{field['path']}" in fields]
         there = {field["path"]: field for field in [*listed, *ours]}
         names = _in_order(there, [field["path"] for field in of_well])
-        target.describe(store / path, "Well", {"well": {"images": [there[n] for n in names]}})
+        content = {"well": {"images": [there[n] for n in names]}}
+        changed |= target.describe(store / path, "Well", content)
     if wells:
         listed = (target.read(store) or {}).get("plate", {}).get("wells", [])
         paths = {*(well["path"] for well in listed), *wells}
-        target.describe(store, "Plate", plate_metadata(plate, paths))
+        changed |= target.describe(store, "Plate", plate_metadata(plate, paths))
     if series:
-        _describe_collection(target, store, series, order)
+        changed |= _describe_collection(target, store, series, order)
+    return changed
 
 
 def _describe_collection(
     target: Target, store: Path, series: Sequence[str], order: Sequence[str]
-) -> None:
+) -> bool:
     """Describe a collection, with images in the order of the source's, as far as it has one."""
     listed = (target.read(store / "OME") or {}).get("series", [])
     series = _in_order({*listed, *series}, order)
-    target.describe(store / "OME", "Series", {"series": series})
+    changed = target.describe(store / "OME", "Series", {"series": series})
     images = {}
     for path in series:
         array = zarr.open_array(target.open(store / path / "0"), mode="r")
         images[path] = describe_array(target.read(store / path) or {}, array)
     target.write(store / "OME" / "METADATA.ome.xml", collection_xml(images))
-    target.describe(store, "Bf2Raw", {"bioformats2raw.layout": 3})
+    return target.describe(store, "Bf2Raw", {"bioformats2raw.layout": 3}) or changed
 
 
 def _in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:

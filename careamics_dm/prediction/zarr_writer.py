@@ -10,9 +10,9 @@ from careamics_dm.images import checks as check
 from careamics_dm.images.axes import Layout
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.prediction.result_file import ResultFile, ResultImage
-from careamics_dm.prediction.result_paths import ZARR
+from careamics_dm.prediction.result_paths import ZARR, explained
 from careamics_dm.prediction.result_writer import ResultWriter
-from careamics_dm.prediction.zarr_file import ZarrFile, explained
+from careamics_dm.prediction.zarr_file import ZarrFile
 from careamics_dm.prediction.zarr_layout import parts
 from careamics_dm.prediction.zarr_store import Target, describe_store
 from careamics_dm.sources.source_path import is_url
@@ -34,7 +34,7 @@ class ZarrWriter(ResultWriter):
         For URLs, passed on to the fsspec file system. Keys and passwords are better left to the
         environment (``AWS_PROFILE``, say).
     dtype, existing, output
-        Those of `ResultWriter`, as are errors.
+        See `ResultWriter`.
     """
 
     to_urls = True

@@ -16,8 +16,9 @@ correlate by 2/3, the next by 1/3, all others not at all. The light itself is no
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,10 +106,10 @@ def load(
     if recording < 0:
         raise ValueError(f"recording={recording}: give 0, 1, 2 and so on")
     optics = _SAMPLES[name]
-    rng = np.random.default_rng(seed)
-    expected = _expose(rng, optics, _check_size(name, optics, size))
-    if recording:  # the first uses the generator that drew the scene
-        rng = np.random.default_rng([seed, recording])
+    expected, state = _expose(name, seed, _check_size(name, optics, size))
+    rng = np.random.default_rng([seed, recording])
+    if not recording:  # the first uses the generator that drew the scene
+        rng.bit_generator.state = state
     electrons = _record(rng, expected, optics.smear)
     counts = np.clip(np.rint(OFFSET + GAIN * electrons), 0, 65535).astype(np.uint16)
     noise_free = (OFFSET + GAIN * expected).astype(np.float32)
@@ -165,23 +166,26 @@ def clean(name: Name, seed: int = 0) -> NDArray[np.float32]:
 
 
 def _check_size(name: str, optics: _Optics, size: tuple[int, ...] | None) -> tuple[int, ...]:
-    size = optics.size if size is None else size
+    size = optics.size if size is None else tuple(size)
     least = (4, 16, 16)[-len(optics.pixel) :]
     if len(size) != len(least) or any(n < low for n, low in zip(size, least, strict=False)):
         raise ValueError(f"size={size}: give {len(least)} numbers for {name}, at least {least}")
     return size
 
 
+@lru_cache(maxsize=4)
 def _expose(
-    rng: np.random.Generator, optics: _Optics, size: tuple[int, ...]
-) -> NDArray[np.float32]:
-    """Simulate and blur a scene; return the expected photo-electrons of each pixel."""
+    name: str, seed: int, size: tuple[int, ...]
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Simulate and blur a scene: photo-electrons of each pixel, and the generator's state."""
+    optics, rng = _SAMPLES[name], np.random.default_rng(seed)
     pixel = np.array(list(optics.pixel.values()))
     # The FFT wraps around: a margin of three standard deviations is blurred and cut off.
     margin = np.ceil(3 * np.array(optics.psf) / pixel).astype(int)
     light = scene(rng, tuple(int(n) for n in np.array(size) + 2 * margin), pixel, optics.psf)
     light = light[tuple(slice(m, m + n) for m, n in zip(margin, size, strict=True))]
-    return np.asarray(optics.photons * light / light.max(), np.float32)
+    expected = np.asarray(optics.photons * light / light.max(), np.float32)
+    return expected, dict(rng.bit_generator.state)
 
 
 def _record(rng: np.random.Generator, expected: Numbers, smear: int) -> Numbers:

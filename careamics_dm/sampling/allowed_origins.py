@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.images.boxes import Boxes, gaps
-from careamics_dm.sampling.chunk_grid import Axis, WindowGrid
-
-Numbers = NDArray[np.int64]
-Values = NDArray[np.float64]
+from careamics_dm.sampling.chunk_grid import Axis, Values, WindowGrid, outer
+from careamics_dm.sampling.keyed_random import Numbers
 
 GROUP = 32
 """Bytes of a group of origins: 8 bytes of counts for each make a quarter more memory."""
@@ -23,13 +21,13 @@ class ValidOrigins:
     """The allowed origins of one sample of an image with gaps, as boxes that are disjoint.
 
     A patch may be drawn where all of its pixels were acquired: lie in ``boxes``, ``(Z) Y X``
-    pixels, which may overlap. Origins are drawn exactly uniformly, without rejection, and memory
-    depends on the number of boxes, not of pixels.
+    pixels, which may overlap. Memory depends on the number of boxes, not of pixels.
     """
 
     def __init__(self, boxes: Boxes, size: Sequence[int], patch_size: Sequence[int]) -> None:
         self.patch_size = tuple(patch_size)
         self.shape = tuple(max(n - p, 0) + 1 for n, p in zip(size, patch_size, strict=True))
+        self.n_origins = prod(self.shape)
         self._forbidden: Boxes = []
         self.exclude(gaps(boxes, size))
 
@@ -41,19 +39,10 @@ class ValidOrigins:
         corners = np.array(allowed, np.int64).reshape(len(allowed), 2, len(self.shape))
         self._start, self._stop = corners[:, 0], corners[:, 1]
         self._until = np.cumsum((self._stop - self._start).prod(axis=1))
+        self.n_allowed = int(self._until.max(initial=0))
         self._apart = gaps(allowed, self.shape)  # what is forbidden, but disjoint
 
-    @property
-    def n_origins(self) -> int:
-        """How many origins there are."""
-        return prod(self.shape)
-
-    @property
-    def n_allowed(self) -> int:
-        """How many are allowed."""
-        return int(self._until[-1]) if len(self._until) else 0
-
-    def allows(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def allows(self, starts: Numbers) -> NDArray[np.bool_]:
         """Whether each of ``(N, D)`` origins is allowed."""
         allowed = np.zeros(len(starts), bool)
         order = np.argsort(starts[:, 0], kind="stable")
@@ -71,7 +60,10 @@ class ValidOrigins:
     def within(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
         """Whether each origin of a box is allowed, ``(Z) Y X``."""
         allowed = np.zeros([b - a for a, b in zip(start, stop, strict=True)], bool)
-        fill(allowed, np.stack([self._start, self._stop], axis=1) - np.array(start), True)
+        boxes = np.stack([self._start, self._stop], axis=1) - np.array(start)
+        boxes = np.clip(boxes, 0, allowed.shape)
+        for box in boxes[(boxes[:, 0] < boxes[:, 1]).all(axis=1)].tolist():
+            allowed[tuple(map(slice, *box))] = True
         return allowed
 
     def at(self, number: Numbers) -> Numbers:
@@ -86,10 +78,10 @@ class ValidOrigins:
 
     def totals(self, axes: Sequence[Axis]) -> Values:
         """Add up the weights of allowed origins, by the shift along each axis."""
-        total = _outer([axis.totals() for axis in axes])
+        total = outer(axis.totals() for axis in axes)
         for box in self._apart:
             ends = zip(axes, *box, strict=True)
-            total = total - _outer([axis.totals(start, stop) for axis, start, stop in ends])
+            total = total - outer(axis.totals(start, stop) for axis, start, stop in ends)
         return total
 
     def lost(self, grid: WindowGrid, sample: int) -> tuple[Numbers, Values]:
@@ -103,8 +95,21 @@ class ValidOrigins:
                 weight.append(axis.weights(shift, near[-1], start, stop))
             windows = [w.reshape(-1) for w in np.meshgrid(*near, indexing="ij")]
             ranks.append(grid.rank_of(windows, sample))
-            weights.append(_outer(weight).reshape(-1))
+            weights.append(outer(weight).reshape(-1))
         return np.concatenate(ranks), np.concatenate(weights)
+
+
+def total_weights(
+    axes: Sequence[Axis], n_samples: int, masks: Sequence["OriginMask | ValidOrigins"]
+) -> Values:
+    """Add up the weights of samples, of which some have masks, by the shift along each axis."""
+    total = (n_samples - len(masks)) * outer(axis.totals() for axis in axes)
+    of_mask: dict[int, Values] = {}  # several samples may have the same
+    for mask in masks:
+        if id(mask) not in of_mask:
+            of_mask[id(mask)] = mask.totals(axes)
+        total = total + of_mask[id(mask)]
+    return np.maximum(total, 0)
 
 
 def origins_near(
@@ -116,19 +121,12 @@ def origins_near(
     return tuple(start), tuple(stop)
 
 
-def fill(origins: NDArray[np.bool_], boxes: NDArray[np.int64], value: bool) -> None:
-    """Set boxes, ``(N, 2, D)`` starts and stops, which may reach outside."""
-    inside = np.clip(boxes, 0, origins.shape)
-    for start, stop in inside[(inside[:, 0] < inside[:, 1]).all(axis=1)].tolist():
-        origins[tuple(map(slice, start, stop))] = value
-
-
 class OriginMask:
     """The allowed origins of one sample, a bit each.
 
     A patch may be drawn where the mask, ``(Z) Y X``, is non-zero at the patch's central pixel
     (index ``size // 2`` along each axis; the central pixel of an axis that is shorter than the
-    patch). Origins are drawn exactly uniformly, without rejection.
+    patch).
     """
 
     def __init__(self, mask: NDArray[Any], patch_size: Sequence[int]) -> None:
@@ -136,9 +134,8 @@ class OriginMask:
             slice(p // 2, p // 2 + max(n - p, 0) + 1) if n >= p else slice(n // 2, n // 2 + 1)
             for n, p in zip(mask.shape, patch_size, strict=True)
         )
-        self.patch_size = tuple(patch_size)
         allowed = mask[centre] != 0
-        self._clear(allowed.shape)
+        self._clear(allowed.shape, patch_size)
         self.allow(0, allowed)
         self.count()
 
@@ -146,14 +143,14 @@ class OriginMask:
     def none(cls, shape: Sequence[int], patch_size: Sequence[int]) -> "OriginMask":
         """Forbid all of ``shape`` origins, to `allow` some and then `count` them."""
         mask = cls.__new__(cls)
-        mask.patch_size = tuple(patch_size)
-        mask._clear(shape)
+        mask._clear(shape, patch_size)
         return mask
 
-    def _clear(self, shape: Sequence[int]) -> None:
-        self.shape = tuple(shape)
+    def _clear(self, shape: Sequence[int], patch_size: Sequence[int]) -> None:
+        self.shape, self.patch_size = tuple(shape), tuple(patch_size)
+        self.n_origins = prod(shape)
         # Bits of all origins in a row, in groups that are counted and searched as one.
-        self.bits = np.zeros((-(-prod(self.shape) // (8 * GROUP)), GROUP), np.uint8)
+        self.bits = np.zeros((-(-self.n_origins // (8 * GROUP)), GROUP), np.uint8)
 
     def allow(self, first: int, allowed: NDArray[np.bool_]) -> None:
         """Allow origins of a slab that begins at ``first``, a multiple of 8, on the first axis."""
@@ -164,17 +161,8 @@ class OriginMask:
     def count(self) -> None:
         """Count what is allowed, so that origins can be drawn."""
         self._until = _count_until(self.bits)
-        self._by_kind: tuple[Sequence[Axis], NDArray[np.int64]] | None = None
-
-    @property
-    def n_origins(self) -> int:
-        """How many origins there are."""
-        return prod(self.shape)
-
-    @property
-    def n_allowed(self) -> int:
-        """How many are allowed."""
-        return int(self._until[-1])
+        self.n_allowed = int(self._until[-1])
+        self._by_kind: tuple[Sequence[Axis], Numbers] | None = None
 
     def exclude(self, boxes: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
         """Forbid every origin whose patch would overlap one of these boxes of pixels."""
@@ -186,7 +174,7 @@ class OriginMask:
             np.bitwise_and.at(flat, origin >> 3, ~(FIRST_BIT >> (origin & 7).astype(np.uint8)))
         self.count()
 
-    def allows(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def allows(self, starts: Numbers) -> NDArray[np.bool_]:
         """Whether each of ``(N, D)`` origins is allowed."""
         origin = np.ravel_multi_index(tuple(starts.T), self.shape)
         bits = self.bits.reshape(-1)[origin >> 3] & (FIRST_BIT >> (origin & 7).astype(np.uint8))
@@ -223,11 +211,11 @@ class OriginMask:
             matrix[window, np.arange(len(weights))] = weights
             matrices.append(matrix)
             full.append(axis.weights(shift, np.arange(len(matrix))))
-        lost = _outer(full) - _contract(self._count_by_kind(grid.axes), matrices)
+        lost = outer(full) - _contract(self._count_by_kind(grid.axes), matrices)
         windows = [w.reshape(-1) for w in np.indices(lost.shape)]
         return grid.rank_of(windows, sample), np.maximum(lost.reshape(-1), 0)
 
-    def _count_by_kind(self, axes: Sequence[Axis]) -> NDArray[np.int64]:
+    def _count_by_kind(self, axes: Sequence[Axis]) -> Numbers:
         """Count allowed origins by block, and kind of origin (see `Axis`), along each axis."""
         if self._by_kind is None or self._by_kind[0] != axes:
             first, *edges = [_edges(axis) for axis in axes]
@@ -242,15 +230,7 @@ class OriginMask:
         return self._by_kind[1]
 
 
-def _outer(vectors: Sequence[Values]) -> Values:
-    """Multiply a vector per axis to an array."""
-    found = np.ones(())
-    for vector in vectors:
-        found = np.multiply.outer(found, vector)
-    return found
-
-
-def _contract(counts: NDArray[np.int64], matrices: Sequence[Values]) -> Values:
+def _contract(counts: Numbers, matrices: Sequence[Values]) -> Values:
     """Multiply each axis of an array by a matrix, ``(new, old)``."""
     found = counts.astype(float)
     for matrix in matrices:  # the axis that is done goes last
@@ -284,7 +264,7 @@ class OriginMasks:
     ``numbers``, ``(M, 2)``, are the region, and the sample of it, that each mask is of.
     """
 
-    def __init__(self, masks: Sequence[OriginMask], numbers: NDArray[np.int64]) -> None:
+    def __init__(self, masks: Sequence[OriginMask], numbers: Numbers) -> None:
         self._numbers = numbers
         self._shapes = np.array([mask.shape for mask in masks], np.int64)
         n_groups = [len(mask.bits) for mask in masks]
@@ -292,13 +272,9 @@ class OriginMasks:
         self._of_group = np.repeat(np.arange(len(masks)), n_groups)
         self._bits = np.concatenate([mask.bits for mask in masks])
         self._until = _count_until(self._bits)
+        self.n_allowed = int(self._until[-1])
 
-    @property
-    def n_allowed(self) -> int:
-        """How many origins are allowed, over all samples."""
-        return int(self._until[-1])
-
-    def draw(self, n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
         """Draw uniformly: regions ``(n,)``, and samples and origins in them ``(n, 1 + D)``."""
         rest = _find_allowed(self._bits, self._until, rng.integers(self.n_allowed, size=n))
         mask = self._of_group[rest // (8 * GROUP)]
@@ -310,15 +286,13 @@ class OriginMasks:
         return self._numbers[mask, 0], places
 
 
-def _count_until(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _count_until(bits: NDArray[np.uint8]) -> Numbers:
     """Count what is allowed before each group, and in all."""
     counts = np.bitwise_count(bits.view(np.uint64)).sum(axis=1, dtype=np.int64)
     return np.concatenate([[0], np.cumsum(counts)])
 
 
-def _find_allowed(
-    bits: NDArray[np.uint8], until: NDArray[np.int64], rank: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _find_allowed(bits: NDArray[np.uint8], until: Numbers, rank: Numbers) -> Numbers:
     """Find allowed origins by their rank among these: numbers among all bits."""
     found = np.empty(len(rank), np.int64)
     for i in range(0, len(rank), 4096):  # bounded memory
@@ -333,9 +307,7 @@ def _find_allowed(
     return found
 
 
-def _find(
-    counts: NDArray[np.uint8], rank: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _find(counts: NDArray[np.uint8], rank: Numbers) -> tuple[Numbers, Numbers]:
     """Column in which each row's running count exceeds a rank; and the rank within that column."""
     until = np.cumsum(counts, axis=1, dtype=np.uint16)
     column = (until > rank[:, None]).argmax(axis=1)

@@ -7,13 +7,11 @@ from itertools import pairwise
 from math import ceil, prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.region import Region
 from careamics_dm.sampling.chunk_grid import window_shape
-
-Numbers = NDArray[np.int64]
+from careamics_dm.sampling.keyed_random import Numbers
 
 BLOCK_BYTES = 2**25
 """Of a block in memory, as float32, where that is not less than a unit of the file or a tile."""
@@ -40,7 +38,6 @@ class ImageBlocks:
         return tuple(ceil(n / b) for n, b in lengths)
 
     def __len__(self) -> int:
-        """Count blocks."""
         return prod(self._grid)
 
     def number(self, sample: int, pixel: Sequence[int]) -> int:
@@ -92,6 +89,17 @@ def image_blocks(
     if shape == plain.size:
         together *= max(n_bytes // plain.sample_bytes // together, 1)
     return ImageBlocks(extent.samples, extent.size, min(together, extent.samples), shape)
+
+
+def fitting_tile(
+    tile: Sequence[int] | None, size: Sequence[int], divisor: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the tile of an image; beyond a shorter axis, it would only have more reflection.
+
+    ``None``: the image itself.
+    """
+    columns = zip(tile or (), size, divisor, strict=False)
+    return tuple(ceil(min(t, n) / d) * d for t, n, d in columns) or tuple(size)
 
 
 def tile_axis(

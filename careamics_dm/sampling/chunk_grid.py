@@ -6,18 +6,19 @@ blocks, another one in every epoch, and origins are weighted (see `Axis`): over 
 equally likely.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, reduce
 from math import ceil, prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.images.extent import Extent
+from careamics_dm.sampling.keyed_random import Numbers
 
 Values = NDArray[np.float64]
-Numbers = NDArray[np.int64]
+Index = int | Numbers
 
 
 def window_shape(
@@ -83,15 +84,10 @@ class Axis:
     def box(self, shift: int, window: Numbers) -> tuple[Numbers, Numbers]:
         """First pixel of each window, and one after its last."""
         first = (window * self.m - shift) * self.unit
-        stop = np.minimum(first + self.m * self.unit, self.size)
-        return np.maximum(first, 0), stop if not self.is_whole else np.full_like(stop, self.size)
+        return np.maximum(first, 0), np.minimum(first + self.m * self.unit, self.size)
 
     def counts(
-        self,
-        shift: int | Numbers,
-        window: Numbers,
-        start: int | Numbers = 0,
-        stop: int | Numbers | None = None,
+        self, shift: Index, window: Numbers, start: Index = 0, stop: Index | None = None
     ) -> list[Numbers]:
         """Count, of each kind, origins from ``start`` to ``stop`` that windows may serve."""
         stop = self.n_origins if stop is None else stop
@@ -106,11 +102,7 @@ class Axis:
         return found
 
     def weights(
-        self,
-        shift: int | Numbers,
-        window: Numbers,
-        start: int | Numbers = 0,
-        stop: int | Numbers | None = None,
+        self, shift: Index, window: Numbers, start: Index = 0, stop: Index | None = None
     ) -> Values:
         """Add up the weights of origins from ``start`` to ``stop`` that windows may serve."""
         counts = self.counts(shift, window, start, stop)
@@ -136,10 +128,13 @@ class Axis:
         return origin
 
 
-@lru_cache(maxsize=4096)
-def axis_of(size: int, patch: int, block: int, window: int) -> Axis:
-    """Return an axis, which images of one size share."""
-    return Axis(size, patch, block, window)
+axis_of = lru_cache(maxsize=4096)(Axis)
+"""Images of one size share theirs."""
+
+
+def outer(vectors: Iterable[Values]) -> Values:
+    """Multiply a vector per axis to an array."""
+    return reduce(np.multiply.outer, vectors)
 
 
 class SeparableOrder:
@@ -179,14 +174,6 @@ class SeparableOrder:
         return index, left
 
 
-class AllowedOrigins(Protocol):
-    """Where patches of a sample may begin."""
-
-    def within(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
-        """Whether each origin of a box is allowed, ``(Z) Y X``."""
-        ...
-
-
 class Losses(NamedTuple):
     """What masks, gaps and held-out patches take from the weights of windows, by rank."""
 
@@ -206,25 +193,18 @@ class WindowGrid:
     """
 
     def __init__(
-        self,
-        axes: Sequence[Axis],
-        shifts: Sequence[int],
-        n_samples: int,
-        rng: np.random.Generator,
+        self, axes: Sequence[Axis], shifts: Sequence[int], n_samples: int, rng: np.random.Generator
     ) -> None:
         self.axes, self.shifts, self.n_samples = axes, shifts, n_samples
-        self.windows: list[Numbers] = []
-        weights: list[Values] = []
-        self._place: list[Numbers] = []
-        for axis, shift in zip(axes, shifts, strict=True):
-            every = np.arange(axis.n_windows(shift))
-            weight = axis.weights(shift, every)
-            order = rng.permutation(np.flatnonzero(weight))
-            place = np.full(len(every), -1)
+        every = [
+            axis.weights(k, np.arange(axis.n_windows(k)))
+            for axis, k in zip(axes, shifts, strict=True)
+        ]
+        self.windows = [rng.permutation(np.flatnonzero(weight)) for weight in every]
+        self._place = [np.full(len(weight), -1) for weight in every]
+        for place, order in zip(self._place, self.windows, strict=True):
             place[order] = np.arange(len(order))
-            self.windows.append(order)
-            self._place.append(place)
-            weights.append(weight[order])
+        weights = [weight[order] for weight, order in zip(every, self.windows, strict=True)]
         self._order = SeparableOrder([*weights, np.ones(n_samples)])
         self.total = float(self._order.total)
         self.n_windows = prod(len(of) for of in self.windows)
@@ -238,7 +218,7 @@ class WindowGrid:
 
     def at(self, place: Values, losses: Losses | None = None) -> Numbers:
         """Return the ranks of the windows at places from 0 to the total weight."""
-        if losses is None:
+        if losses is None or not len(losses.rank):
             index, _ = self._order.at(place)
             return np.ravel_multi_index(index, self._order.shape)
         i = np.searchsorted(losses.begin, place, side="right") - 1
@@ -280,18 +260,17 @@ class WindowGrid:
         columns = zip(self.axes, self.shifts, windows, fraction, strict=True)
         return np.stack([axis.draw(shift, w, f) for axis, shift, w, f in columns], axis=1)
 
-    def draw_listed(self, rank: int, allowed: AllowedOrigins, fraction: Values) -> Numbers:
-        """Return an allowed origin of a window for each fraction: of few, which all are listed."""
-        windows, _ = self.numbers(np.array([rank]))
-        first: list[int] = []
-        weight: Values = np.ones(())
-        for axis, shift, window in zip(self.axes, self.shifts, windows, strict=True):
-            low, high = (int(end[0]) for end in axis.box(shift, window))
-            every = np.arange(low, min(high, axis.n_origins))
-            each = axis.weights(shift, window, every, every + 1)
-            first, weight = [*first, low], np.multiply.outer(weight, each)
-        inside = allowed.within(first, np.add(first, weight.shape).tolist())
-        until = np.cumsum(np.where(inside, weight, 0))
-        number = np.searchsorted(until, fraction * until[-1], side="right")
-        found: Numbers = np.stack(np.unravel_index(number, weight.shape), axis=1) + np.array(first)
-        return found
+    def box(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the first pixel of a window, ``(Z) Y X``, and one after its last."""
+        columns = zip(self.axes, self.shifts, self.numbers(np.array(rank))[0], strict=True)
+        ends = [axis.box(shift, number) for axis, shift, number in columns]
+        return tuple(int(a) for a, _ in ends), tuple(int(b) for _, b in ends)
+
+    def origins(self, rank: int) -> tuple[tuple[int, ...], Values]:
+        """Return the first origin of a window, and the weight of each from there on."""
+        start, stop = self.box(rank)
+        weights = []
+        for d, number in enumerate(self.numbers(np.array(rank))[0]):
+            every = np.arange(start[d], min(stop[d], self.axes[d].n_origins))
+            weights.append(self.axes[d].weights(self.shifts[d], number, every, every + 1))
+        return start, outer(weights)

@@ -30,15 +30,13 @@ def units(stacks: Sequence[ImageStack], kind: Whole) -> tuple[NDArray[np.int64],
     root = os.path.commonpath({str(file.parent) for file in files})
     paths = files if kind == "files" else [absolute(stack.source) for stack in stacks]
     names = [path.relative_to(root).as_posix() for path in paths]
-    samples = [stack.data_shape[0] for stack in stacks]
-    known: dict[str, int] = {}
-    if kind == "samples":
-        each = [
-            f"{name} sample {s}" for name, n in zip(names, samples, strict=True) for s in range(n)
-        ]
-        return np.array([known.setdefault(name, len(known)) for name in each]), [*known]
-    of_image = np.array([known.setdefault(name, len(known)) for name in names])
-    return np.repeat(of_image, samples), [*known]
+    each = [
+        f"{name} sample {s}" if kind == "samples" else name
+        for name, stack in zip(names, stacks, strict=True)
+        for s in range(stack.data_shape[0])
+    ]
+    number = {name: i for i, name in enumerate(dict.fromkeys(each))}
+    return np.array([number[name] for name in each]), [*number]
 
 
 def deal(names: Sequence[str], n_folds: int) -> NDArray[np.int64]:

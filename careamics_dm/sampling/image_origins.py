@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -26,27 +25,29 @@ def origin_masks(
     Samples where all is allowed are left out; and those that are not ``chosen``, where each
     sample, image by image, is or is not.
     """
+    held: dict[tuple[int, int], NDArray[np.int64]] = {}
+    if held_out is not None and len(held_out):
+        keys = np.stack([held_out.image, held_out.sample], axis=1)
+        each, first = np.unique(keys, axis=0, return_index=True)
+        starts = np.split(held_out.start, first[1:])
+        held = dict(zip(map(tuple, each.tolist()), starts, strict=True))
+    between = {} if images.masks else gap_origins(images, patch_size, chosen)
     found: dict[tuple[int, int], OriginMask | ValidOrigins] = {}
-    shared: dict[Any, ValidOrigins] = {}
-    held = _by_sample(held_out)
     every = [(i, sample) for i, samples in enumerate(images.samples(chosen)) for sample in samples]
     for i, sample in every:
-        valid, size = images.valid_region(i, sample), images.stacks[i].data_shape[2:]
+        size, allowed = images.stacks[i].data_shape[2:], between.get((i, sample))
         if images.masks:
             pixels = images.masks[i].extract_patch(sample, None, [0] * len(size), size)[0]
-            allowed: OriginMask | ValidOrigins = OriginMask(pixels, patch_size)
-            allowed.exclude([] if valid is None else gaps(valid, size))
-        elif valid is not None:
-            allowed = _between_gaps(images, i, sample, patch_size, shared)
+            found[i, sample] = OriginMask(pixels, patch_size)
+            if (valid := images.valid_region(i, sample)) is not None:
+                found[i, sample].exclude(gaps(valid, size))
+        elif allowed is not None:
+            found[i, sample] = copy(allowed) if (i, sample) in held else allowed  # others share it
         elif (i, sample) in held:
-            allowed = ValidOrigins([((0,) * len(size), tuple(size))], size, patch_size)
-        else:
-            continue
+            found[i, sample] = ValidOrigins([((0,) * len(size), tuple(size))], size, patch_size)
         if (i, sample) in held:
-            starts = held[i, sample]
-            allowed = copy(allowed)
-            allowed.exclude(zip(starts.tolist(), (starts + patch_size).tolist(), strict=True))
-        found[i, sample] = allowed
+            ends = held[i, sample].tolist(), (held[i, sample] + patch_size).tolist()
+            found[i, sample].exclude(zip(*ends, strict=True))
     if not held and len(found) == len(every) and not any(mask.n_allowed for mask in found.values()):
         raise DataError(
             f"train_mask: no patch of {tuple(patch_size)} has its centre inside the mask. "
@@ -58,58 +59,39 @@ def origin_masks(
     return found
 
 
-def gap_origins(images: ImageSet, patch_size: Sequence[int]) -> dict[tuple[int, int], ValidOrigins]:
+def gap_origins(
+    images: ImageSet, patch_size: Sequence[int], chosen: NDArray[np.bool_] | None = None
+) -> dict[tuple[int, int], ValidOrigins]:
     """Find where gaps allow patches, by image and sample, of those with gaps."""
-    shared: dict[Any, ValidOrigins] = {}
-    return {
-        (i, s): _between_gaps(images, i, s, patch_size, shared)
-        for i, stack in enumerate(images.stacks)
-        for s in range(stack.data_shape[0])
-        if images.valid_region(i, s) is not None
-    }
-
-
-def _by_sample(held_out: PatchList | None) -> dict[tuple[int, int], NDArray[np.int64]]:
-    """Return the origins of held-out patches, by image and sample."""
-    if held_out is None or not len(held_out):
-        return {}
-    keys = np.stack([held_out.image, held_out.sample], axis=1)
-    order = np.lexsort((keys[:, 1], keys[:, 0]))
-    found, first = np.unique(keys[order], axis=0, return_index=True)
-    parts = np.split(held_out.start[order], first[1:])
-    return dict(zip(map(tuple, found.tolist()), parts, strict=True))
+    found: dict[tuple[int, int], ValidOrigins] = {}
+    shared: dict[tuple[tuple[int, ...], int], ValidOrigins] = {}
+    for i, samples in enumerate(images.samples(chosen)):
+        size = tuple(images.stacks[i].data_shape[2:])
+        for sample in samples:
+            if (valid := images.valid_region(i, sample)) is None:
+                continue
+            key = size, id(valid)  # boxes live as long as the images
+            if key not in shared:
+                shared[key] = ValidOrigins(valid, size, patch_size)
+            found[i, sample] = shared[key]
+    return found
 
 
 def warn_of_images_without_patch(images: ImageSet, patch_size: Sequence[int]) -> None:
     """Warn of images, of several, whose gaps leave no place for a patch."""
     if images.masks:  # what they leave out is meant
         return
-    lost, shared = [], dict[Any, ValidOrigins]()
-    for i, stack in enumerate(images.stacks):
-        samples = range(stack.data_shape[0])
-        if all(images.valid_region(i, s) is not None for s in samples) and not any(
-            _between_gaps(images, i, s, patch_size, shared).n_allowed for s in samples
-        ):
-            lost.append(stack.source)
+    allowed = gap_origins(images, patch_size)
+    lost = [
+        stack.source
+        for i, stack in enumerate(images.stacks)
+        if not any(
+            (i, s) not in allowed or allowed[i, s].n_allowed for s in range(stack.data_shape[0])
+        )
+    ]
     if 0 < len(lost) < len(images.stacks):  # if all are, `origin_masks` says so
         rank_zero_warn(
             f"train_data: {len(lost)} image(s) give no patch of {tuple(patch_size)}, as so much "
             f"in one piece was not acquired: {', '.join(lost[:5])}{', ...' * (len(lost) > 5)}. "
             "Use a smaller patch_size, or channels that were acquired together."
         )
-
-
-def _between_gaps(
-    images: ImageSet,
-    image: int,
-    sample: int,
-    patch_size: Sequence[int],
-    shared: dict[Any, ValidOrigins],
-) -> ValidOrigins:
-    """Return the origins that gaps allow; samples with the same gaps share them."""
-    valid, size = images.valid_region(image, sample), tuple(images.stacks[image].data_shape[2:])
-    assert valid is not None
-    key = (size, *patch_size, id(valid))  # boxes live as long as the images
-    if key not in shared:
-        shared[key] = ValidOrigins(valid, size, tuple(patch_size))
-    return shared[key]

@@ -35,13 +35,10 @@ from numpy.typing import NDArray
 from careamics_dm.errors import DataError
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.region import Region
-from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
-from careamics_dm.sampling.chunk_grid import Losses, WindowGrid
-from careamics_dm.sampling.geometries import Geometry, draw_shifts, find_geometries
-from careamics_dm.sampling.keyed_random import fractions, key_of
+from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins, total_weights
+from careamics_dm.sampling.chunk_grid import Axis, Losses, Values, WindowGrid, axis_of, window_shape
+from careamics_dm.sampling.keyed_random import Numbers, fractions, key_of
 from careamics_dm.sampling.read_windows import Places, Runs, WindowTable, reach, sample_runs
-
-Numbers = NDArray[np.int64]
 
 TRIES = 64
 """Origins to draw in a window, until one is allowed, before all of its origins are listed."""
@@ -50,44 +47,34 @@ FEW = 16
 they need."""
 
 
+class Geometry(NamedTuple):
+    """Runs of samples whose windows are alike."""
+
+    runs: Numbers
+    n: int
+    """Samples of each run."""
+    axes: list[Axis]
+    window_bytes: int
+
+
 @dataclass(frozen=True)
 class RandomPatches:
-    """New random patches in every epoch.
-
-    Parameters
-    ----------
-    extents : sequence of Extent
-        The images.
-    patch_size : tuple of int
-        ``(Z) Y X``, pixels.
-    n_patches : int
-        Patches of an epoch, over all ranks.
-    seed : int
-        Of everything.
-    window_bytes : int or None
-        Decoded bytes to read in one go; ``None``: whole samples.
-    allowed : mapping
-        By image and sample, where patches may lie, if not everywhere.
-    trained : ndarray of bool, optional
-        Whether each sample, image by image, may be drawn from; by default all may.
-
-    Raises
-    ------
-    DataError
-        Nothing is left to draw from.
-    """
+    """New random patches in every epoch; a `DataError` says that nothing is left to draw from."""
 
     extents: Sequence[Extent]
     patch_size: tuple[int, ...]
     n_patches: int
+    """Of an epoch, over all ranks."""
     seed: int
     window_bytes: int | None = None
+    """Decoded bytes to read in one go; ``None``: whole samples."""
     allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None
+    """By image and sample, where patches may lie, if not everywhere."""
     trained: NDArray[np.bool_] | None = None
+    """Whether each sample, image by image, may be drawn from; by default all may."""
     is_random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Find fault early."""
         if not self.area.any():
             raise DataError(
                 "masks and validation patches leave no place for a training patch. Use fewer or "
@@ -95,7 +82,6 @@ class RandomPatches:
             )
 
     def __len__(self) -> int:
-        """Count patches of an epoch."""
         return self.n_patches
 
     def epoch(self, number: int) -> "RandomEpoch":
@@ -113,13 +99,19 @@ class RandomPatches:
         is_trained = self.trained is None or bool(self.trained[first])
         return np.full([b - a for a, b in zip(start, stop, strict=True)], is_trained)
 
-    @cached_property
+    @property
     def largest_window(self) -> int:
         """Decoded bytes of the largest read window."""
-        whole = np.array([e.sample_bytes for e in self.extents])[self.runs.image] * self.runs.n
+        return int(self.bytes_of_windows.max(initial=0))
+
+    @cached_property
+    def bytes_of_windows(self) -> Numbers:
+        """Decoded bytes of a window of each run."""
+        found: Numbers = np.array([e.sample_bytes for e in self.extents])[self.runs.image]
+        found *= self.runs.n
         for geometry in self.geometries:
-            whole[geometry.runs] = geometry.window_bytes
-        return int(whole.max(initial=0))
+            found[geometry.runs] = geometry.window_bytes
+        return found
 
     @cached_property
     def first_sample(self) -> Numbers:
@@ -150,10 +142,10 @@ class RandomPatches:
         return np.maximum(sizes, self.patch_size)
 
     @cached_property
-    def area(self) -> NDArray[np.float64]:
+    def area(self) -> Values:
         """Pixels of each run, in proportion to what is allowed of it."""
         each = self.sizes.astype(float).prod(axis=1)[self.runs.image]
-        area: NDArray[np.float64] = each * self.runs.n
+        area: Values = each * self.runs.n
         for run, samples in self.restricted.items():
             left = sum(allowed.n_allowed / allowed.n_origins for _, allowed in samples)
             area[run] = each[run] * (self.runs.n[run] - len(samples) + left)
@@ -161,9 +153,31 @@ class RandomPatches:
 
     @cached_property
     def geometries(self) -> list[Geometry]:
-        """Runs that are read window by window; see `find_geometries`."""
-        how = self.patch_size, self.window_bytes, self.restricted
-        return find_geometries(self.extents, self.runs, *how)
+        """Runs that are read window by window, or several samples of which some have masks.
+
+        All other runs, mostly small, are one window each, whose origins need no grid.
+        """
+        shapes: dict[Extent, tuple[int, ...]] = {}
+        found: dict[tuple[Extent, int], list[int]] = defaultdict(list)
+        keys = [extent._replace(samples=extent.together) for extent in self.extents]
+        for key in dict.fromkeys(keys):
+            shapes[key] = window_shape(key, self.patch_size, self.window_bytes)
+        on_grid = np.array([shapes[key] != key.size for key in keys], bool)[self.runs.image]
+        on_grid[[run for run in self.restricted if self.runs.n[run] > 1]] = True
+        for run in np.flatnonzero(on_grid).tolist():
+            found[keys[self.runs.image[run]], int(self.runs.n[run])].append(run)
+        return [
+            Geometry(
+                np.array(mine),
+                n,
+                [
+                    axis_of(*c)
+                    for c in zip(e.size, self.patch_size, e.block, shapes[e], strict=True)
+                ],
+                prod(shapes[e]) * e.pixel_bytes * n * (not e.in_memory),
+            )
+            for (e, n), mine in found.items()
+        ]
 
 
 class Ruler(NamedTuple):
@@ -176,36 +190,25 @@ class Ruler(NamedTuple):
 
 
 class RandomEpoch:
-    """The places of the random patches of one epoch; see `random_patches`.
-
-    Attributes
-    ----------
-    table : WindowTable
-        Windows, in the order of the marks.
-    """
+    """The places of the random patches of one epoch, in the order of their windows (``table``)."""
 
     def __init__(self, plan: RandomPatches, epoch: int) -> None:
         self._plan, self._n = plan, plan.n_patches
         self._key = key_of(plan.seed, epoch, 0)
         rng = np.random.default_rng([plan.seed, epoch])
-        runs, weight = plan.runs, plan.area.copy()
-        n_windows = np.ones(len(weight), np.int64)
-        window_bytes = np.array([e.sample_bytes for e in plan.extents])[runs.image] * runs.n
+        weight, n_windows = plan.area.copy(), np.ones(len(plan.area), np.int64)
         self._rulers: list[Ruler] = []
         self._ruler_of = np.full(len(weight), -1)
         for geometry in plan.geometries:
             self._add(geometry, weight, rng)
-            mine = geometry.runs
-            n_windows[mine] = self._rulers[-1].grid.n_windows
-            window_bytes[mine] = geometry.window_bytes
+            n_windows[geometry.runs] = self._rulers[-1].grid.n_windows
         # Where windows have less than a patch each, only these are read.
-        patch_bytes = np.array([e.pixel_bytes for e in plan.extents])[runs.image]
-        patch_bytes = patch_bytes * prod(plan.patch_size)
+        extents, image = plan.extents, plan.runs.image
+        patch_bytes = np.array([e.pixel_bytes for e in extents])[image] * prod(plan.patch_size)
         each = self._n * weight / weight.sum() / n_windows
-        few = (each * patch_bytes).astype(np.int64) + 1
-        window_bytes = np.where(each < 1, np.minimum(window_bytes, few), window_bytes)
-        in_memory = np.array([e.in_memory for e in plan.extents])[runs.image]
-        self._has_few = (each < FEW) & ~in_memory
+        few = np.minimum(plan.bytes_of_windows, (each * patch_bytes).astype(np.int64) + 1)
+        window_bytes = np.where(each < 1, few, plan.bytes_of_windows)
+        self._has_few = (each < FEW) & ~np.array([e.in_memory for e in extents])[image]
         order = rng.permutation(np.flatnonzero(weight))
         self._order, self._weight = order, weight
         self._until = np.concatenate([[0.0], np.cumsum(weight[order])])
@@ -214,13 +217,13 @@ class RandomEpoch:
         self.table = WindowTable(n_windows[order], window_bytes[order])
 
     def __len__(self) -> int:
-        """Count places."""
         return self._n
 
     def windows(self, marks: Numbers) -> Numbers:
         """Return the window of each mark; ascending, as marks are."""
         run, rank = self._find(marks)
-        return self._number(run, rank)
+        windows: Numbers = self.table.first[run] + rank // self._plan.runs.n[self._order[run]]
+        return windows
 
     def places(self, marks: Numbers) -> Places:
         """Return where the patches of marks lie."""
@@ -237,11 +240,12 @@ class RandomEpoch:
         if self._plan.restricted:
             self._restrict(marks, of, rank, sample, start)
         size = np.broadcast_to(patch, start.shape)
-        return Places(image, sample, start, size, self._number(run, rank))
+        window = self.table.first[run] + rank // runs.n[of]
+        return Places(image, sample, start, size, window, start[:, :0])
 
     def first(self, window: int) -> int:
         """Return the first mark in a window, or after it; rounding may make it a neighbour."""
-        run = int(np.searchsorted(self.table.first, window, side="right")) - 1
+        run = int(self.table.run_of(np.array(window)))
         if run == len(self._order):
             return self._n
         begin, of = float(self._until[run]), int(self._order[run])
@@ -252,7 +256,7 @@ class RandomEpoch:
 
     def region(self, window: int, *, whole: bool = False) -> Region:
         """Return what to read of a window: all, or as far as the patches reach, if they are few."""
-        run = int(np.searchsorted(self.table.first, window, side="right")) - 1
+        run = int(self.table.run_of(np.array(window)))
         of = self._order[run]
         if self._has_few[of] and not whole:
             near = max(self.first(window) - 2, 0), min(self.first(window + 1) + 2, self._n)
@@ -263,32 +267,31 @@ class RandomEpoch:
             size = tuple(self._plan.sizes[image].tolist())
             return Region(image, sample, (0,) * len(size), size, n)
         grid = self._rulers[self._ruler_of[of]].grid
-        rank = np.array([(window - self.table.first[run]) * grid.n_samples])
-        numbers, _ = grid.numbers(rank)
-        boxes = zip(grid.axes, grid.shifts, numbers, self._plan.patch_size, strict=True)
-        ends = [(*axis.box(shift, number), patch) for axis, shift, number, patch in boxes]
-        start = tuple(int(a[0]) for a, _, _ in ends)
-        return Region(image, sample, start, tuple(max(int(b[0]), p) for _, b, p in ends), n)
+        start, stop = grid.box((window - int(self.table.first[run])) * grid.n_samples)
+        return Region(image, sample, start, tuple(map(max, stop, self._plan.patch_size)), n)
 
-    def _add(
-        self, geometry: Geometry, weight: NDArray[np.float64], rng: np.random.Generator
-    ) -> None:
+    def _add(self, geometry: Geometry, weight: Values, rng: np.random.Generator) -> None:
         """Draw the shifts of a geometry, and weigh its runs; see `random_patches`."""
-        restricted = self._plan.restricted
-        mine = [run for run in geometry.runs.tolist() if run in restricted]
-        masks = [allowed for run in mine for _, allowed in restricted[run]]
-        grid = WindowGrid(geometry.axes, draw_shifts(geometry, masks, rng), geometry.n, rng)
-        share, lengths = weight[geometry.runs].sum(), np.full(len(geometry.runs), grid.total)
-        self._ruler_of[geometry.runs] = len(self._rulers) + len(mine)
-        for i in np.flatnonzero(np.isin(geometry.runs, mine)).tolist():
-            run = int(geometry.runs[i])
+        runs, restricted = geometry.runs.tolist(), self._plan.restricted
+        masks = [allowed for run in runs for _, allowed in restricted.get(run, ())]
+        total = total_weights(geometry.axes, geometry.n * len(runs), masks)
+        # Where no patch fits, runs have no weight, and any shift will do.
+        chance = total.reshape(-1) if total.any() else np.ones(total.size)
+        number = rng.choice(total.size, p=chance / chance.sum())
+        shifts = [int(k) for k in np.unravel_index(number, total.shape)]
+        grid = WindowGrid(geometry.axes, shifts, geometry.n, rng)
+        share, lengths = weight[geometry.runs].sum(), np.full(len(runs), grid.total)
+        self._ruler_of[geometry.runs] = len(self._rulers)
+        self._rulers.append(Ruler(grid, None, grid.total))
+        for i, run in enumerate(runs):
+            if run not in restricted:
+                continue
             lost = [allowed.lost(grid, sample) for sample, allowed in restricted[run]]
             losses = grid.lose(*(np.concatenate(column) for column in zip(*lost, strict=True)))
             left = grid.total - float(losses.until[-1])
             lengths[i] = left if left > 1e-9 * grid.total else 0
             self._ruler_of[run] = len(self._rulers)
             self._rulers.append(Ruler(grid, losses, left))
-        self._rulers.append(Ruler(grid, None, grid.total))
         if lengths.any():
             weight[geometry.runs] = share * lengths / lengths.sum()
 
@@ -304,19 +307,13 @@ class RandomEpoch:
             rank[mine] = grid.at(inside[mine] * length, losses)
         return run, rank
 
-    def _by_ruler(self, of: Numbers) -> Iterator[tuple["Ruler", Numbers]]:
+    def _by_ruler(self, of: Numbers) -> Iterator[tuple[Ruler, Numbers]]:
         """Yield the rulers of runs, and which of these have each; none of runs read as a whole."""
         numbers = self._ruler_of[of]
         for number in set(numbers.tolist()) - {-1}:
             yield self._rulers[number], np.flatnonzero(numbers == number)
 
-    def _number(self, run: Numbers, rank: Numbers) -> Numbers:
-        """Return the numbers of windows, counted through all runs."""
-        n_samples = self._plan.runs.n[self._order[run]]
-        numbers: Numbers = self.table.first[run] + rank // n_samples
-        return numbers
-
-    def _hashed(self, marks: Numbers, attempt: int) -> NDArray[np.float64]:
+    def _hashed(self, marks: Numbers, attempt: int) -> Values:
         """Return a random fraction for each axis and mark, ``(D, N)``."""
         n_dims = len(self._plan.patch_size)
         numbers = marks * n_dims + np.arange(n_dims)[:, None]
@@ -333,17 +330,15 @@ class RandomEpoch:
                     number = self._hashed(marks[mine], 0)[0] * allowed.n_allowed
                     start[mine] = allowed.at(number.astype(np.int64))
                     continue
-                grid = self._rulers[self._ruler_of[r]].grid
-                for attempt in range(1, TRIES):
-                    mine = mine[~allowed.allows(start[mine])]
-                    if not len(mine):
-                        break
-                    hashed = self._hashed(marks[mine], attempt)
-                    start[mine] = grid.draw(rank[mine], [*hashed])
-                else:
-                    mine = mine[~allowed.allows(start[mine])]
-                    fraction = fractions(self._key + np.uint64(TRIES), marks[mine])
-                    for window in np.unique(rank[mine]).tolist():
-                        here = rank[mine] == window
-                        found = grid.draw_listed(window, allowed, fraction[here])
-                        start[mine[here]] = found
+                grid, attempt = self._rulers[self._ruler_of[r]].grid, 1
+                while len(mine := mine[~allowed.allows(start[mine])]) and attempt < TRIES:
+                    start[mine] = grid.draw(rank[mine], [*self._hashed(marks[mine], attempt)])
+                    attempt += 1
+                fraction = fractions(self._key + np.uint64(TRIES), marks[mine])
+                for window in np.unique(rank[mine]).tolist():
+                    here = rank[mine] == window
+                    first, each = grid.origins(window)
+                    inside = allowed.within(first, np.add(first, each.shape).tolist())
+                    until = np.cumsum(np.where(inside, each, 0))
+                    number = np.searchsorted(until, fraction[here] * until[-1], side="right")
+                    start[mine[here]] = np.stack(np.unravel_index(number, each.shape), 1) + first

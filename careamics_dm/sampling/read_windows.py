@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.region import Region
-
-Numbers = NDArray[np.int64]
+from careamics_dm.sampling.keyed_random import Numbers
 
 WINDOWS = 32
 """Windows that fit the pool: of each of 8 streams 2 serve while the next 2 are read."""
@@ -28,6 +27,8 @@ class Places(NamedTuple):
     """``(N, D)`` size, pixels."""
     window: Numbers
     """``(N,)`` number of the read window that serves it."""
+    crop: Numbers
+    """``(N, 2 D)`` start and stop of what to keep of a tile; ``(N, 0)`` of other patches."""
 
 
 def reach(places: Places) -> Region:
@@ -39,26 +40,18 @@ def reach(places: Places) -> Region:
 
 
 class PatchList:
-    """Patches that are listed, the same in every epoch.
-
-    Parameters
-    ----------
-    image, sample, start : ndarray
-        ``(N,)``, ``(N,)`` and ``(N, D)``, see `Places`.
-    patch_size : sequence of int
-        ``(Z) Y X``, pixels.
-    """
+    """Patches that are listed, by image, sample and position: the same in every epoch."""
 
     is_random: ClassVar[bool] = False
 
     def __init__(
         self, image: Numbers, sample: Numbers, start: Numbers, patch_size: Sequence[int]
     ) -> None:
-        self.image, self.sample, self.start = image, sample, start
+        order = np.lexsort((*start.T[::-1], sample, image))
+        self.image, self.sample, self.start = image[order], sample[order], start[order]
         self.patch_size = tuple(patch_size)
 
     def __len__(self) -> int:
-        """Count patches."""
         return len(self.image)
 
     def epoch(self, number: int) -> Self:
@@ -70,7 +63,8 @@ class PatchList:
         """Return where patches lie; each is read alone, as they may be far from each other."""
         start = self.start[numbers]
         size = np.broadcast_to(np.array(self.patch_size), start.shape)
-        return Places(self.image[numbers], self.sample[numbers], start, size, numbers)
+        image, sample = self.image[numbers], self.sample[numbers]
+        return Places(image, sample, start, size, numbers, start[:, :0])
 
     def region(self, window: int, *, whole: bool = False) -> Region:
         """Return the box of a patch."""
@@ -79,11 +73,10 @@ class PatchList:
 
 
 class Runs(NamedTuple):
-    """Successive samples that are stored, and so read, together."""
+    """Successive samples that are stored, and so read, together; a row for each run."""
 
     image: Numbers
     first: Numbers
-    """The first sample of each run."""
     n: Numbers
 
 
@@ -109,12 +102,9 @@ def sample_runs(
 
 
 class WindowTable:
-    """Numbers of windows, run by run: where each run begins, in windows and in bytes to read.
+    """Numbers of windows, run by run in the order of the epoch, and the bytes before each.
 
-    Parameters
-    ----------
-    n_windows, window_bytes : ndarray
-        ``(R,)`` of each run, in the order of the epoch: its windows, and bytes to hold for each.
+    ``first`` is the first window of each run and, at last, how many there are.
     """
 
     def __init__(self, n_windows: Numbers, window_bytes: Numbers) -> None:
@@ -128,17 +118,14 @@ class WindowTable:
 
     def bytes_before(self, window: int) -> int:
         """Count the bytes of all windows before one."""
-        run = int(np.searchsorted(self.first, window, side="right")) - 1
-        if run == len(self._bytes):
-            return int(self._until[-1])
-        return int(self._until[run] + (window - self.first[run]) * self._bytes[run])
+        run = int(self.run_of(np.array(window)))
+        rest = window - self.first[run]
+        return int(self._until[run] + (rest * self._bytes[run] if rest else 0))
 
     def window_from(self, n_bytes: int) -> int:
         """Return the first window that has so many bytes before it, or more."""
-        run = int(np.searchsorted(self._until, n_bytes))
-        if run == len(self._until):
-            return int(self.first[-1])
-        if run and self._bytes[run - 1]:
-            number = -((self._until[run - 1] - n_bytes) // self._bytes[run - 1])
-            return int(min(self.first[run - 1] + number, self.first[run]))
-        return int(self.first[run])
+        run = int(np.searchsorted(self._until[:-1], n_bytes))
+        if not run or not self._bytes[run - 1]:
+            return int(self.first[run])
+        number = -((self._until[run - 1] - n_bytes) // self._bytes[run - 1])
+        return int(min(self.first[run - 1] + number, self.first[run]))

@@ -6,7 +6,6 @@ and the tile in it. Only what is left out, or chosen, is listed.
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from math import ceil, prod
 from typing import ClassVar, Self
 
@@ -16,17 +15,10 @@ from numpy.typing import NDArray
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.region import Region
 from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
-from careamics_dm.sampling.blocks import ImageBlocks, tile_axis
+from careamics_dm.sampling.blocks import ImageBlocks, fitting_tile, tile_axis
 from careamics_dm.sampling.chunk_grid import SeparableOrder, window_shape
-from careamics_dm.sampling.read_windows import (
-    Places,
-    Runs,
-    WindowTable,
-    reach,
-    sample_runs,
-)
-
-Numbers = NDArray[np.int64]
+from careamics_dm.sampling.keyed_random import Numbers
+from careamics_dm.sampling.read_windows import Places, Runs, WindowTable, reach, sample_runs
 
 PORTION = 2**16
 """Tiles to check together for masks and gaps."""
@@ -41,36 +33,12 @@ class TileGrid:
     (fewer only where no multiple is left to begin at), and keep half of them each. With ``blocks``,
     each of these is covered by tiles of its own, which reach over its border by half the overlap.
 
-    Parameters
-    ----------
-    extents : sequence of Extent
-        The images.
-    tile_size : sequence of int or None
-        ``(Z) Y X``, pixels; ``None``: images are tiles.
-    overlap : sequence of int, optional
-        Pixels along each axis; none by default.
-    divisor : int or sequence of int
-        What each size of a network's input, or that along each axis, must be a multiple of; tile
-        sizes are rounded up to one.
-    window_bytes : int or None
-        Decoded bytes to read in one go; ``None``: whole samples.
-    blocks : sequence of ImageBlocks, optional
-        Of each image; then they are the read windows, whatever ``window_bytes``.
-    chosen : ndarray of bool, optional
-        Which samples, image by image, to cover.
-    allowed : mapping, optional
-        By image and sample, where patches may lie; others are left out.
-
-    Attributes
-    ----------
-    table : WindowTable
-        Read windows, in order.
-    tile_size : tuple of int
-        Empty if images are tiles.
-    overlap, divisor : tuple of int
+    ``tile_size`` is rounded up to multiples of ``divisor``; without one, images are tiles. Read
+    windows have ``window_bytes``, or are ``blocks``, whose tiles are no larger than each image.
+    Only ``chosen`` samples, image by image, are covered, and patches left out that are not
+    ``allowed``, by image and sample. With a ``seed``, samples are in another order in every epoch,
+    and patches are drawn in random order.
     """
-
-    is_random: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -83,53 +51,53 @@ class TileGrid:
         blocks: Sequence[ImageBlocks] | None = None,
         chosen: NDArray[np.bool_] | None = None,
         allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
+        seed: int | None = None,
     ) -> None:
+        self._seed, self.is_random = seed, seed is not None
         self._listed: Numbers | None = None
         self._excluded = np.zeros(0, np.int64)
-        kinds: dict[tuple[Extent, int, tuple[int, ...] | None], int] = {}
-        together = None if blocks is None else [of.together for of in blocks]
-        runs = sample_runs(extents, chosen, together)
-        shapes = [None if blocks is None else blocks[i].shape for i in range(len(extents))]
-        keys = [
-            (extents[i]._replace(samples=extents[i].together), n, shapes[i])
-            for i, n in zip(runs.image.tolist(), runs.n.tolist(), strict=True)
-        ]
-        self._kind = np.array([kinds.setdefault(key, len(kinds)) for key in keys], np.int64)
         self.overlap = tuple(overlap or [0] * 3)
         self.divisor = (divisor,) * 3 if isinstance(divisor, int) else tuple(divisor)
         columns = zip(tile_size or (), self.divisor, strict=False)
         self.tile_size = tuple(ceil(t / d) * d for t, d in columns)
+        together = None if blocks is None else [of.together for of in blocks]
+        runs = sample_runs(extents, chosen, together)
+        kinds: dict[tuple[Extent, int, tuple[int, ...] | None], int] = {}
+        kind = np.empty(len(runs.n), np.int64)
+        for row, (i, n) in enumerate(zip(runs.image.tolist(), runs.n.tolist(), strict=True)):
+            extent, block = extents[i], blocks[i].shape if blocks else None
+            key = extent._replace(samples=extent.together), n, block
+            kind[row] = kinds.setdefault(key, len(kinds))
         how = self.overlap, self.divisor, window_bytes
         self._layouts = [
-            _Layout(extent, n, self.tile_size or extent.size, *how, block)
+            _Layout(extent, n, self._tile_of(extent, block), *how, block)
             for extent, n, block in kinds
         ]
-        self._order(runs, self._kind)
+        self._order(runs, kind)
         if allowed:
             self._exclude(allowed)
 
     def __len__(self) -> int:
-        """Count tiles."""
         if self._listed is not None:
             return len(self._listed)
         return int(self._until[-1]) - len(self._excluded)
 
     def epoch(self, number: int) -> Self:
-        """Return itself: these are the same in every epoch."""
-        del number
-        return self
-
-    def shuffled(self, rng: np.random.Generator) -> Self:
-        """Return the same tiles, with the samples in random order."""
-        other, turn = copy(self), rng.permutation(len(self._runs.n))
+        """Return itself or, if it has a seed, the same tiles with the samples in random order."""
+        if self._seed is None:
+            return self
+        turn = np.random.default_rng([self._seed, number]).permutation(len(self._runs.n))
+        other = copy(self)
         other._order(Runs(*(column[turn] for column in self._runs)), self._kind[turn])
         run = np.searchsorted(self._until, self._excluded, side="right") - 1
         moved = other._until[:-1][np.argsort(turn)[run]] - self._until[run]
         other._excluded = np.sort(self._excluded + moved)
         return other
 
-    def some(self, n: int, rng: np.random.Generator) -> Self:
-        """Return ``n`` of the tiles, chosen at random, in their order."""
+    def some(self, n: int | None, rng: np.random.Generator) -> Self:
+        """Return ``n`` of the tiles, chosen at random, in their order; of fewer, all."""
+        if n is None or n >= len(self):
+            return self
         other = copy(self)
         other._listed = self._ranks(np.sort(rng.choice(len(self), n, replace=False)))
         return other
@@ -140,15 +108,11 @@ class TileGrid:
 
     def places(self, numbers: Numbers) -> Places:
         """Return where tiles lie."""
-        return self._places(self._ranks(numbers))[0]
-
-    def crops(self, numbers: Numbers) -> Numbers:
-        """Return what of each tile to keep: ``(N, 2 D)`` start and stop, in image pixels."""
-        return self._places(self._ranks(numbers))[1]
+        return self._places(self._ranks(numbers))
 
     def first(self, window: int) -> int:
         """Return the first tile in a window, or after it."""
-        run = int(self.table.run_of(np.array([window]))[0])
+        run = int(self.table.run_of(np.array(window)))
         if run == len(self._kind):
             return len(self)
         layout = self._layouts[self._kind[run]]
@@ -162,12 +126,15 @@ class TileGrid:
         del whole
         return reach(self.places(np.arange(self.first(window), self.first(window + 1))))
 
+    def _tile_of(self, extent: Extent, block: Sequence[int] | None) -> tuple[int, ...]:
+        if block is None:
+            return self.tile_size or extent.size
+        return fitting_tile(self.tile_size, extent.size, self.divisor)
+
     def _order(self, runs: Runs, kind: Numbers) -> None:
         """Put the runs in an order, and count."""
         self._runs, self._kind = runs, kind
-        counts = [
-            (layout.n_tiles, layout.n_windows, layout.window_bytes) for layout in self._layouts
-        ]
+        counts = [(of.n_tiles, of.n_windows, of.window_bytes) for of in self._layouts]
         n_tiles, n_windows, window_bytes = np.array(counts, np.int64).reshape(-1, 3)[kind].T
         self._until = np.concatenate([[0], np.cumsum(n_tiles)])
         self.table = WindowTable(n_windows, window_bytes)
@@ -178,11 +145,10 @@ class TileGrid:
         lost = [self._excluded]
         for run, (image, first, n) in enumerate(zip(*self._runs, strict=True)):
             here = {s: allowed[image, s] for s in range(first, first + n) if (image, s) in allowed}
-            for begin in range(int(self._until[run]), int(self._until[run + 1]), PORTION):
-                if not here:
-                    break
-                ranks = np.arange(begin, min(begin + PORTION, int(self._until[run + 1])))
-                places = self._places(ranks)[0]
+            begin, end = self._until[run : run + 2].tolist() if here else (0, 0)
+            for low in range(begin, end, PORTION):
+                ranks = np.arange(low, min(low + PORTION, end))
+                places = self._places(ranks)
                 for sample, origins in here.items():
                     mine = np.flatnonzero(places.sample == sample)
                     lost.append(ranks[mine[~origins.allows(places.start[mine])]])
@@ -196,11 +162,11 @@ class TileGrid:
         ranks: Numbers = numbers + np.searchsorted(before, numbers, side="right")
         return ranks
 
-    def _places(self, ranks: Numbers) -> tuple[Places, Numbers]:
+    def _places(self, ranks: Numbers) -> Places:
         run = np.searchsorted(self._until, ranks, side="right") - 1
         kind, inside = self._kind[run], ranks - self._until[run]
         n_dims = len(self._layouts[0].tile) if self._layouts else 2
-        corners, tile = np.empty((len(ranks), 3 * n_dims), np.int64), np.empty((len(ranks), n_dims))
+        corners, tile = (np.empty((len(ranks), n * n_dims), np.int64) for n in (3, 1))
         sample, window = self._runs.first[run], self.table.first[run]
         for k in np.unique(kind).tolist():
             mine, layout = np.flatnonzero(kind == k), self._layouts[k]
@@ -209,7 +175,7 @@ class TileGrid:
             window[mine] += number
             tile[mine] = layout.tile
         start, crop = corners[:, :n_dims], corners[:, n_dims:]
-        return Places(self._runs.image[run], sample, start, tile.astype(np.int64), window), crop
+        return Places(self._runs.image[run], sample, start, tile, window, crop)
 
 
 class _Layout:
@@ -265,36 +231,42 @@ class _Layout:
         return corners, sample, np.ravel_multi_index(index, self._order.shape)
 
 
-@dataclass(frozen=True)
-class GridPatches:
-    """The patches of a grid, in another order in every epoch."""
+class BlockTiles:
+    """The tiles of some blocks of a grid, each of which is read at once, in the order of these.
 
-    grid: TileGrid
-    seed: int
-    is_random: ClassVar[bool] = True
+    ``ends`` are the first tile of each of the ``blocks`` and, at last, how many there are.
+    """
+
+    is_random: ClassVar[bool] = False
+
+    def __init__(self, grid: TileGrid, blocks: Numbers) -> None:
+        self.grid, self.blocks = grid, blocks
+        first = {b: grid.first(b) for b in {*blocks.tolist(), *(blocks + 1).tolist()}}
+        self._first = np.array([first[b] for b in blocks.tolist()], np.int64)
+        until = np.array([first[b + 1] for b in blocks.tolist()], np.int64)
+        self.ends = np.concatenate([[0], np.cumsum(until - self._first)])
 
     def __len__(self) -> int:
-        """Count patches of an epoch."""
-        return len(self.grid)
+        return int(self.ends[-1])
 
-    @property
-    def largest_window(self) -> int:
-        """Decoded bytes of the largest read window."""
-        return self.grid.largest_window
+    def part(self, share: tuple[int, int]) -> "BlockTiles":
+        """Return a rank's blocks, by rank and number of ranks; all have about as many tiles.
 
-    @property
-    def patch_size(self) -> tuple[int, ...]:
-        """``(Z) Y X``, pixels."""
-        return self.grid.tile_size
+        Where there are fewer blocks than ranks, the first rank has one.
+        """
+        rank = self.ends[:-1] * share[1] // max(len(self), 1)
+        return BlockTiles(self.grid, self.blocks[rank == share[0]])
 
-    def epoch(self, number: int) -> TileGrid:
-        """Return the places of an epoch: samples in an order of seed and epoch."""
-        return self.grid.shuffled(np.random.default_rng([self.seed, number]))
+    def epoch(self, number: int) -> Self:
+        """Return itself."""
+        del number
+        return self
 
+    def places(self, numbers: Numbers) -> Places:
+        """Return where tiles lie."""
+        block = np.searchsorted(self.ends, numbers, side="right") - 1
+        return self.grid.places(self._first[block] + numbers - self.ends[block])
 
-def n_covering(extents: Sequence[Extent], patch_size: Sequence[int]) -> int:
-    """How many patches cover the images side by side."""
-    return sum(
-        e.samples * prod(ceil(n / p) for n, p in zip(e.size, patch_size, strict=True))
-        for e in extents
-    )
+    def region(self, window: int, *, whole: bool = False) -> Region:
+        """Return what to read of a block: as far as its tiles reach."""
+        return self.grid.region(window, whole=whole)

@@ -2,28 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, prod
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
+from careamics_dm.images.extent import Extent
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
 from careamics_dm.sampling.folds import deal, n_folds_of, units
-from careamics_dm.sampling.held_out import (
-    NEW_RUN,
-    from_rows,
-    hold_out,
-    image_names,
-    image_numbers,
-    n_available,
-    to_rows,
-)
 from careamics_dm.sampling.image_origins import origin_masks
 from careamics_dm.sampling.read_windows import WINDOWS, PatchList
 from careamics_dm.sampling.tiling import TileGrid
 
+Masks = Mapping[tuple[int, int], OriginMask | ValidOrigins]
+NEW_RUN = "To train its model further on other images, start a new run with weights=FILE."
 HoldOut = Literal["patches", "samples", "images", "files"]
 VAL_PATCHES = 8
 """Validation patches to hold out by default; of little data, at most a quarter."""
@@ -60,9 +56,9 @@ class Split:
         if isinstance(self.patches, PatchList):
             return to_rows(self.patches, stacks)
         assert self.trained is not None
-        names = image_names(stacks)
-        samples = [(name, s) for name, n in _sizes(names, stacks) for s in range(n)]
-        return [list(samples[row]) for row in np.flatnonzero(~self.trained).tolist()]
+        named = zip(image_names(stacks), stacks, strict=True)
+        samples = [[name, s] for name, stack in named for s in range(stack.data_shape[0])]
+        return [samples[row] for row in np.flatnonzero(~self.trained).tolist()]
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ def make_split(rule: SplitRule, images: ImageSet, restored: Mapping[str, Any]) -
     if n is None:
         # Places of a scene that is repeated are held out in every frame.
         few = [e._replace(samples=1) for e in extents] if rule.repeats else extents
-        n = min(VAL_PATCHES, n_available(few, patch_size, masks) // 4)
+        n = min(VAL_PATCHES, len(side_by_side(few, patch_size, masks)) // 4)
     rng = np.random.default_rng([rule.seed, 3])
     if not n:
         return None
@@ -141,8 +137,7 @@ def _whole(rule: SplitRule, images: ImageSet, trained: NDArray[np.bool_], words:
     """Lay validation patches side by side over the samples that are not trained on."""
     patch_size, extents = rule.patch_size, images.extents()
     masks = origin_masks(images, patch_size)
-    rows = [(i, s) for i, extent in enumerate(extents) for s in range(extent.samples)]
-    left = (rows[row] for row in np.flatnonzero(trained).tolist())
+    left = ((i, s) for i, samples in enumerate(images.samples(trained)) for s in samples)
     if not any(key not in masks or masks[key].n_allowed for key in left):
         raise DataError(
             f"train_data: {words}. Masks and gaps leave no place for a training patch of "
@@ -158,8 +153,7 @@ def _whole(rule: SplitRule, images: ImageSet, trained: NDArray[np.bool_], words:
             f"train_data: {words}. Masks and gaps leave no validation patch of {patch_size} side "
             "by side in them. Use smaller patches, a larger mask or another fold."
         )
-    if rule.n_val_patches is not None and rule.n_val_patches < len(plan):
-        plan = plan.some(rule.n_val_patches, np.random.default_rng([rule.seed, 4]))
+    plan = plan.some(rule.n_val_patches, np.random.default_rng([rule.seed, 4]))
     return Split(plan, trained, words=f"{words}; {len(plan)} patches")
 
 
@@ -193,12 +187,8 @@ def _words(trained: NDArray[np.bool_], images: ImageSet) -> str:
     )
 
 
-def _sizes(names: Sequence[str], stacks: Sequence[ImageStack]) -> list[tuple[str, int]]:
-    return [(name, stack.data_shape[0]) for name, stack in zip(names, stacks, strict=True)]
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
 
 
 def table_of(
@@ -206,23 +196,110 @@ def table_of(
 ) -> list[dict[str, Any]]:
     """List the samples of the images of a role, and the patches held out; see `COLUMNS`."""
     trained = iter(() if split is None or split.trained is None else split.trained.tolist())
-    names, rows = image_names(images.stacks), []
-    for name, stack in zip(names, images.stacks, strict=True):
-        size = _numbers(stack.data_shape[2:])
+    rows: list[tuple[str, str, int, Sequence[int], Sequence[int]]] = []
+    for name, stack in zip(image_names(images.stacks), images.stacks, strict=True):
         for sample in range(stack.data_shape[0]):
             of = role if next(trained, True) else "val"
-            rows.append(_row(of, name, sample, "", size))
+            rows.append((of, name, sample, (), stack.data_shape[2:]))
     if split is not None and isinstance(split.patches, PatchList):
-        held = split.patches
-        columns = (held.image.tolist(), held.sample.tolist(), held.start.tolist())
-        for i, sample, start in zip(*columns, strict=True):
-            rows.append(_row("val", names[i], sample, _numbers(start), _numbers(held.patch_size)))
-    return rows
+        size = split.patches.patch_size
+        held = to_rows(split.patches, images.stacks)
+        rows += [("val", name, sample, start, size) for name, sample, *start in held]
+    listed = [(*row, " ".join(map(str, start)), " ".join(map(str, n))) for *row, start, n in rows]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in listed]
 
 
-def _row(*values: Any) -> dict[str, Any]:
-    return dict(zip(COLUMNS, values, strict=True))
+def hold_out(
+    extents: Sequence[Extent],
+    patch_size: Sequence[int],
+    n_patches: int,
+    rng: np.random.Generator,
+    masks: Masks | None = None,
+) -> PatchList:
+    """Choose validation patches of a grid at random.
+
+    ``rng`` is of the seed alone, so that they stay the same in every epoch. `DataError` if nothing
+    would be left to train on.
+    """
+    grid = side_by_side(extents, patch_size, masks)
+    if n_patches >= len(grid):
+        raise DataError(
+            f"n_val_patches={n_patches}, but the training data hold only {len(grid)} patches of "
+            f"{tuple(patch_size)} side by side, and some must be left to train on. Use fewer or "
+            "smaller patches, or give val_data."
+        )
+    chosen = grid.places(rng.choice(len(grid), n_patches, replace=False))
+    return PatchList(chosen.image, chosen.sample, chosen.start, patch_size)
 
 
-def _numbers(values: Sequence[int]) -> str:
-    return " ".join(map(str, values))
+def side_by_side(
+    extents: Sequence[Extent], patch_size: Sequence[int], masks: Masks | None
+) -> TileGrid:
+    """Lay patches side by side inside images, where masks and gaps allow them."""
+    inside = []
+    for extent in extents:
+        size = tuple(n // p * p for n, p in zip(extent.size, patch_size, strict=True))
+        inside.append(extent._replace(size=size, samples=extent.samples if all(size) else 0))
+    return TileGrid(inside, patch_size, allowed=masks)
+
+
+def to_rows(held_out: PatchList, stacks: Sequence[ImageStack]) -> list[list[Any]]:
+    """Write held-out patches as plain values, ``[source, sample, *origin]`` each."""
+    columns = (held_out.image.tolist(), held_out.sample.tolist(), held_out.start.tolist())
+    names = image_names(stacks)
+    return [[names[i], s, *start] for i, s, start in zip(*columns, strict=True)]
+
+
+def image_names(stacks: Sequence[ImageStack]) -> list[str]:
+    """Name images by source; further channels of one file, which are images too, by number."""
+    sources = [stack.source for stack in stacks]
+    seen: dict[str, int] = {}
+    for i, source in enumerate(sources):
+        seen[source] = seen.get(source, 0) + 1
+        sources[i] = source if seen[source] == 1 else f"{source} ({seen[source]})"
+    return sources
+
+
+def image_numbers(
+    rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], what: str, advice: str
+) -> dict[str, int]:
+    """Find images by name; all that rows of a checkpoint name must be there."""
+    number = {name: i for i, name in enumerate(image_names(stacks))}
+    if missing := sorted({row[0] for row in rows} - set(number)):
+        raise DataError(
+            f"train_data: the checkpoint holds out validation {what} of {', '.join(missing)}, "
+            f"which is not among the training data. {advice}"
+        )
+    return number
+
+
+def from_rows(
+    rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], patch_size: Sequence[int]
+) -> PatchList:
+    """Read what `to_rows` wrote; `DataError` where an image is missing, or is smaller now."""
+    advice = f"Train on the same data with the same patch_size, or give val_data. {NEW_RUN}"
+    number = image_numbers(rows, stacks, "patches", advice)
+    for source, s, *origin in rows:
+        samples, _, *size = stacks[number[source]].data_shape
+        fits = len(origin) == len(size) == len(patch_size) and s < samples
+        if not fits or any(a + p > n for a, p, n in zip(origin, patch_size, size, strict=True)):
+            raise DataError(
+                f"train_data: the checkpoint holds out a validation patch of {source}, sample "
+                f"{s}, at {tuple(origin)}, but the image has {samples} sample(s) of "
+                f"{tuple(size)} and patch_size is {tuple(patch_size)}. {advice}"
+            )
+    places = np.array([(number[name], *place) for name, *place in rows], np.int64)
+    image, sample, *start = places.reshape(len(rows), 2 + len(patch_size)).T
+    return PatchList(image, sample, np.stack(start, axis=1), patch_size)
+
+
+def n_by_default(images: ImageSet, patch_size: Sequence[int], split: Split | None) -> int:
+    """Count random patches per epoch: as many as cover the data, but for the held-out ones."""
+    held = 0 if split is None or split.avoided is None else len(split.avoided)
+    trained = None if split is None else split.trained
+    missing, covering = images.n_not_acquired(trained), 0.0
+    for i, samples in enumerate(images.samples(trained)):
+        size, n = images.stacks[i].data_shape[2:], len(samples)
+        side_by_side = n * prod(ceil(s / p) for s, p in zip(size, patch_size, strict=True))
+        covering += side_by_side * (1 - missing.get(i, 0) / max(n * prod(size), 1))
+    return max(round(covering) - held, 1)

@@ -5,7 +5,7 @@ from math import prod
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from careamics_dm.images.frame_pairs import AlternateFrames
+from careamics_dm.images.frame_pairs import AlternateFrames, AlternatePlanes
 from careamics_dm.images.image_set import ImageSet
 
 say = rank_zero_only(print)  # print, but only on the first of the processes of a run
@@ -42,7 +42,9 @@ def warn_of_dtypes(what: str, images: ImageSet) -> None:
 
 def warn_of_odd_frames(images: ImageSet) -> None:
     """Warn of frames without a partner."""
-    pairs = [stack for stack in images.stacks if isinstance(stack, AlternateFrames)]
+    pairs = [
+        stack for stack in images.stacks if isinstance(stack, AlternateFrames | AlternatePlanes)
+    ]
     if odd := [stack.source for stack in pairs if stack.n_frames % 2]:
         rank_zero_warn(
             f"repeats: {len(odd)} image(s) have an odd number of frames, the last of which is left "

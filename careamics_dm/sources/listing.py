@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from careamics_dm.errors import DataError
 from careamics_dm.sources.file_kind import other_kind
 
@@ -251,6 +249,9 @@ def _each_once(files: list[Path], what: str) -> list[Path]:
             chosen.append(path)
             real.add(target)
     if links:
+        # Late: processes that only read import this module, too.
+        from lightning.pytorch.utilities import rank_zero_warn
+
         rank_zero_warn(
             f"{what}: {len(links)} link(s) to files that are taken already are left out: "
             f"{_some(links)}."

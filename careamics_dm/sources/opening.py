@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import select_channels
-from careamics_dm.images.frame_pairs import AlternateFrames
+from careamics_dm.images.frame_pairs import alternate
 from careamics_dm.images.image_set import PROGRESS_AFTER, ImageSet, count_channels
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sources.listing import CHANNELS, Listing
@@ -57,17 +57,17 @@ def open_images(
         _check_partner(stack, target, "target")
         _check_partner(stack, mask, "mask")
         chosen = _select(stack, _channels_of(inputs, i, channels))
-        target_chosen = None
+        half, target_chosen = stack, None
         if target is not None and targets is not None:
             target_chosen = _select(target, _channels_of(targets, i, target_channels))
         elif repeats:
-            AlternateFrames(stack, repeats, 0)  # an error where there are no such frames
+            half = alternate(stack, repeats, 0)  # an error where there are no such frames
             target_chosen = _select(stack, target_channels) if target_channels else chosen
         elif within:
             wanted = _channels_of(inputs, i, target_channels, "target_channel")
             target_chosen = _select(stack, wanted)
             _check_apart(stack, chosen, target_chosen)
-        if patch_size is not None and not _fits(stack, patch_size, small_images):
+        if patch_size is not None and not _fits(half, patch_size, small_images):
             skipped.append(stack.source)
             return
         images.stacks.append(stack)

@@ -114,21 +114,26 @@ class Normalization(ABC):
         """Return the statistics that the user gave for images or targets, if any."""
         return None
 
-    @abstractmethod
     def measure(self, blocks: Blocks) -> Affine:
         """Compute statistics from ``(C, n)`` finite pixels each, per channel or for all."""
+        together = (block if self.per_channel else block.reshape(1, -1) for block in blocks)
+        return self._of_clipped(together) if self.clip else self.of_all(together)
 
-    def _measure_clipped(self, blocks: Blocks) -> Affine:
+    def of_all(self, blocks: Blocks) -> Affine:
+        """Compute statistics where no pixel is clipped."""
+        return self._of_clipped(blocks)
+
+    @abstractmethod
+    def of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        """Return offset and scale of a channel whose pixels are clipped to a range."""
+
+    def _of_clipped(self, blocks: Blocks) -> Affine:
         """Compute statistics of pixels after clipping, with the limits."""
-        histograms = histograms_of(_together(block, self.per_channel) for block in blocks)
+        histograms = histograms_of(blocks)
         low, high = zip(*(h.limits(self.clip) for h in histograms), strict=True)
-        columns = [self._of_clipped(*each) for each in zip(histograms, low, high, strict=True)]
+        columns = [self.of_clipped(*each) for each in zip(histograms, low, high, strict=True)]
         affine = _affine(*zip(*columns, strict=True))
         return affine._replace(low=list(low), high=list(high)) if self.clip else affine
-
-    def _of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
-        """Return offset and scale of a channel whose pixels are clipped to a range."""
-        raise NotImplementedError(f"{type(self).__name__} knows no clip.")
 
 
 @dataclass
@@ -164,13 +169,10 @@ class MeanStd(Normalization):
             raise DataError(f"normalization: {std}={getattr(self, std)} must be above 0.")
         return found and Affine(*found)
 
-    def measure(self, blocks: Blocks) -> Affine:
-        """See `Normalization.measure`; blocks are merged after Chan et al. 1983."""
-        if self.clip:
-            return self._measure_clipped(blocks)
+    def of_all(self, blocks: Blocks) -> Affine:
+        """See `Normalization.of_all`; blocks are merged after Chan et al. 1983."""
         count, mean, squares = 0, np.zeros(1), np.zeros(1)
         for block in blocks:
-            block = _together(block, self.per_channel)
             n = block.shape[1]
             here = block.mean(axis=1, dtype=np.float64)
             delta, total = here - mean, count + n
@@ -179,7 +181,8 @@ class MeanStd(Normalization):
             mean, count = mean + delta * n / total, total
         return _affine(mean, np.sqrt(squares / max(count, 1)))
 
-    def _of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+    def of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        """See `Normalization.of_clipped`."""
         return histogram.moments(low, high)
 
 
@@ -215,18 +218,17 @@ class MinMax(Normalization):
             raise DataError(f"normalization: {a} must be below {b}.")
         return found and _span(*found)
 
-    def measure(self, blocks: Blocks) -> Affine:
-        """See `Normalization.measure`."""
-        if self.clip:
-            return self._measure_clipped(blocks)
+    def of_all(self, blocks: Blocks) -> Affine:
+        """See `Normalization.of_all`."""
         ranges = [
             (block.min(axis=1).astype(np.float64), block.max(axis=1).astype(np.float64))
-            for block in (_together(block, self.per_channel) for block in blocks)
+            for block in blocks
         ]
         low, high = zip(*ranges, strict=True)
         return _span(np.min(low, 0), np.max(high, 0))
 
-    def _of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+    def of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        """See `Normalization.of_clipped`."""
         return low, high - low
 
 
@@ -259,11 +261,8 @@ class Quantile(Normalization):
                 f"normalization: low={self.low}, high={self.high}; give 0 <= low < high <= 1."
             )
 
-    def measure(self, blocks: Blocks) -> Affine:
-        """See `Normalization.measure`; exact up to 16 million pixels, and always for 16 bit."""
-        return self._measure_clipped(blocks)
-
-    def _of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+    def of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        """See `Normalization.of_clipped`; exact up to 16 million pixels, and always for 16 bit."""
         first, last = np.clip(histogram.quantiles([self.low, self.high]), low, high).tolist()
         return first, last - first
 
@@ -287,16 +286,13 @@ class NoNormalization(Normalization):
         """See `Normalization.given`: offset 0, scale 1."""
         return None if self.clip else Affine([0.0], [1.0])
 
-    def measure(self, blocks: Blocks) -> Affine:
-        """See `Normalization.measure`."""
-        return self._measure_clipped(blocks) if self.clip else Affine([0.0], [1.0])
+    def of_all(self, blocks: Blocks) -> Affine:
+        """See `Normalization.of_all`."""
+        return Affine([0.0], [1.0])
 
-    def _of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+    def of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        """See `Normalization.of_clipped`."""
         return 0.0, 1.0
-
-
-def _together(block: NDArray[Any], per_channel: bool) -> NDArray[Any]:
-    return block if per_channel else block.reshape(1, -1)
 
 
 def _affine(offset: Any, scale: Any) -> Affine:

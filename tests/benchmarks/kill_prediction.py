@@ -133,7 +133,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "in").mkdir()
-        for i, shape in enumerate([(2, 300, 280), (400, 410)]):
+        for i, shape in enumerate([(12, 150, 140), (400, 410)]):
             image = np.random.default_rng(i).poisson(200, shape).astype(np.uint16)
             axes = "TYX"[-image.ndim :]
             tifffile.imwrite(root / "in" / f"{i}.tif", image, metadata={"axes": axes})

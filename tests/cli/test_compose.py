@@ -1,15 +1,12 @@
 """Another project mounts our groups where it likes, without a plugin and without surprises."""
 
-import os
 import pickle
-import subprocess
-import sys
 
 import hydra
 import lightning as L
 import pytest
 import torch
-from apps import ALLOWED, BASE, write_tiffs
+from apps import ALLOWED, BASE, ended, write_tiffs
 from hydra.utils import instantiate
 
 from careamics_dm import MinMax, N2VModule, TiffDataModule
@@ -91,26 +88,14 @@ def test_a_foreign_application_mounts_our_groups_and_trains_its_own_module(tmp_p
         indent = len(text) - len(text.lstrip("\n ")) - 1 if text.startswith("\n") else 0
         text = "\n".join(line[indent:] for line in text.split("\n"))
         path.write_text(text.replace("BASE", f"**{BASE}"))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "app.py",
-            "denoise.data.batch_size=3",
-            FILTER,
-            "denoise.data.patch_filter.threshold=1",
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"HYDRA_FULL_ERROR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "steps 4 of TiffDataModule MinMax(" in done.stdout
-    assert "ours N2VModule median True 1" in done.stdout
-    assert "theirs True" in done.stdout
-    assert "MaxFilter(" in done.stdout and "['data', 'model']" in done.stdout
-    assert "theirs" not in done.stdout.replace("theirs True", "")
+    overrides = ("denoise.data.batch_size=3", FILTER, "denoise.data.patch_filter.threshold=1")
+    done = ended(tmp_path / "app.py", tmp_path, *overrides, HYDRA_FULL_ERROR="1")
+    assert done.code == 0, done.err
+    assert "steps 4 of TiffDataModule MinMax(" in done.out
+    assert "ours N2VModule median True 1" in done.out
+    assert "theirs True" in done.out
+    assert "MaxFilter(" in done.out and "['data', 'model']" in done.out
+    assert "theirs" not in done.out.replace("theirs True", "")
 
 
 def test_a_notebook_composes_and_instantiates_again_and_again(images):

@@ -19,12 +19,14 @@ CHOICES = [
     ("predict", "data=tiff", "data/normalization=min_max"),
     ("predict", "data=zarr"),
     ("preview", "data=czi", "data/normalization=mean_std"),
+    ("export",),
 ]
 HIDDEN = {
     # What the command does not use, or sets itself; no key of a model or a format is among them.
     "train": set(),
     "predict": {"train_data", "hold_out", "seed", "augmentation", "batch_format", "logger"},
     "preview": {"predict_data", "test_data", "tile_size", "batch_format", "lr", "depth"},
+    "export": set(),
 }
 
 
@@ -66,7 +68,7 @@ def test_it_fits_into_100_columns_and_begins_with_the_five_commonest(choice, tmp
     lines = run(app, tmp_path, "--help", *options).out.splitlines()
     assert max(map(len, lines)) <= 100
     start = lines.index("The commonest:") + 1
-    assert [key for key, _ in listed("\n".join(lines[start : lines.index("Choices:")]))] == (
+    assert [key for key, _ in listed("\n".join(lines[start : lines.index("", start)]))] == (
         TEXTS["commands"][app]["first"]
     )
 
@@ -81,6 +83,7 @@ def test_it_says_what_can_be_chosen_and_what_is_set(tmp_path):
     assert re.search(r"data=zarr +Format of the images \(array, custom, czi, tiff, zarr\)", text)
     assert re.search(r"data.level=2 +Level of the pyramid of OME images", text)
     assert re.search(r"data.missing_chunks=error .*\(error, fill\)", text)
+    assert re.search(r"writer.dtype=float32 +float32, or the input's", text)
     assert re.search(r"model.masking.struct_mask=null +.*\n? +\(horizontal, vertical", text)
 
 

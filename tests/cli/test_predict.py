@@ -112,8 +112,10 @@ def test_a_model_of_one_format_predicts_another_with_its_own_statistics(tmp_path
 def test_what_is_given_overrides_the_checkpoint(tmp_path, trained):
     tifffile.imwrite(tmp_path / "stack.tif", noise((6, 30, 40)), metadata={"axes": "TYX"})
     place = (trained, "data.predict_data=stack.tif")
-    assert "axes" in refuse("predict", tmp_path, *place)
+    assert 'axes="YX"' in refuse("predict", tmp_path, *place, "data.axes=YX")
     done = succeed("predict", tmp_path, *place, "data.axes=TYX", folder="given")
+    done = succeed("predict", tmp_path, *place, folder="said")  # by the file
+    assert yaml.safe_load((done.folder / "config.yaml").read_text())["data"]["axes"] == "auto"
     assert tifffile.imread(done.folder / "denoised/stack.tif").shape == (6, 30, 40)
 
 

@@ -1,14 +1,23 @@
-"""Processes of one run share its folder, and the job of a sweep."""
+"""Processes of one run share its folder, and the job of a sweep; schedulers start them again."""
 
 import json
 import os
 import sys
 
+import lightning as L
 import pytest
 import torch.distributed as dist
 from apps import run
 
-from careamics_dm.cli.processes import BEGAN, JOB, join_others, one_job
+from careamics_dm.cli.processes import (
+    BEGAN,
+    JOB,
+    check_processes,
+    is_restarted,
+    join_others,
+    one_job,
+    requeue,
+)
 from careamics_dm.errors import DataError
 
 
@@ -33,14 +42,75 @@ def test_a_process_alone_stays_as_it_is():
 @pytest.mark.parametrize(
     ("variables", "name"),
     [
-        ({"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "1"}, "slurm-77-1-0"),
-        ({"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "2"}, "slurm-77-0-2"),
+        ({"SLURM_STEP_ID": "1"}, "slurm-77-1"),
+        ({"SLURM_STEP_ID": "1", "SLURM_RESTART_COUNT": "2"}, "slurm-77-1"),  # where it goes on
+        ({}, None),  # a batch script without srun
     ],
 )
 def test_tasks_of_slurm_name_the_folder_after_their_job(variables, name):
-    os.environ.update(variables | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"})
+    job = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}
+    os.environ.update(variables | job)
     join_others()
-    assert os.environ[BEGAN] == name
+    assert os.environ.get(BEGAN) == name
+
+
+@pytest.mark.parametrize(
+    ("variables", "restarted"),
+    [
+        ({}, False),
+        ({"SLURM_RESTART_COUNT": "0", "TORCHELASTIC_RESTART_COUNT": ""}, False),
+        ({"SLURM_RESTART_COUNT": "1"}, True),
+        ({"TORCHELASTIC_RESTART_COUNT": "2"}, True),
+    ],
+)
+def test_schedulers_count_how_often_they_start_a_run(variables, restarted):
+    os.environ.update(variables)
+    assert is_restarted() is restarted
+
+
+@pytest.mark.parametrize("started", ["SLURM", "torchrun", "torchrun in SLURM"])
+def test_a_trainer_that_leaves_processes_out_is_refused(started):
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    if "SLURM" in started:
+        os.environ.update(SLURM_NTASKS="2" if started == "SLURM" else "1", SLURM_STEP_ID="0")
+    if "torchrun" in started:
+        torchrun(0, 1)
+    with pytest.raises(DataError, match=r"^2 processes were started.* make 1\. Set trainer\.dev"):
+        check_processes(trainer)
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "said", "asked"),
+    [
+        ({}, 0, "", ""),
+        (
+            {"SLURM_JOB_ID": "77"},
+            0,
+            " SLURM will restart job 77, which then goes on by itself.",
+            "77",
+        ),
+        (
+            {"SLURM_JOB_ID": "79", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3"},
+            *(0, " SLURM will restart job 77_3, which then goes on by itself.", "77_3"),
+        ),
+        ({"SLURM_JOB_ID": "77"}, 1, " SLURM could not requeue job 77: no right", "77"),
+    ],
+)
+def test_a_job_asks_slurm_to_be_started_again(tmp_path, variables, code, said, asked):
+    log = tmp_path / "log"
+    (tmp_path / "scontrol").write_text(
+        f"#!/bin/sh\necho $* > {log}; echo no right >&2; exit {code}"
+    )
+    (tmp_path / "scontrol").chmod(0o755)
+    os.environ.update(variables | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    sys.argv.append("hydra.run.dir=here")
+    assert requeue() == said
+    assert (log.read_text() if log.exists() else "") == (f"requeue {asked}\n" if asked else "")
+
+
+def test_a_job_is_not_started_again_where_it_would_not_find_its_folder():
+    os.environ["SLURM_JOB_ID"] = "77"
+    assert "With hydra.run.dir=FOLDER" in requeue()
 
 
 def torchrun(rank: int, port: int, **others: str) -> None:
@@ -63,6 +133,9 @@ def test_processes_of_torchrun_agree_on_when_they_began():
         join_others()
         names.append(os.environ.pop(BEGAN))
     assert names[0] == names[1] and len(names[0]) == len("2026-01-31/12-00-00")
+    torchrun(0, store.port, TORCHELASTIC_RESTART_COUNT="1")
+    join_others()
+    assert os.environ[BEGAN] == names[0]
 
 
 def test_processes_that_cannot_agree_need_a_folder():

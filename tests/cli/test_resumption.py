@@ -6,6 +6,8 @@ import torch
 import yaml
 from apps import SMALL, refuse, run, succeed, write_tiffs
 
+from careamics_dm.cli.resumption import find_checkpoint
+
 ODD = ("model.optimizer.lr=0.003", "data.normalization=min_max", "seed=5", "data.batch_size=8")
 
 
@@ -137,6 +139,39 @@ def test_a_run_goes_on_in_its_own_folder_and_loses_no_log(tmp_path):
     done = succeed("train", tmp_path, *own, "trainer.max_epochs=2")
     assert {"logs/metrics.csv", "logs/metrics_of_part_1.csv"} <= done.files
     assert content(done.folder)["epoch"] == 1
+
+
+def test_the_same_command_goes_on_with_what_its_folder_has(tmp_path, monkeypatch):
+    write_tiffs(tmp_path / "images", "YX", [(40, 50)] * 2)
+    data = (*SMALL, "data=tiff", "data.train_data=images", "data.predict_data=images")
+    command = (*data, "experiment=none", "checkpoint=auto", "overwrite=false")
+    message = refuse("train", tmp_path, *command, "overwrite=true")
+    assert "checkpoint=auto goes on, overwrite=true begins anew" in message
+    begun = succeed("train", tmp_path, *command, "data.predict_data=null")
+    assert content(begun.folder)["epoch"] == 0
+    # Stopped while it predicted: without scores.csv, the run has not ended.
+    (begun.folder / "scores.csv").unlink()
+    result = begun.folder / "denoised/image_0.tif"
+    write_tiffs(begun.folder / "denoised", "YX", [(40, 50)])
+    before = result.read_bytes()
+    went_on = succeed("train", tmp_path, *command)
+    assert {"scores.csv", "denoised/image_1.tif", "denoised.png"} <= went_on.files
+    assert result.read_bytes() == before
+    # A scheduler starts the command that the run began with, though it has no checkpoint=auto.
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert "nothing left to do" in succeed("train", tmp_path, *data).out
+
+
+@pytest.mark.parametrize("asked", [None, "auto", "another.ckpt"])
+def test_a_run_that_is_started_again_goes_on_with_its_own_checkpoint(tmp_path, monkeypatch, asked):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    config = {"checkpoint": asked, "overwrite": False}
+    assert not find_checkpoint(config, tmp_path)
+    assert config["checkpoint"] == (None if asked == "auto" else asked)
+    (tmp_path / "last.ckpt").touch()
+    config["checkpoint"] = asked
+    assert find_checkpoint(config, tmp_path)
+    assert config["checkpoint"] == str(tmp_path / "last.ckpt")
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):

@@ -4,8 +4,6 @@ import csv
 import gc
 import os
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 import tifffile
 import torch
 import yaml
-from apps import SMALL, SMALL_3D, noise, refuse, run, succeed, write_tiffs
+from apps import SMALL, SMALL_3D, ended, noise, refuse, run, succeed, write_tiffs
 from matplotlib.image import imread
 
 import careamics_dm
@@ -464,19 +462,12 @@ def test_several_processes_train_as_one_and_tell_once(tmp_path):
     places += ["data.predict_data=images/image_0.tif"]  # the second process has none
     targets = [f"data.{role}=images" for role in ("train_target", "test_target")]
     together = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp")
-    program = [Path(sys.executable).parent / "careamics-train", "hydra.run.dir=run", "data=tiff"]
-    done = subprocess.run(
-        [*program, "model=care", *SMALL, *places, *targets, *together],
-        cwd=tmp_path,
-        env=os.environ | {"MASTER_PORT": str(free_port())},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Starting with 2 processes" in done.stderr
+    program = ("hydra.run.dir=run", "data=tiff", "model=care", *SMALL, *places, *targets, *together)
+    done = ended("train", tmp_path, *program, MASTER_PORT=str(free_port()))
+    assert done.code == 0, done.err
+    assert "Starting with 2 processes" in done.err
     for line in ("model  ", "losses  ", "test  ", "mean  ", "denoised images  ", "picture  "):
-        assert sum(text.startswith(line) for text in done.stdout.splitlines()) == 1, line
+        assert sum(text.startswith(line) for text in done.out.splitlines()) == 1, line
     names = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*.*")}
     assert names >= RESULTS | {
         "test.csv",

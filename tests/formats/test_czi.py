@@ -235,11 +235,16 @@ def test_pixels_are_those_that_pylibczirw_reads(tmp_path: Path, case: str) -> No
     check_image_stack(stack.load(), expected)
 
 
-def test_jpeg_xr(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("level", "why"), [(1.0, ""), (0.9, "lossy JPEG XR compression")], ids=["lossless", "lossy"]
+)
+def test_jpeg_xr(tmp_path: Path, level: float, why: str) -> None:
     path = write_czi(tmp_path / "a.czi", [Tile(np.full((H, W), 7, "u2"), ORIGIN)])
-    replace_pixels(path, 0, imagecodecs.jpegxr_encode(np.full((H, W), 300, "u2"), level=1.0))
+    replace_pixels(path, 0, imagecodecs.jpegxr_encode(np.full((H, W), 300, "u2"), level=level))
     change_entry(path, 0, compression=4)
-    np.testing.assert_array_equal(whole(only(open_czi(path, "SCYX"))), 300)
+    stack = only(open_czi(path, "SCYX"))
+    np.testing.assert_array_equal(whole(stack), 300)
+    assert stack.correlated_noise == why
 
 
 def test_of_a_pyramid_full_resolution_is_read(tmp_path: Path) -> None:

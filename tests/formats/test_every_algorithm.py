@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
-from apps import SMALL, compose, succeed
-from formats.written import CONF, FORMATS, axes_of, module, write
+from apps import SMALL, succeed
+from formats.written import CONF, FORMATS, axes_of, module, part, write
 from hydra.utils import get_class, instantiate
 from modules import trainer
 from omegaconf import OmegaConf
@@ -43,8 +43,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_it_trains_validates_tests_and_predicts(name, model, label, files, tmp_path):
-    config = compose(f"model/{model}").model
-    config = OmegaConf.merge(config, {"network": TINY})
+    config = OmegaConf.merge(part("model", model), {"network": TINY})
     kind = {"clean targets": "clean", "noisy targets": "again"}
     kind = kind.get(get_class(config["_target_"]).learns_from)
     noisy, clean = files[name, label, "noisy"], files[name, label, "clean"]
@@ -66,7 +65,7 @@ def test_it_trains_validates_tests_and_predicts(name, model, label, files, tmp_p
         augmentation=model != "structn2v",
     )
     network = instantiate(config)
-    run = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0, callbacks=[TiffWriter(tmp_path)])
+    run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0, callbacks=[TiffWriter(tmp_path)])
     run.fit(network, datamodule=data)
     assert np.isfinite(float(run.callback_metrics["train_loss"]))
     (validated,) = run.validate(network, datamodule=data, verbose=False)

@@ -95,7 +95,7 @@ def patches(data):
 @pytest.mark.parametrize(
     ("name", "method", "counts"),
     [(name, "fork", (2, 4)) for name in FORMATS]
-    + [(name, "spawn", (2,)) for name in ("array", "czi", "zarr")],
+    + [("array", "forkserver", (2,)), ("czi", "forkserver", (2,)), ("zarr", "spawn", (2,))],
 )
 def test_processes_draw_the_same_patches_after_this_one_has_read(name, method, counts, copies):
     options = {"in_memory": False, "patches_per_epoch": 40, "batch_size": 4, "pool_mib": 1}

@@ -13,6 +13,7 @@ from zarr_files import write_array
 
 import careamics_dm
 from careamics_dm.errors import DataError
+from careamics_dm.formats.tiff.sets import dimensions
 from careamics_dm.prediction.tiff_writer import TiffWriter
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def test_images_of_one_plane_are_restored_in_two_dimensions_and_keep_their_axes(
     writer = TiffWriter(tmp_path / "out")
     trainer(tmp_path, callbacks=[writer]).predict(Identity(), data, return_predictions=False)
     with tifffile.TiffFile(writer.paths[0]) as file:
-        pages = file.series[0].get_shape(squeeze=False)  # with samples of a pixel, at times
+        _, pages = dimensions(file, 0)  # with samples of a pixel, at times
         # A TIFF may leave out dimensions of length 1 or add them.
         assert [n for n in pages if n > 1] == [n for n in stack.original_data_shape if n > 1]
         np.testing.assert_array_equal(file.asarray().squeeze(), SINGLE.squeeze())

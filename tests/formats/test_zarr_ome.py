@@ -77,15 +77,12 @@ def test_image_of_each_writer(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_levels(tmp_path: Path, version: str) -> None:
     write_image(tmp_path / "a.zarr", numbers((2, 40, 50)), "cyx", version, "ome-zarr")
-    with pytest.warns(UserWarning, match="level=1: .*Noise2Void") as told:
-        (stack,) = stacks(tmp_path / "a.zarr", level=1)
-    assert len(told) == 1
+    (stack,) = stacks(tmp_path / "a.zarr", level=1)
+    assert stack.correlated_noise == "level 1 of a pyramid is scaled down"
+    assert stack.load().correlated_noise == stack.correlated_noise
     assert stack.data_shape == (1, 2, 20, 25)
     assert stack.scale == {"Y": (0.4, "µm"), "X": (0.2, "µm")}
-    with (
-        pytest.warns(UserWarning, match="level=5"),
-        pytest.raises(DataError, match=r"a\.zarr: level=5 does not exist\. There are 0: \w+, 1: "),
-    ):
+    with pytest.raises(DataError, match=r"a\.zarr: level=5 does not exist\. There are 0: \w+, 1: "):
         stacks(tmp_path / "a.zarr", level=5)
 
 
@@ -93,16 +90,20 @@ def test_level_by_row_of_a_manifest(tmp_path: Path) -> None:
     write_image(tmp_path / "a.zarr", numbers((40, 50)), "yx", "0.5", "ome-zarr")
     (tmp_path / "m.csv").write_text("input,level\na.zarr,\na.zarr,1\n")
     made = module(tmp_path / "m.csv")
-    with pytest.warns(UserWarning, match="level=1"):
-        made.setup("fit")
+    made.setup("fit")
     assert [s.data_shape[2:] for s in made.images_of("train").stacks] == [(40, 50), (20, 25)]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_level_that_is_named_itself_knows_its_axes(tmp_path: Path, version: str) -> None:
     write_image(tmp_path / "a.zarr", numbers((2, 40, 50)), "cyx", version, "ome-zarr")
-    (name, *_) = sorted(p.name for p in (tmp_path / "a.zarr").iterdir() if p.is_dir())
+    names = sorted(p.name for p in (tmp_path / "a.zarr").iterdir() if p.is_dir())
+    name, smaller, *_ = names
     (stack,) = stacks(f"file://{tmp_path}/a.zarr/{name}")
+    assert stack.correlated_noise == ""
+    for place in (f"file://{tmp_path}/a.zarr/{smaller}", tmp_path / "a.zarr" / smaller):
+        (level,) = stacks(place)
+        assert level.correlated_noise == "level 1 of a pyramid is scaled down"
     assert (stack.source, stack.original_axes) == (f"{tmp_path}/a.zarr/{name}", "CYX")
     assert stack.channel_names == tuple(NAMES)
 

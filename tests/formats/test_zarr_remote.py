@@ -293,7 +293,7 @@ def test_workers_read_a_zip_file(tmp_path: Path) -> None:
     write_array(tmp_path / "a.zarr", numbers((3, 40, 50)), dimension_names=["t", "y", "x"])
     path = pack(tmp_path / "a.zarr", tmp_path / "a.zip")
     check_datamodule(module(path, in_memory=False))
-    made = module(path, in_memory=False, num_workers=1, start_method="spawn")
+    made = module(path, in_memory=False, num_workers=1, start_method="forkserver")
     assert len(list(made.train_dataloader())) > 0
     made.teardown("fit")
 

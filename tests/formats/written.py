@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,14 @@ def _planes(pixels: NDArray[Any]) -> Any:
         yield deep[s, c, z], {"T": s, "C": c, "Z": z}
 
 
+@cache
+def part(group: str, name: str) -> Any:
+    """Return a part of our configuration; composed once, so merge it and leave it as it is."""
+    return compose(f"{group}/{name}")[group]
+
+
 def module(name: str, **options: Any) -> Any:
     """Make a DataModule from its YAML; ``axes`` and ``train_data`` are among the options."""
-    config = compose(f"data/{name}").data
+    config = part("data", name)
     own = OWN.get(name, {})
     return instantiate(OmegaConf.merge(config, own, options))

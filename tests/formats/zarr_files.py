@@ -77,8 +77,13 @@ def by_ome_zarr(path: Path | str, array: NDArray[Any], axes: str, version: str) 
         axes=axes,
         scale={axis: SIZES[axis] for axis in spatial},
         axes_units=dict.fromkeys(spatial, "micrometer"),
-        omero=omero,
     )
+    # Here, as releases of ome-zarr want it in different ways.
+    attributes = zarr.open_group(str(path)).attrs
+    if version == "0.4":
+        attributes["omero"] = omero
+    else:
+        attributes["ome"] = {**attributes["ome"], "omero": omero}
 
 
 def by_ngff_zarr(path: Path | str, array: NDArray[Any], axes: str, version: str) -> None:

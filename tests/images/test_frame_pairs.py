@@ -16,7 +16,7 @@ from careamics_dm.formats.array import ArrayDataModule
 from careamics_dm.formats.zarr.datamodule import ZarrDataModule
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import Layout
-from careamics_dm.images.frame_pairs import AlternateFrames, read_pair
+from careamics_dm.images.frame_pairs import AlternateFrames, AlternatePlanes, read_pair
 from careamics_dm.images.region import Region
 
 OPTIONS = {"patch_size": (8, 8), "normalization": "none", "n_val_patches": 0, "batch_size": 4}
@@ -301,3 +301,97 @@ def test_few_places_of_a_scene_that_is_repeated_validate():
     data.setup("fit")
     assert len(data.val_dataloader().patches.plan) == 1  # of four, a quarter
     assert data.n_train_patches > 0
+
+
+class TestFramesAsDepth:
+    """Movies with time as depth, called Z: odd and even frames as volumes."""
+
+    @staticmethod
+    def movie(n=9):
+        """A pixel says its frame and place."""
+        return numbers(n, 12, 10)
+
+    @pytest.mark.parametrize("first", [0, 1])
+    @pytest.mark.parametrize("block", [None, (3, 5, 10), (4, 12, 10)])
+    def test_a_patch_has_every_second_frame(self, first, block):
+        array = numbers(2, 9, 2, 6, 7)  # S Z C Y X
+        shape = block and (1, block[0], 1, *block[1:])
+        stack = AlternatePlanes(ArrayStack(array, "SZCYX", "a", block_shape=shape), first)
+        half = array[:, first:8:2].transpose(0, 2, 1, 3, 4)
+        assert stack.data_shape == half.shape and stack.n_frames == 9
+        assert np.array_equal(
+            stack.extract_patch(1, [1], (1, 2, 3), (3, 4, 4)), half[1, [1], 1:4, 2:6, 3:7]
+        )
+        both = stack.extract_samples(0, 2, None, (0, 0, 0), (4, 6, 7))
+        assert np.array_equal(both, half)
+        assert pickle.loads(pickle.dumps(stack)).data_shape == half.shape
+
+    def test_a_pair_is_read_once_and_padded_alike(self):
+        stack = RecordingStack(numbers(1, 1, 8, 6, 6))
+        image, target = (AlternatePlanes(stack, first) for first in (0, 1))
+        found = read_pair(image, target, Region(0, 0, (1, 0, 0), (3, 6, 6)), None, None)
+        assert len(stack.reads) == 1
+        for first, half in enumerate(found):
+            assert np.array_equal(half[0], stack.pixels[0, :, 2 + first : 6 : 2])
+        beyond = read_pair(image, target, Region(0, 0, (0, 0, 0), (5, 6, 6)), None, None)
+        for first, half in enumerate(beyond):
+            expected = stack.pixels[0, 0, first::2]
+            assert np.array_equal(half[0, 0], expected[[0, 1, 2, 3, 2]])
+
+    def test_acquired_boxes_are_those_of_the_frames_seen(self):
+        stack = RecordingStack(numbers(1, 1, 8, 6, 6))
+        stack.valid_region = lambda *_: [((1, 0, 2), (6, 6, 6)), ((2, 0, 0), (7, 6, 2))]
+        even, odd = (AlternatePlanes(stack, first).valid_region(0) for first in (0, 1))
+        assert even == [((1, 0, 2), (3, 6, 6)), ((1, 0, 0), (4, 6, 2))]  # 2 4; 2 4 6
+        assert odd == [((0, 0, 2), (3, 6, 6)), ((1, 0, 0), (3, 6, 2))]  # 1 3 5; 3 5
+
+    @pytest.mark.parametrize("in_memory", [True, False])
+    @pytest.mark.parametrize("chunks", [(1, 12, 10), (4, 6, 10), (3, 12, 10)])
+    def test_batches_pair_each_frame_with_the_next(self, tmp_path, in_memory, chunks):
+        stored = zarr.create_array(
+            tmp_path / "a.zarr", shape=(9, 12, 10), chunks=chunks, dtype="uint16"
+        )
+        stored[...] = self.movie()
+        with pytest.warns(UserWarning, match="odd number of frames"):
+            data = self.make(ZarrDataModule, tmp_path / "a.zarr", in_memory=in_memory)
+            data.setup("fit")
+        frames = set()
+        for batch in data.batches("train"):
+            assert batch["image"].shape[1:] == (1, 3, 8, 8)
+            assert (batch["target"] - batch["image"] == 120).all()
+            first = batch["image"][:, 0, :, 0, 0] // 120
+            assert (first.diff(dim=1) == 2).all() and (first % 2 == 0).all()
+            frames |= set(first.flatten().int().tolist())
+        assert frames == {0, 2, 4, 6}
+        data.teardown("fit")
+
+    @staticmethod
+    def make(kind, source, **more):
+        options = {**OPTIONS, "patch_size": (3, 8, 8), "augmentation": False}
+        options |= {"patches_per_epoch": 32, "repeats": "Z", "axes": "ZYX"}
+        return kind(train_data=source, **options, **more)
+
+    def test_prediction_takes_every_frame(self):
+        data = self.make(ArrayDataModule, self.movie(8), predict_data=self.movie(7))
+        data.setup("predict")
+        (batch,) = list(data.predict_dataloader())
+        assert np.array_equal(batch["image"][0, 0], self.movie(7))
+        data.teardown("predict")
+
+    def test_planes_as_samples_are_paired_too(self):
+        more = {"patch_size": (8, 8), "repeats": "Z", "z_as_samples": True, "augmentation": False}
+        data = ArrayDataModule(train_data=self.movie(8), axes="ZYX", **{**OPTIONS, **more})
+        for batch in data.batches("train"):
+            assert (batch["target"] - batch["image"] == 120).all()
+        data.teardown("fit")
+
+    def test_what_can_not_be_paired_is_said(self):
+        with pytest.raises(DataError, match=r"size \(4, 12, 10\) is smaller than patch_size \(5,"):
+            ArrayDataModule(
+                train_data=self.movie(8), axes="ZYX", repeats="Z", patch_size=(5, 8, 8)
+            ).setup("fit")
+        data = ArrayDataModule(
+            train_data=self.movie(8), axes="ZYX", repeats="T", patch_size=(2, 8, 8)
+        )
+        with pytest.raises(DataError, match=r"If frames are depth .*, give repeats=Z"):
+            data.setup("fit")

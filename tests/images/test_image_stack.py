@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pickle
 import resource
+from multiprocessing import forkserver
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -290,8 +291,8 @@ def unpickled(stacks: list[ArrayStack], queue: mp.SimpleQueue) -> None:
     stacks[0].array[0, 0] += 1
 
 
-def send(stacks: list[ArrayStack]) -> list[tuple[list[list[float]], str]]:
-    context = mp.get_context("spawn")
+def send(stacks: list[ArrayStack], method: str) -> list[tuple[list[list[float]], str]]:
+    context: Any = mp.get_context(method)
     queue = context.SimpleQueue()
     process = context.Process(target=unpickled, args=(stacks, queue))
     process.start()
@@ -304,6 +305,7 @@ def send(stacks: list[ArrayStack]) -> list[tuple[list[list[float]], str]]:
 @pytest.fixture
 def few_descriptors() -> Iterator[None]:
     """Allow this process fewer open descriptors than the test below has images."""
+    forkserver.ensure_running()  # without this limit, which it would keep
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (n_descriptors() + 100, hard))
     yield
@@ -320,10 +322,10 @@ def test_processes_that_are_spawned_share_one_copy_of_arrays_in_memory() -> None
         *(np.full((3, 3), i) for i in range(300)),
     ]
     stacks = [ArrayStack(a, "YX", str(i)) for i, a in enumerate(originals)]
-    assert send(stacks) == [(a.tolist(), a.dtype.str) for a in originals]
+    assert send(stacks, "spawn") == [(a.tolist(), a.dtype.str) for a in originals]
     # What the first process wrote, this one and the second one see: there is a single copy.
     assert stacks[0].array[0, 0] == 1
-    assert send(stacks[:1])[0][0][0][0] == 1
+    assert send(stacks[:1], "forkserver")[0][0][0][0] == 1
     assert stacks[0].array[0, 0] == 2
     assert originals[0][0, 0] == 0
     assert all(stack.in_memory for stack in stacks)

@@ -8,6 +8,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 from careamics_dm import ArrayDataModule, CAREModule
 
@@ -23,6 +24,11 @@ class Record(L.Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def setup(self, trainer, module, stage):
+        """Train weights of one's own: Lightning separates those it shares for "spawn" alone."""
+        for weight in module.parameters():
+            weight.data = weight.data.clone()
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         sums = batch["image"].double().sum(dim=(1, 2, 3))
@@ -50,7 +56,7 @@ def train(ranks: int, folder: Path) -> torch.Tensor:
     trainer = L.Trainer(
         accelerator="cpu",
         devices=ranks,
-        strategy="ddp_spawn" if ranks > 1 else "auto",
+        strategy=DDPStrategy(start_method="forkserver") if ranks > 1 else "auto",
         max_epochs=1,
         callbacks=[Record(folder)],
         logger=False,

@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from modules import trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -278,7 +279,7 @@ def test_processes_know_all_scores_even_one_that_has_no_image(tmp_path: Path) ->
     options = {"test_data": NOISY[0], "test_target": CLEAN[0]}
     model = Noting(Halve())
     model.folder = tmp_path
-    run = trainer(tmp_path, strategy="ddp_spawn", devices=2)
+    run = trainer(tmp_path, strategy=DDPStrategy(start_method="forkserver"), devices=2)
     run.test(model, datamodule=data(**options), verbose=False)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     alone = CAREModule(Halve())

@@ -135,11 +135,11 @@ def test_uncertainty_needs_augmentation() -> None:
 
 
 def tiled_and_whole(model: CAREModule, image: Any, tile: Sequence[int], folder: Any) -> list[Any]:
-    axes, results = "ZYX"[-image.ndim :], []
+    dims, results = len(tile), []
     for tile_size in (tile, None):
         options = {"tile_size": tile_size, "normalization": "none", "batch_size": 3}
         data = ArrayDataModule(
-            predict_data=image, axes=axes, patch_size=(8,) * image.ndim, **options
+            predict_data=image, axes="ZYX"[-dims:], patch_size=(8,) * dims, **options
         )
         outputs = trainer(folder).predict(model, datamodule=data)
         results += stitch(outputs, data.predict_stacks)
@@ -192,7 +192,7 @@ def test_tiles_that_are_small_for_the_network_are_warned_of(
     if warns:
         assert found[0].startswith(
             "tile_size=(24, 24) is small for this network: tiles overlap by (18, 18) pixels, but "
-            "should by (20, 20)."
+            "should overlap by (20, 20)."
         )
 
 
@@ -208,3 +208,17 @@ def test_axes_that_are_shorter_than_a_tile(
     tiled, whole = tiled_and_whole(model, image, tile, tmp_path)
     assert whole.std() > 0.02
     assert np.abs(tiled - whole).max() < 1e-4 * whole.std()
+
+
+@settings(max_examples=4, deadline=None, phases=[Phase.generate])
+@given(st.lists(st.tuples(*[st.integers(1, 80)] * 2), min_size=2, max_size=4), st.integers(1, 2))
+def test_tiles_give_what_each_whole_image_of_a_mixed_set_does(
+    sizes: list[tuple[int, int]], depth: int
+) -> None:
+    model, rng = CAREModule(random_network(2, depth)), np.random.default_rng(0)
+    images = [rng.normal(size=size).astype(np.float32) for size in sizes]
+    tile = [model.network.reach[0] * 8 // 3 + 5] * 2  # type: ignore[index]
+    with TemporaryDirectory() as folder:
+        results = tiled_and_whole(model, images, tile, folder)
+    for tiled, whole in zip(results[: len(sizes)], results[len(sizes) :], strict=True):
+        assert np.abs(tiled - whole).max() < 1e-4 * max(whole.std(), 1)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 import pytest
+import tifffile
 import torch
 from modules import SaveAll
 from torch import Tensor, nn
@@ -15,8 +17,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from careamics_dm.formats.array import ArrayDataModule
+from careamics_dm.formats.tiff.datamodule import TiffDataModule
 from careamics_dm.models.masking import Masking
 from careamics_dm.models.n2v import N2VModule
+from careamics_dm.models.supervised import CAREModule
 from careamics_dm.models.unet import UNet
 from careamics_dm.transforms.augmentation import Augmentation
 
@@ -206,6 +210,23 @@ def test_patches_are_not_turned_off_the_axis_of_the_noise(
             run.fit(model, datamodule=data)
     else:
         run.fit(model, datamodule=data)
+
+
+@pytest.mark.parametrize("model", [N2VModule, CAREModule])
+def test_noise_that_it_would_learn_is_warned_of(
+    tmp_path: Path, model: type[N2VModule | CAREModule]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 32, 32), "uint8")
+    for number, image in enumerate(pixels):
+        how = {"compression": "jpeg", "compressionargs": {"level": 50}} if number else {}
+        tifffile.imwrite(tmp_path / f"{number}.tif", image, metadata={"axes": "YX"}, **how)
+    same = {} if model is N2VModule else {"train_target": tmp_path, "normalization": "none"}
+    data = TiffDataModule(train_data=tmp_path, patch_size=(16, 16), n_val_patches=0, **same)
+    run = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    network = UNet(1, dims=2, first_filters=2, depth=1)
+    why = r"in 1 of 2 training image\(s\), such as .*1\.tif \(lossy JPEG compression\)"
+    with pytest.warns(UserWarning, match=why) if model is N2VModule else nullcontext():
+        run.fit(model(network), datamodule=data)
 
 
 def test_denoises(tmp_path: Path) -> None:

@@ -6,23 +6,31 @@ import multiprocessing
 import os
 import shutil
 import signal
+import struct
+import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import fsspec
 import lightning as L
 import numpy as np
 import pytest
 import tifffile
 import torch
+import torch.distributed as dist
 from modules import trainer
 
-from careamics_dm import ArrayDataModule, TiffDataModule, TiffWriter
+from careamics_dm import ArrayDataModule, TiffDataModule, TiffWriter, ZarrWriter
 from careamics_dm.errors import DataError
-from careamics_dm.prediction.block_record import BlockRecord, blocks_there
+from careamics_dm.prediction import block_record, continuation, fingerprint
+from careamics_dm.prediction.block_record import BlockRecord, blocks_in, read_record
+from careamics_dm.prediction.result_file import part_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+fcntl = block_record.fcntl
 pytestmark = pytest.mark.usefixtures("files_close")
 
 FORKS = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of Python 3.12
@@ -172,6 +180,87 @@ def test_other_pixels_in_memory_are_another_image(tmp_path):
     assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("change", [None, "model", "gone"])
+def test_what_was_stopped_behind_a_url_goes_on(tmp_path, source, change, capsys):
+    memory, url = fsspec.filesystem("memory"), f"memory://stopped/{change}"
+    whole = predict(source, tmp_path / "whole", writer=ZarrWriter(f"{url}/whole"))
+    with pytest.raises(RuntimeError, match="stop"):
+        predict(source, tmp_path / "out", Blur(17), ZarrWriter(f"{url}/out", existing="skip"))
+    store = f"/stopped/{change}/out/a.zarr"
+    marks = memory.cat(f"{store}/.blocks").decode().splitlines()[2]
+    assert 0 < marks.count("1") < len(marks)
+    if change == "gone":
+        memory.rm(store, recursive=True)
+    model = Blur(weight=0.1 if change != "model" else 0.2)
+    capsys.readouterr()
+    # Another password is no reason to begin anew, nor is another place to start from.
+    again = ZarrWriter(f"{url}/out", existing="skip", storage_options={"skip_instance_cache": True})
+    predict(source, tmp_path / "elsewhere", model, again)
+    said = capsys.readouterr().out
+    assert (f"{url}/out: {marks.count('1')} of {len(marks)} blocks are there" in said) is (
+        change is None
+    )
+    assert (model.tiles < whole.tiles) is (change is None)
+    assert ("begun with another model" in said) == (change == "model")
+    files = [sorted(memory.find(f"/stopped/{change}/{name}")) for name in ("whole", "out")]
+    assert [f.replace("/whole/", "/out/") for f in files[0]] == files[1]
+    same = [memory.cat(a) == memory.cat(b) for a, b in zip(*files, strict=True)]
+    assert all(same) is (change != "model")
+
+
+def test_weights_and_pixels_are_hashed_once_for_all_writers(tmp_path, monkeypatch):
+    hashed = []
+    for name in ("fingerprint_of_model", "fingerprint_of_image"):
+        count = getattr(fingerprint, name)
+        monkeypatch.setattr(
+            fingerprint, name, lambda *of, f=count, n=name: (hashed.append(n), f(*of))[1]
+        )
+    for after in (17, 10**9):
+        hashed.clear()
+        writers = [TiffWriter(tmp_path / name, existing="skip") for name in "ab"]
+        run = trainer(tmp_path, callbacks=writers)
+        with pytest.raises(RuntimeError, match="stop") if after == 17 else nullcontext():
+            run.predict(
+                Blur(after), datamodule=data(IMAGE, ArrayDataModule), return_predictions=False
+            )
+        assert sorted(hashed) == ["fingerprint_of_image", "fingerprint_of_model"]
+
+
+def found_by(rank, folder, kind):
+    dist.init_process_group("gloo", f"file://{folder}/met", rank=rank, world_size=2)
+
+    def find():
+        if rank == 1:
+            raise AssertionError("asked")
+        if kind is not None:
+            raise kind("a.tif is there already")
+        return {1, 2}
+
+    try:
+        found = continuation.agreed(find)
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+    (folder / f"{rank}").write_text(f"{found}")
+    dist.destroy_process_group()
+
+
+@FORKS
+@pytest.mark.parametrize("kind", [None, DataError, OSError])
+def test_what_the_first_process_finds_or_raises_holds_for_all(tmp_path, kind):
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=found_by, args=(r, tmp_path, kind)) for r in range(2)]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join(60)
+    found = [(tmp_path / f"{rank}").read_text() for rank in range(2)]
+    if kind is None:
+        assert found == ["{1, 2}"] * 2
+    else:
+        message = "a.tif is there already"
+        assert found == [f"{kind.__name__}: {message}", f"DataError: {message}"]
+
+
 class TestWhatIsLeft:
     def left(self, tmp_path, source):
         predict(source, tmp_path / "whole")
@@ -218,6 +307,7 @@ def test_the_record_lets_in_processes_of_one_prediction_only(tmp_path):
     result = tmp_path / "a.tif"
     first = BlockRecord(result, "m" * 64, "1" * 32, 3)
     assert first.alone and not first.goes_on()
+    (tmp_path / "a.tif.part").touch()
     first.share()
     second = BlockRecord(result, "m" * 64, "1" * 32, 3)
     assert not second.alone and second.goes_on()
@@ -226,16 +316,68 @@ def test_the_record_lets_in_processes_of_one_prediction_only(tmp_path):
     first.mark([0, 2])
     assert not first.claim()
     second.mark([1])
-    assert [first.marked(), blocks_there(result, "m" * 64, 3)] == [{0, 1, 2}] * 2
-    assert blocks_there(result, "n" * 64, 3) is None
+    record = read_record(result, {})
+    assert [first.marked(), blocks_in(record, "m" * 64, 3)] == [{0, 1, 2}] * 2
+    assert blocks_in(record, "n" * 64, 3) is None
     assert [second.claim(), first.claim()] == [True, False]
     second.remove()
     first.close()
     second.close()
-    assert written(tmp_path) == []
+    assert written(tmp_path) == ["a.tif.part"]
     third = BlockRecord(result, "m" * 64, "2" * 32, 3)
     assert third.alone
     third.close()
+
+
+class ByteLocks:
+    """The module msvcrt of Windows, with locks of bytes that belong to an open file."""
+
+    LK_NBLCK = 2
+
+    def locking(self, file: int, mode: int, n: int) -> None:
+        assert mode == self.LK_NBLCK
+        place = os.lseek(file, 0, os.SEEK_CUR)
+        how = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, place, n, 0)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, how)
+
+
+class TestWithTheLocksOfWindows:
+    @pytest.fixture(autouse=True)
+    def windows(self, monkeypatch):
+        if fcntl is not None:
+            monkeypatch.setitem(sys.modules, "msvcrt", ByteLocks())
+            monkeypatch.setattr(block_record, "fcntl", None)
+
+    def test_one_process_has_the_record(self, tmp_path):
+        result = tmp_path / "a.tif"
+        (part := part_of(result)).touch()
+        first = BlockRecord(result, "m" * 64, "1" * 32, 2)
+        assert first.alone and first.is_last()
+        for run in "12":  # another prediction, before and after the first has begun
+            with pytest.raises(DataError, match=r"another prediction is writing .*a\.tif"):
+                BlockRecord(result, "m" * 64, "2" * 32, 2)
+            if run == "1":
+                first.share()
+        first.mark([1])
+        assert [first.marked(), blocks_in(read_record(result, {}), "m" * 64, 2)] == [{1}] * 2
+        first.close()
+        again = BlockRecord(result, "m" * 64, "3" * 32, 2)
+        assert again.alone and again.goes_on()
+        again.share()
+        again.mark([0])
+        assert again.claim()
+        again.remove()
+        again.close()
+        part.unlink()
+        assert written(tmp_path) == []
+
+    def test_what_was_stopped_goes_on(self, tmp_path, source):
+        predict(source, tmp_path / "whole")
+        stop(source, tmp_path / "out", 17)
+        assert 0 < predict(source, tmp_path / "out").tiles < 32
+        assert written(tmp_path / "out") == ["a.tif"]
+        whole, result = (tmp_path / name / "a.tif" for name in ("whole", "out"))
+        assert result.read_bytes() == whole.read_bytes()
 
 
 def test_a_full_disk_in_the_middle_is_continued(tmp_path, source, monkeypatch):

@@ -10,6 +10,7 @@ import tifffile
 
 from careamics_dm.errors import DataError
 from careamics_dm.formats.tiff.datamodule import open_tiff
+from careamics_dm.formats.tiff.sets import dimensions
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import Layout
 from careamics_dm.images.units import LENGTHS, TIMES
@@ -134,7 +135,7 @@ def test_one_channel_stays_a_hyperstack(tmp_path):
     with tifffile.TiffFile(image.path) as file:
         assert (file.imagej_metadata["min"], file.imagej_metadata["max"]) == (3, 4)
         assert file.is_imagej and "slices=4\nframes=3\n" in file.pages.first.description
-        assert file.series[0].get_shape(squeeze=False) == (3, 4, 1, 12, 10, 1)
+        assert dimensions(file, 0)[1] == [3, 4, 1, 12, 10, 1]
 
 
 @pytest.mark.parametrize("channels", [None, [0]])

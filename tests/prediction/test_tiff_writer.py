@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from pathlib import Path
 from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 
 import numpy as np
@@ -19,7 +20,12 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.region import Region, read_region
 from careamics_dm.prediction.mapped_file import reserve
 from careamics_dm.prediction.result_file import to_dtype
-from careamics_dm.prediction.result_paths import check_writable, result_paths
+from careamics_dm.prediction.result_paths import (
+    check_case,
+    check_windows_names,
+    check_writable,
+    result_paths,
+)
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -384,6 +390,17 @@ class TestFaults:
             with pytest.raises(DataError, match=r"output folder .*can't be written to \("):
                 predict(arrays(noise(20, 30)), TiffWriter(folder), tmp_path, model)
 
+    def test_names_that_a_file_system_takes_for_one_are_refused(self):
+        check_case([Path("a/x.tif"), Path("b/x.tif")])
+        with pytest.raises(DataError, match=r"a.x\.tif and A.x\.tif would be the same file"):
+            check_case([Path("a/x.tif"), Path("A/x.tif")])
+
+    @pytest.mark.parametrize("bad", ["t=0:1.tif", "why?.tif", "CON.tif", "com1", "a./x.tif"])
+    def test_names_that_windows_does_not_allow_are_refused(self, bad):
+        check_windows_names([Path("console/.a b.tif.d/contact.tif")])
+        with pytest.raises(DataError, match="as Windows does not allow"):
+            check_windows_names([Path(bad)])
+
     def test_trying_to_write_leaves_nothing(self, tmp_path):
         check_writable(tmp_path / "new")
         assert written(tmp_path) == []
@@ -422,6 +439,7 @@ class TestTwoPredictionsIntoOneFolder:
         writer = TiffWriter(folder, existing=existing)
         run = trainer(folder, callbacks=[writer])
         run.datamodule, run.strategy._lightning_module = data, Identity()
+        data.trainer = run
         writer.setup(run, Identity(), "predict")
         return writer, run, list(data.predict_dataloader())
 

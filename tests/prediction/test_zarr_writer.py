@@ -21,6 +21,7 @@ from careamics_dm.images.axes import Layout
 from careamics_dm.prediction.pyramid import halve, plan_levels, shrink
 from careamics_dm.prediction.result_paths import result_paths
 from careamics_dm.prediction.zarr_layout import ZarrLayout
+from careamics_dm.prediction.zarr_store import Target
 
 sys.path.append(str(Path(__file__).parents[1] / "formats"))
 from zarr_files import (
@@ -227,6 +228,31 @@ class TestStores:
         assert [s.source for s, _ in found] == [str(store / path) for path in fields]
         for (_, pixels), image in zip(found, fields.values(), strict=True):
             np.testing.assert_array_equal(pixels, image)
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_jobs_that_end_at_the_same_time_describe_all_that_is_there(self, tmp_path, version):
+        fields = write_plate(tmp_path / "in" / "p.zarr", version, "ome-zarr")
+        store = tmp_path / "out" / "p.zarr"
+
+        def run(job, kind=Target):
+            writer = ZarrWriter(tmp_path / "out", ngff_version=version)
+            writer.target = kind(version, {})
+            predict(zarrs(tmp_path / "in" / "p.zarr", shard=f"{job}/3"), writer, tmp_path)
+
+        class Late(Target):
+            """Another job ends after this one has looked what is there, and before it writes."""
+
+            def describe(self, path, model, content):
+                if model == "Plate" and not (store / "B" / "2" / "0").exists():
+                    run(2)
+                    run(3)
+                return super().describe(path, model, content)
+
+        run(1, Late)
+        assert valid(store)
+        assert [s.source for s, _ in opened(zarrs(store))] == [str(store / p) for p in fields]
+        with pytest.raises(DataError, match=r"^\d result\(s\) exist already"):
+            run(2)
 
     def test_a_field_that_is_named_itself_is_in_a_plate(self, tmp_path):
         write_plate(tmp_path / "in" / "p.zarr", "0.5", "ome-zarr")

@@ -215,3 +215,10 @@ def test_masks_and_gaps_take_the_weight_of_what_they_forbid(
     found = grid.at(place, losses)
     assert (wanted[found] > 0).all()
     assert ((begin[found] <= place + 1e-9) & (place < begin[found] + wanted[found] + 1e-9)).all()
+
+
+def test_a_mask_that_forbids_nothing_changes_no_place() -> None:
+    grid = WindowGrid([Axis(40, 8, 8, 16)], [0], 1, np.random.default_rng(0))
+    losses = grid.lose(np.zeros(0, int), np.zeros(0))
+    place = (np.arange(50) + 0.5) / 50 * grid.total
+    np.testing.assert_array_equal(grid.at(place, losses), grid.at(place))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from careamics_dm.images.extent import Extent
 from careamics_dm.sampling.keyed_random import key_of
 from careamics_dm.sampling.random_patches import RandomPatches
-from careamics_dm.sampling.streams import Share, Stream, count_streams
-from careamics_dm.sampling.tiling import GridPatches, TileGrid
+from careamics_dm.sampling.streams import Share, Stream, count_streams, images_of_shard
+from careamics_dm.sampling.tiling import TileGrid
 
 PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -37,7 +37,7 @@ def streams(draw: st.DrawFn) -> list[Stream]:
     if draw(st.booleans()):
         epoch = RandomPatches(tuple(extents), (5, 4), draw(st.integers(1, 300)), 0, budget).epoch(1)
     else:
-        epoch = GridPatches(TileGrid(extents, (5, 4), window_bytes=budget), 0).epoch(1)
+        epoch = TileGrid(extents, (5, 4), window_bytes=budget, seed=0).epoch(1)
     unit, growth = draw(st.none() | st.integers(1, 3000)), draw(st.sampled_from([None, 1, 2, 4]))
     return [Stream(epoch, j, n, key_of(0), unit, growth) for j in range(n)]
 
@@ -129,3 +129,11 @@ def test_streams_are_fewer_where_a_window_of_each_does_not_fit_half_the_pool(
 ) -> None:
     assert count_streams(Share(), window, 1000) == n
     assert count_streams(Share(1, 2), window, 1000) == max(n, 2)
+
+
+@pytest.mark.parametrize(("n", "n_jobs"), [(10, 3), (2, 5), (7, 1)])
+def test_jobs_share_images_evenly(n: int, n_jobs: int) -> None:
+    shares = [images_of_shard(f"{job}/{n_jobs}", n) for job in range(1, n_jobs + 1)]
+    assert sorted(i for share in shares for i in share) == [*range(n)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert images_of_shard(None, n) == range(n)

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from careamics_dm.images.extent import Extent
 from careamics_dm.sampling.allowed_origins import OriginMask
-from careamics_dm.sampling.block_tiles import BlockTiles
 from careamics_dm.sampling.blocks import ImageBlocks, image_blocks
 from careamics_dm.sampling.streams import Share
-from careamics_dm.sampling.tiling import GridPatches, TileGrid, n_covering
+from careamics_dm.sampling.tiling import BlockTiles, TileGrid
 
 if TYPE_CHECKING:
     from careamics_dm.sampling.read_windows import Places
@@ -53,7 +52,7 @@ def places(grid: TileGrid) -> Places:
 
 
 def crops(grid: TileGrid) -> np.ndarray:
-    return grid.crops(np.arange(len(grid)))
+    return places(grid).crop
 
 
 def cover(grid: TileGrid, extents: list[Extent]) -> list[np.ndarray]:
@@ -182,10 +181,10 @@ def test_patches_that_are_not_allowed_are_left_out_and_some_or_all_come_in_other
         (i, s) not in masks or bool(masks[i, s].allows(start[None])[0])
         for i, s, start in zip(every.image, every.sample, every.start, strict=True)
     ]
-    grid = TileGrid(extents, tile, overlap, window_bytes=budget, allowed=masks)
+    grid = TileGrid(extents, tile, overlap, window_bytes=budget, allowed=masks, seed=budget)
     for column, wanted in zip(places(grid), every, strict=True):
         np.testing.assert_array_equal(column, wanted[keep])
-    others = [grid.shuffled(rng), grid.some(len(grid) // 2, rng)]
+    others = [grid.epoch(3), grid.some(len(grid) // 2, rng)]
     rows = [np.column_stack([p.image, p.sample, p.start]).tolist() for p in map(places, others)]
     expected = np.column_stack([every.image, every.sample, every.start])[keep].tolist()
     assert sorted(rows[0]) == sorted(expected)
@@ -232,7 +231,7 @@ def test_the_tiles_of_a_block_cover_it_exactly_once_and_lie_in_the_extended_imag
     n_axes, number = len(margin), 0
     for image, (extent, of) in enumerate(zip(extents, blocks, strict=True)):
         divisor = np.array(grid.divisor[:n_axes])
-        end = np.maximum(-(-np.array(extent.size) // divisor) * divisor, grid.tile_size)
+        end = -(-np.array(extent.size) // divisor) * divisor
         covered = np.zeros((extent.samples, *extent.size), int)
         for block in map(of.region, range(len(of))):
             mine = np.flatnonzero(tiles.window == number)
@@ -271,7 +270,7 @@ def test_some_blocks_have_the_tiles_that_they_have_among_all(
         mine = np.arange(plan.ends[i], plan.ends[i + 1])
         of_grid = np.arange(grid.first(number), grid.first(number + 1))
         assert (tiles.window[mine] == number).all()
-        np.testing.assert_array_equal(plan.crops(mine), grid.crops(of_grid))
+        np.testing.assert_array_equal(tiles.crop[mine], grid.places(of_grid).crop)
         assert plan.region(number) == grid.region(number)
     assert plan.ends[-1] == len(plan)
     n_tiles = np.diff(plan.ends)
@@ -337,15 +336,6 @@ def test_without_a_tile_size_images_are_tiles() -> None:
     np.testing.assert_array_equal(crops(grid)[:, 2:], places(grid).size)
 
 
-@PROPERTY
-@given(cases())
-def test_the_count_of_patches_that_cover_is_the_length_of_the_grid(
-    case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int],
-) -> None:
-    extents, patch, _, _ = case
-    assert n_covering(extents, patch) == len(TileGrid(extents, patch))
-
-
 def test_a_huge_slide_needs_no_table_of_tiles() -> None:
     grid = TileGrid(
         [Extent(1, (200_000, 200_000), (256, 256), 2, False)], (256, 256), window_bytes=2**24
@@ -358,14 +348,14 @@ def test_a_huge_slide_needs_no_table_of_tiles() -> None:
 
 
 def test_the_patches_of_a_grid_come_in_another_order_in_every_epoch() -> None:
-    grid = TileGrid([Extent(30, (16, 16), (8, 8), 2, False)], (8, 8), window_bytes=2000)
+    extents = [Extent(30, (16, 16), (8, 8), 2, False)]
 
     def order(seed: int, epoch: int) -> list[list[int]]:
-        tiles = places(GridPatches(grid, seed).epoch(epoch))
+        tiles = places(TileGrid(extents, (8, 8), window_bytes=2000, seed=seed).epoch(epoch))
         rows: list[list[int]] = np.column_stack([tiles.sample, tiles.start]).tolist()
         return rows
 
-    first, tiles = order(0, 0), places(grid)
+    first, tiles = order(0, 0), places(TileGrid(extents, (8, 8)))
     assert sorted(first) == sorted(np.column_stack([tiles.sample, tiles.start]).tolist())
     assert first == order(0, 0)
     assert first != order(0, 1) != order(0, 2) != first

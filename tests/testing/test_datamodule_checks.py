@@ -173,8 +173,12 @@ class Misplacing(Format):
     def predict_dataloader(self):
         loader = super().predict_dataloader()
         plan = loader.patches.plan
-        crops = plan.crops
-        plan.crops = lambda numbers: crops(len(plan) - 1 - numbers)
+        places = plan.places
+
+        def misplaced(numbers):
+            return places(numbers)._replace(crop=places(len(plan) - 1 - numbers).crop)
+
+        plan.places = misplaced
         return loader
 
 

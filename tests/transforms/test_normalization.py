@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from careamics_dm import MeanStd, MinMax, NoNormalization, Quantile
 from careamics_dm.errors import DataError
-from careamics_dm.transforms.normalization import Affine
+from careamics_dm.transforms.normalization import Affine, Normalization
 
 rng = np.random.default_rng(0)
 SPAN = np.array([[1, -1], [0, 1]])  # low and high to offset and scale
@@ -112,6 +114,17 @@ class TestMeasuring:
         assert NoNormalization().measure([]) == Affine([0.0], [1.0])
 
 
+@dataclass
+class Halfway(Normalization):
+    """Half of the range to 0."""
+
+    per_channel: bool
+    clip: float = 0.0
+
+    def of_clipped(self, histogram, low, high):
+        return (low + high) / 2, high - low
+
+
 class TestClipping:
     """0.1 % of the pixels are hot: saturated at 65535, far above all others."""
 
@@ -153,6 +166,14 @@ class TestClipping:
         affine = MeanStd(per_channel=False, clip=0.01).measure(blocks).spread(2, "image")
         low, high = np.quantile(flat(blocks), [0.01, 0.99])
         assert affine.low == pytest.approx([low] * 2) and affine.high == pytest.approx([high] * 2)
+
+    @pytest.mark.parametrize("clip", [0.0, 0.01])
+    def test_a_method_of_ones_own_only_says_what_it_makes_of_a_histogram(self, blocks, clip):
+        affine = Halfway(per_channel=True, clip=clip).measure(blocks)
+        image = np.concatenate(blocks, axis=1)
+        low, high = np.quantile(image, [clip, 1 - clip], axis=1)
+        assert affine.offset == pytest.approx(((low + high) / 2).tolist())
+        assert (affine.low == pytest.approx(low.tolist())) if clip else (affine.low is None)
 
     def test_by_default_only_quantiles_clip(self):
         clips = {m: m().clip for m in (MeanStd, MinMax, Quantile, NoNormalization)}

@@ -45,7 +45,7 @@ class CustomDataModule(PatchDataModule):
     image_stack_loader : callable or str, optional
         Function (or its import path) that opens image stacks, instead.
     **shared
-        Parameters of `PatchDataModule`.
+        Arguments of all formats; see `Settings`.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from careamics_dm.errors import DataError
+from careamics_dm.errors import DataError, parsed
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.file_handles import HandleCache
 from careamics_dm.images.image_stack import Channels, ImageStack
@@ -57,7 +57,7 @@ class FileArray:
         """Call the function, and return an array that keeps no other alive."""
         name = name_of(self.read_func)
         try:
-            pixels: Any = self.read_func(self.path)
+            pixels: Any = parsed(lambda: self.read_func(self.path))
         except Exception as error:  # it is the user's
             raise DataError(
                 f"{self.path}: {name} failed: {type(error).__name__}: {error}. Does it read this "

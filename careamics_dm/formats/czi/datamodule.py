@@ -11,7 +11,7 @@ import numpy as np
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.datamodule.settings import SharedSettings
 from careamics_dm.errors import DataError
-from careamics_dm.formats.czi.directory import SubBlocks, read_directory
+from careamics_dm.formats.czi.directory import SubBlocks, first_bytes, read_directory
 from careamics_dm.formats.czi.layout import PIXEL_TYPES, SceneLayout, indices_of
 from careamics_dm.formats.czi.metadata import channel_names, parse, pixel_size, scene_name
 from careamics_dm.formats.czi.planes import CziArray, Key, OpenCzi
@@ -19,6 +19,7 @@ from careamics_dm.images import checks as check
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import select_channels
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.lossy_compression import ENOUGH, lossy_codec
 from careamics_dm.sources.file_kind import other_kind
 from careamics_dm.sources.listing import Listing, list_files
 
@@ -27,7 +28,8 @@ DEPTH = {"SCYX": "", "SCZYX": "Z", "SCTYX": "T"}
 """The axes to choose from, and the dimension that is depth with each."""
 LARGE_AREA, SPARSEST = 2**32, 2**12
 """Pixels of a scene from which its gaps are doubted, and how many times what was acquired it is."""
-COMPRESSIONS = (0, 4, 5, 6)
+JPEG_XR = 4
+COMPRESSIONS = (0, JPEG_XR, 5, 6)
 """Those that libCZI decodes: none, JPEG XR, Zstandard, Zstandard with a header."""
 OTHERS = "Bgr96Float, Bgra32, Gray64ComplexFloat, Bgr192ComplexFloat, Gray32, Gray64Float"
 UNREADABLE = {
@@ -60,7 +62,7 @@ class CziDataModule(PatchDataModule):
         Convert channels of different pixel types to one that holds all. Else such a file is an
         error.
     **shared
-        Parameters of `PatchDataModule`.
+        Arguments of all formats; see `Settings`.
     """
 
     def __init__(
@@ -147,19 +149,26 @@ def open_czi(
         alike = channels is not None and _are_alike(channels, names, layout)
         dtype = _dtype(layout, convert_pixel_types or alike, source)
         array = CziArray(layout, part, dtype, cache_mib * 2**20)
-        stacks.append(
-            ArrayStack(
-                array,
-                "SCZYX" if depth else "SCYX",
-                source,
-                block_shape=array.block_shape,
-                scale=_scale(sizes, depth, part),
-                channel_names=names,
-                is_rgb=len(layout.channels) == 1 and len(layout.components) == 3,
-                image_name=scene_name(metadata, layout.scene),
-            )
+        stack = ArrayStack(
+            array,
+            "SCZYX" if depth else "SCYX",
+            source,
+            block_shape=array.block_shape,
+            scale=_scale(sizes, depth, part),
+            channel_names=names,
+            is_rgb=len(layout.channels) == 1 and len(layout.components) == 3,
+            image_name=scene_name(metadata, layout.scene),
         )
+        stack.correlated_noise = _correlated_noise(name, part)
+        stacks.append(stack)
     return stacks
+
+
+def _correlated_noise(path: str, blocks: SubBlocks) -> str:
+    """Say whether the first sub-block with JPEG XR has lost something; others will be like it."""
+    positions = blocks.position[blocks.compression == JPEG_XR]
+    codec = lossy_codec(first_bytes(path, int(positions[0]), ENOUGH)) if len(positions) else ""
+    return codec and f"lossy {codec} compression"
 
 
 def _scale(

@@ -56,6 +56,7 @@ class SubBlocks:
     index: dict[str, NDArray[np.int64]]  # per dimension other than Y and X that any of them has
     pixel_type: NDArray[np.int32]
     compression: NDArray[np.int32]
+    position: NDArray[np.int64]  # in the file
 
     def __len__(self) -> int:
         return len(self.start)
@@ -68,6 +69,7 @@ class SubBlocks:
             {letter: index[chosen] for letter, index in self.index.items()},
             self.pixel_type[chosen],
             self.compression[chosen],
+            self.position[chosen],
         )
 
     def of_scene(self, scene: int | None) -> "SubBlocks":
@@ -97,6 +99,17 @@ def read_directory(path: str, check: bool = True) -> SubBlocks:
     if (entries["file_part"] != 0).any():
         raise DataError(f"{path}: is one file of several parts. Save it as one file in ZEN.")
     return _sub_blocks(path, entries, dims)
+
+
+def first_bytes(path: str, position: int, n: int) -> bytes:
+    """Return what the pixels of a sub-block begin with, as they are stored."""
+    with Path(path).open("rb") as file:
+        file.seek(position + SEGMENT.size)
+        head = file.read(OWN_SIZES.size + ENTRY.itemsize)
+        n_dims = int(np.frombuffer(head, ENTRY, offset=OWN_SIZES.size)["n_dims"][0])
+        before = max(LEAST_HEAD, len(head) + n_dims * DIMENSION.itemsize)
+        file.seek(position + SEGMENT.size + before + OWN_SIZES.unpack_from(head)[0])
+        return file.read(n)
 
 
 def _entries(file: BinaryIO, path: str) -> tuple[bytes, NDArray[np.int64]]:
@@ -216,6 +229,7 @@ def _sub_blocks(path: str, entries: NDArray[Any], dims: NDArray[Any]) -> SubBloc
         {letter: index for letter, index in start.items() if letter not in "XY"},
         entries["pixel_type"],
         entries["compression"],
+        entries["position"],
     ).where(full)
     if not len(blocks):
         raise DataError(f"{path}: has no full resolution, only smaller copies. Save it again.")

@@ -23,7 +23,13 @@ from careamics_dm.formats.tiff.headers import (
     surplus,
     were_appended,
 )
-from careamics_dm.formats.tiff.metadata import channel_names, display, labels, pixel_size
+from careamics_dm.formats.tiff.metadata import (
+    channel_names,
+    correlated_noise,
+    display,
+    labels,
+    pixel_size,
+)
 from careamics_dm.formats.tiff.pages import TiffArray, map_series
 from careamics_dm.formats.tiff.sets import Files, SetPart, group_sets
 from careamics_dm.images import checks as check
@@ -55,12 +61,13 @@ class TiffDataModule(PatchDataModule):
         Image within each file; by default all of them. Pages of one shape that were appended one
         by one are one stack of samples; label, macro and thumbnail of a slide are left out.
     level : int
-        Level of the pyramid; 0 is full resolution.
+        Level of the pyramid; 0 is full resolution. Noise2Void should not learn from others:
+        scaling down correlates the noise of neighbours.
     incomplete : {"error", "trim"}
         Files that lack pages, of recordings that were stopped: error, or trim (take the whole
         frames that are there, with a warning).
     **shared
-        Parameters of `PatchDataModule`.
+        Arguments of all formats; see `Settings`.
     """
 
     def __init__(
@@ -171,6 +178,7 @@ def _open_image(found: FoundSeries, name: str, axes: str, trust_axes: bool) -> A
         imagej=display(found),
     )
     stack.files = frozenset(map(Path, set(found.rows.files)))
+    stack.correlated_noise = correlated_noise(found)
     return stack
 
 

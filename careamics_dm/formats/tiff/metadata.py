@@ -1,13 +1,19 @@
 """Pixel size, frame interval, channel names and labels, where a TIFF file really says them."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+
 from careamics_dm.formats.tiff.headers import FoundSeries
 from careamics_dm.images import checks as check
+from careamics_dm.images.array_stack import scaled_down
+from careamics_dm.images.lossy_compression import ENOUGH, lossy_codec
 from careamics_dm.images.units import symbol
 
 MICROMETER = "µm"
@@ -52,6 +58,19 @@ def labels(found: FoundSeries) -> Sequence[str]:
 def display(found: FoundSeries) -> dict[str, Any]:
     """Return how ImageJ displays the image."""
     return {name: value for name, value in _imagej(found).items() if name in DISPLAY}
+
+
+def correlated_noise(found: FoundSeries) -> str:
+    """Say why the noise of neighbours is correlated; of compression by the first segment."""
+    rows, name = found.rows, getattr(found.pages.keyframe.compression, "name", "")
+    segments = np.argwhere(rows.counts * rows.there[:, None])
+    if found.key.level or not len(segments) or not re.search("JP|WEBP", name):
+        return scaled_down(found.key.level)
+    page, segment = segments[0]
+    with Path(rows.files[page]).open("rb") as file:
+        file.seek(int(rows.offsets[page, segment]))
+        codec = lossy_codec(file.read(min(int(rows.counts[page, segment]), ENOUGH)))
+    return codec and f"lossy {codec} compression"
 
 
 def _imagej(found: FoundSeries) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class ZarrDataModule(PatchDataModule):
     ----------
     level : int
         Level of the pyramid of OME images; 0 is full resolution. Noise2Void should not learn
-        from others: scaling down makes the noise of neighbours alike.
+        from others: scaling down correlates the noise of neighbours.
     row, column, field : str, int or list, optional
         Which fields of plates: a name, a list of names, or a pattern. Such as ``"B"`` or ``3``, or
         ``"[A-C]"``; all by default.
@@ -70,7 +70,7 @@ class ZarrDataModule(PatchDataModule):
         codecs that tensorstore lacks, and in worker processes that are forked after tensorstore
         was used.
     **shared
-        Parameters of `PatchDataModule`.
+        Arguments of all formats; see `Settings`.
     """
 
     def __init__(
@@ -99,7 +99,6 @@ class ZarrDataModule(PatchDataModule):
         self.engine = engine
         self._filled: dict[str, int] = {}
         self._odd_scales: list[str] = []
-        self._warned_of_level = False
 
     def list_sources(self, data: Any, what: str) -> Listing:
         """One source per image array; see the class for what may be named."""
@@ -204,7 +203,7 @@ class ZarrDataModule(PatchDataModule):
         return {"target", "mask", *["image"] * alone}
 
     def _check_level(self, images: list[Found], keys: list[dict[str, str]], what: str) -> None:
-        """Refuse levels of what has none; warn once of levels whose noise is not a camera's."""
+        """Refuse levels of what has none."""
         for found, row in zip(images, keys, strict=True):
             level = row.get("level", str(self.level))
             plain = [source for source in found.sources if source.kind == "array"]
@@ -215,12 +214,6 @@ class ZarrDataModule(PatchDataModule):
                 raise DataError(
                     f"{what}: {plain[0]}: is an array, but level={level} chooses one of a pyramid. "
                     "Leave it out, or name the OME image around it."
-                )
-            if len(plain) < len(found.sources) and not self._warned_of_level:
-                self._warned_of_level = True
-                rank_zero_warn(
-                    f"level={level}: scaling down makes the noise of neighbouring pixels alike, "
-                    "which Noise2Void and other blind-spot methods then learn. Train at level=0."
                 )
 
     def _expand_all(

@@ -23,6 +23,8 @@ class Description(NamedTuple):
     channel_names: tuple[str, ...]
     odd_scale: bool = False
     """Whether the pixel size is left out, as transformations are not those of the specification."""
+    level: int = 0
+    """Of the pyramid."""
 
 
 class Well(NamedTuple):
@@ -58,10 +60,11 @@ def read_pyramid(attributes: dict[str, Any], source: str) -> dict[str, Descripti
         if step.type == "scale":
             whole = step.scale
     levels, names = {}, _channel_names(metadata)
-    for dataset in found.datasets:
+    for level, dataset in enumerate(found.datasets):
         (sizes,) = (t.scale for t in dataset.coordinateTransformations if t.type == "scale")
         scale = {} if is_odd else _pixel_size(axes, found.axes, sizes, whole)
-        levels[dataset.path.strip("/")] = Description(axes, scale, names, is_odd and not old)
+        description = Description(axes, scale, names, is_odd and not old, level)
+        levels[dataset.path.strip("/")] = description
     return levels
 
 

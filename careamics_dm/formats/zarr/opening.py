@@ -26,7 +26,7 @@ from careamics_dm.formats.zarr.array import (
 from careamics_dm.formats.zarr.discovery import ZarrSource
 from careamics_dm.formats.zarr.ome_metadata import Description, ome_metadata, read_pyramid
 from careamics_dm.formats.zarr.store_files import Files, Options, Place, is_remote, join, read_node
-from careamics_dm.images.array_stack import ArrayStack
+from careamics_dm.images.array_stack import ArrayStack, scaled_down
 from careamics_dm.images.axes import AXES, check_axes, contradicted_axes, same_roles, unstated_axes
 from careamics_dm.sources.free_memory import available_bytes
 from careamics_dm.sources.source_path import bare
@@ -66,7 +66,7 @@ def open_zarr(
                 f"{source}: its metadata name {len(found.axes)} axes ({found.axes}), but the array "
                 f"has shape {array.shape}. Save it again, or give axes and set trust_axes=true."
             )
-        found = Description("", {}, ())
+        found = Description("", {}, (), level=found.level)
     axes = _axes(found.axes, axes, array.shape, trust_axes, str(source))
     folder = Path(place.root) if Path(place.root).is_dir() else None
     missing = find_missing(array, files, place.path, folder)
@@ -93,6 +93,7 @@ def open_zarr(
         image_name=source.name,
     )
     stack.ome_groups = partial(groups_around, source.place, options)
+    stack.correlated_noise = scaled_down(found.level)
     return stack, Remarks(missing.n if missing else 0, found.odd_scale)
 
 

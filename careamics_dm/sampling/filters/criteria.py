@@ -14,7 +14,6 @@ from careamics_dm.images.checks import is_number
 from careamics_dm.sampling.filters.base import Measured, PatchFilter
 from careamics_dm.sampling.filters.window_statistics import (
     entropy,
-    moments,
     reduce_windows,
     to_levels,
     window_means,
@@ -25,6 +24,13 @@ Passed = NDArray[np.bool_]
 
 EVERY = 2
 """Step, along Y and X, between the pixels that make the entropy."""
+
+
+def _passes(criterion: PatchFilter, patches: NDArray[Any]) -> Passed:
+    """Return which patches have a channel that reaches all that is asked for."""
+    measured = criterion.measured(patches)
+    reached = np.logical_and.reduce([values >= least for _, least, values in measured])
+    return np.asarray(reached.any(axis=1))
 
 
 @dataclass
@@ -47,13 +53,10 @@ class MaxFilter(PatchFilter):
     marks_suffice: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """See `PatchFilter`."""
         super().__post_init__()
         _check("threshold", self.threshold, "the least maximum, in the units of the data")
 
-    def passes(self, patches: NDArray[Any]) -> Passed:
-        """See `PatchFilter.passes`."""
-        return _all_reached(self.measured(patches))
+    passes = _passes
 
     def passing_origins(self, pixels: NDArray[Any], size: Sequence[int]) -> Passed:
         """See `PatchFilter.passing_origins`."""
@@ -92,7 +95,6 @@ class MeanStdFilter(PatchFilter):
     marks_suffice: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """See `PatchFilter`."""
         super().__post_init__()
         if self.mean is None and self.std is None:
             raise DataError(
@@ -105,9 +107,7 @@ class MeanStdFilter(PatchFilter):
         if self.std is not None and self.std < 0:
             raise DataError(f"patch_filter: std={self.std} is below 0, where no patch is.")
 
-    def passes(self, patches: NDArray[Any]) -> Passed:
-        """See `PatchFilter.passes`."""
-        return _all_reached(self.measured(patches))
+    passes = _passes
 
     def passing_origins(self, pixels: NDArray[Any], size: Sequence[int]) -> Passed:
         """See `PatchFilter.passing_origins`."""
@@ -125,7 +125,7 @@ class MeanStdFilter(PatchFilter):
     def measured(self, patches: NDArray[Any]) -> list[Measured]:
         """See `PatchFilter.measured`."""
         rows = _rows(self.select(patches))
-        found = (v.reshape(rows.shape[:2]) for v in moments(rows.reshape(-1, rows.shape[2])))
+        found = rows.mean(axis=2, dtype=np.float64), rows.std(axis=2, dtype=np.float64)
         columns = zip(("mean", "std"), (self.mean, self.std), found, strict=True)
         return [Measured(name, least, v) for name, least, v in columns if least is not None]
 
@@ -161,13 +161,10 @@ class EntropyFilter(PatchFilter):
     channel: int | None = None
 
     def __post_init__(self) -> None:
-        """See `PatchFilter`."""
         super().__post_init__()
         _check("bits", self.bits, "the least entropy, in bits")
 
-    def passes(self, patches: NDArray[Any]) -> Passed:
-        """See `PatchFilter.passes`."""
-        return _all_reached(self.measured(patches))
+    passes = _passes
 
     def passing_origins(self, pixels: NDArray[Any], size: Sequence[int]) -> Passed | None:
         """See `PatchFilter.passing_origins`; by the variance alone, and of integers only."""
@@ -195,12 +192,6 @@ class EntropyFilter(PatchFilter):
 def _rows(patches: NDArray[Any]) -> NDArray[Any]:
     """Pixels of each channel of each patch, ``(N, C, pixels)``."""
     return patches.reshape(*patches.shape[:2], -1)
-
-
-def _all_reached(measured: Sequence[Measured]) -> Passed:
-    """Which patches have a channel that reaches all that is asked for, ``(N,)``."""
-    reached = np.logical_and.reduce([values >= least for _, least, values in measured])
-    return np.asarray(reached.any(axis=1))
 
 
 def _check(name: str, value: Any, meaning: str) -> None:

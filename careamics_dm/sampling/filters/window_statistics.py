@@ -77,12 +77,6 @@ def window_variances(pixels: NDArray[Any], size: Sequence[int]) -> Values:
     return np.asarray(np.maximum(variances, 0, out=variances))
 
 
-def moments(rows: NDArray[Any]) -> tuple[Values, Values]:
-    """Mean and standard deviation of each row of ``(M, pixels)``."""
-    means = rows.mean(axis=1, dtype=np.float64)
-    return means, np.asarray(rows.std(axis=1, dtype=np.float64))
-
-
 def to_levels(rows: NDArray[Any]) -> NDArray[Any]:
     """Integers to count: as they are, or of fractions 256 levels from least to most of a row."""
     if rows.dtype.kind != "f":

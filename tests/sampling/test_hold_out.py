@@ -11,8 +11,8 @@ from careamics_dm.errors import DataError
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.extent import Extent
 from careamics_dm.sampling.allowed_origins import OriginMask
-from careamics_dm.sampling.held_out import from_rows, hold_out, to_rows
 from careamics_dm.sampling.tiling import TileGrid
+from careamics_dm.sampling.validation_split import from_rows, hold_out, to_rows
 
 if TYPE_CHECKING:
     from careamics_dm.sampling.read_windows import PatchList, Places

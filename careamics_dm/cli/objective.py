@@ -1,0 +1,47 @@
+"""What a training returns to a sweeper that looks for the best settings."""
+
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from careamics_dm.cli.application import in_sweep
+from careamics_dm.errors import DataError
+
+OF_TRUTH = ("psnr", "si_psnr", "ssim")
+_BASIC = "BasicSweeper"
+"""The sweeper of Hydra that tries all combinations, whatever comes of them."""
+
+
+def check_objective(config: dict[str, Any]) -> None:
+    """Refuse an objective that there will be no score for, or that is optimised the wrong way."""
+    name, data, sweeper = config["objective"], config["data"], HydraConfig.get().sweeper
+    if name is None:
+        if in_sweep() and not str(sweeper["_target_"]).endswith(_BASIC):
+            raise DataError(
+                "objective is needed, as this sweeper looks for the best settings: objective=psnr "
+                "or ssim compares with truth=FILE, test_psnr with data.test_target, and val_loss "
+                "or val_psnr with the targets of validation. (The loss of Noise2Void compares with "
+                "noisy pixels: with a lower one, images need not be better.)"
+            )
+        return
+    lacking = ""
+    if name in OF_TRUTH and config["truth"] is None:
+        lacking = "truth=FILE, the clean version of the first image of data.predict_data"
+    elif str(name).startswith("test_") and data["test_data"] is None:
+        lacking = "data.test_data and data.test_target"
+    elif str(name).startswith("val_") and data["n_val_patches"] == 0:
+        lacking = "validation data, but data.n_val_patches=0"
+    if lacking:
+        raise DataError(f"objective={name} needs {lacking}.")
+    better = "maximize" if any(score in str(name) for score in ("psnr", "ssim")) else "minimize"
+    direction = sweeper.get("direction", better) if in_sweep() else better
+    if getattr(direction, "name", direction) != better:
+        raise DataError(f"objective={name} goes with hydra.sweeper.direction={better}.")
+
+
+def objective_of(config: dict[str, Any], scores: dict[str, float]) -> float | None:
+    """Return the score that was asked for; None if none was."""
+    name = config["objective"]
+    if name is not None and name not in scores:
+        raise DataError(f"objective={name}: there is no such score. There are {', '.join(scores)}.")
+    return None if name is None else scores[name]
