@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from careamics_dm.loading.dataset import PatchDataset as PatchDataset
     from careamics_dm.models.masking import Masking as Masking
     from careamics_dm.models.n2v import N2VModule as N2VModule
+    from careamics_dm.models.neighbor2neighbor import (
+        Neighbor2NeighborModule as Neighbor2NeighborModule,
+    )
     from careamics_dm.models.supervised import CAREModule as CAREModule
     from careamics_dm.models.supervised import N2NModule as N2NModule
     from careamics_dm.models.unet import UNet as UNet
@@ -85,6 +88,7 @@ else:
         "MixedDataModule": "datamodule.mixed_datamodule",
         "N2NModule": "models.supervised",
         "N2VModule": "models.n2v",
+        "Neighbor2NeighborModule": "models.neighbor2neighbor",
         "NoNormalization": "transforms.normalization",
         "Normalization": "transforms.normalization",
         "NpyWriter": "prediction.npy_writer",

@@ -13,8 +13,9 @@ from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Region, read_region
 from careamics_dm.images.stack_view import layout_of
-from careamics_dm.models.distributed_scores import gather
+from careamics_dm.models.trainer_data import data_of
 from careamics_dm.prediction.stitching import crop_in_tile
+from careamics_dm.sources.ranks import gather
 from careamics_dm.sources.source_path import absolute, file_of
 
 FRACTIONS = (1 / 6, 1 / 2, 5 / 6)
@@ -26,14 +27,16 @@ LARGEST = 256
 class PredictionPicture(L.Callback):
     """Draw ``prediction.png``: three places of three images, before and after denoising.
 
-    The images are the first, the middle and the last; the places lie at a sixth, half and five
-    sixths of samples, depth, rows and columns, each in the next channel. For modules whose
-    ``predict_step`` returns "prediction" and "region", and data modules of careamics_dm.
+    The images are the first, the middle and the last of those that are predicted; the places lie at
+    a sixth, half and five sixths of samples, depth, rows and columns, each in the next channel. For
+    modules whose ``predict_step`` returns "prediction" and "region", and data modules of
+    careamics_dm.
 
     Parameters
     ----------
     folder : path
-        Where to write; created if missing.
+        Where to write; created if missing. Jobs that share images (``data.shard=3/16``) may name
+        the same one: each has a folder in it (``shard_3_of_16``).
 
     Attributes
     ----------
@@ -64,7 +67,7 @@ class PredictionPicture(L.Callback):
         """Take what tiles show of the places; called by Lightning."""
         if not isinstance(outputs, Mapping) or not {"prediction", "region"} <= set(outputs):
             return
-        places = self._of_images(trainer)
+        places = self._of_images(data_of(pl_module))
         for tile, row in zip(outputs["prediction"], outputs["region"].tolist(), strict=True):
             image, sample, *corners = row
             _, first, stop = np.reshape(corners, (3, -1))
@@ -91,13 +94,14 @@ class PredictionPicture(L.Callback):
         restored = {key: pixels for key, pixels in restored.items() if not np.isnan(pixels).any()}
         if not restored or not trainer.is_global_zero:
             return
-        images: ImageSet = trainer.datamodule.images_of("predict")  # type: ignore[attr-defined]
+        data = data_of(pl_module)
+        images: ImageSet = data.images_of("predict")
         rows: dict[str, list[Place]] = {}
         for image, number in sorted(restored):
-            region = self._of_images(trainer)[image][number]
+            region = self._of_images(data)[image][number]
             place = _draft(images, region, number, restored[image, number])
             rows.setdefault(_name(images.stacks[image]), []).append(place)
-        self.path = self.folder / "prediction.png"
+        self.path = folder_of_shard(self.folder, data.settings.shard) / "prediction.png"
         plot_places(rows, self.path)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -105,13 +109,18 @@ class PredictionPicture(L.Callback):
         if stage == "predict" and not self._gathered:
             gather(self._restored)
 
-    def _of_images(self, trainer: L.Trainer) -> dict[int, list[Region]]:
-        """Choose places of the first, the middle and the last image."""
+    def _of_images(self, data: Any) -> dict[int, list[Region]]:
+        """Choose places of the first, the middle and the last image that is predicted."""
         if not self._places:
-            stacks = trainer.datamodule.predict_stacks  # type: ignore[attr-defined]
-            chosen = {0, (len(stacks) - 1) // 2, len(stacks) - 1}
+            stacks, among = data.predict_stacks, data.predict_images
+            chosen = {among[i] for i in (0, (len(among) - 1) // 2, -1)}
             self._places = {i: _places(i, stacks[i]) for i in chosen}
         return self._places
+
+
+def folder_of_shard(folder: Path, shard: str | None) -> Path:
+    """Return the folder of a job that predicts a shard, in one that all jobs share."""
+    return folder if shard is None else folder / f"shard_{shard.replace('/', '_of_')}"
 
 
 def _places(image: int, stack: ImageStack) -> list[Region]:

@@ -13,6 +13,7 @@ from careamics_dm.evaluation.metrics import Scores
 from careamics_dm.evaluation.planes import Planes, middle, restored_planes
 from careamics_dm.evaluation.text_table import align, format_number, write_csv
 from careamics_dm.models.base import RestorationModule
+from careamics_dm.models.trainer_data import data_of
 
 SCORES = ("psnr", "si_psnr", "ssim")
 COLUMNS = [name for score in SCORES for name in (f"{score}_noisy", score)]
@@ -53,7 +54,7 @@ class TestReport(L.Callback):
         after: Mapping[int, Scores] = getattr(pl_module, "test_scores", None) or {}
         if not after or not trainer.is_global_zero:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(pl_module)
         images = data.images_of("test")
         sources = [stack.source for stack in images.stacks]
         _warn_of_constant_targets(sources, after)

@@ -12,6 +12,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.evaluation.comparison_plot import plot_comparison
 from careamics_dm.evaluation.planes import around, middle, restored_planes
 from careamics_dm.models.base import RestorationModule
+from careamics_dm.models.trainer_data import data_of
 
 LAST = "last.ckpt"
 """To resume from, beside a model.ckpt that holds the best weights."""
@@ -154,7 +155,7 @@ class Pictures(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw every few epochs; called by Lightning."""
         epoch = trainer.current_epoch + 1
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(pl_module)
         if epoch % self.every_n_epochs or not trainer.is_global_zero:
             return
         if not isinstance(pl_module, RestorationModule) or not hasattr(data, "images_of"):

@@ -22,12 +22,13 @@ from careamics_dm.callbacks.interruption import OF_SCHEDULERS
 from careamics_dm.callbacks.training import LAST
 from careamics_dm.cli import BASE, HAS_WHITELIST
 from careamics_dm.cli.config_errors import explain, left_out, outdated
-from careamics_dm.cli.processes import join_others, one_job, requeue
+from careamics_dm.cli.distributed_run import join_others, one_job, requeue
+from careamics_dm.cli.precision import native_precision
 from careamics_dm.cli.secrets import hide_in_files, hiding_output
 from careamics_dm.cli.sweep import compare_begun
 from careamics_dm.cli.trust import to_trust
 from careamics_dm.errors import DataError
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _MAIN = BASE | ({"execution_whitelist": ["careamics_dm.*"]} if HAS_WHITELIST else {})
@@ -123,8 +124,7 @@ def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
             message = "" if error in reported else explain(error, in_job=False)
             if message is None or asked_for_trace:
                 raise
-            if message:
-                _report(name, message, hint=True)
+            _report(name, message, hint=True)
     sys.exit(1)
 
 
@@ -135,6 +135,8 @@ def build(config: dict[str, Any], key: str, **arguments: Any) -> Any:
         return None
     for name in _COUNTS if key == "trainer" else ():
         check.number(f"trainer.{name}", part.get(name), -1, optional=True)
+    if key == "trainer" and part.get("precision") == "auto":
+        part = part | {"precision": native_precision(part.get("accelerator", "auto"))}
     # What the user's own configuration names may be called, and nothing else.
     allowed = {"_execution_whitelist_": sorted(set(targets(part)))} if HAS_WHITELIST else {}
     # Under its key, which Hydra then names where something is wrong.
@@ -245,6 +247,8 @@ def _how_to_go_on(name: str, config: DictConfig, folder: Path) -> str:
 
 
 def _report(name: str, message: str, *, hint: bool = False) -> None:
+    if not message:
+        return
     print(f"\ncareamics-{name}: {message}", file=sys.stderr)
     if hint:
         print(f"({_FULL_ERROR}=1 shows the stack trace.)", file=sys.stderr)

@@ -114,6 +114,11 @@ def read_checkpoint(path: str | Path) -> Any:
             "this machine and give that path."
         )
     path = Path(path).expanduser()
+    if path.is_dir():
+        inside = " or ".join(sorted(str(file) for file in path.glob("*.ckpt")))
+        if not inside:
+            raise _unusable(path, "is a folder without a checkpoint")
+        raise DataError(f"checkpoint: {path} is a folder. Name a file in it: {inside}.")
     if not path.is_file():
         raise _unusable(path, f"does not exist (seen from {Path.cwd()})")
     try:

@@ -21,6 +21,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from careamics_dm.datamodule.settings import SharedSettings
 from careamics_dm.errors import DataError
+from careamics_dm.sources.ranks import FaultOfFirstRank
 
 _HYDRAS = (HydraException, OmegaConfBaseException)
 # Errors whose own message usually says enough.
@@ -46,7 +47,12 @@ _NO_TEXT = r"[-+.\d_eE]+|null|true|false|[-+]?(inf|nan)|[\[{].*"
 
 
 def explain(error: BaseException, *, in_job: bool) -> str | None:
-    """Say what a user has done wrong and where; None for all else, which needs its stack trace."""
+    """Say what a user has done wrong and where; None for all else, which needs its stack trace.
+
+    Empty for what another process of the run says.
+    """
+    if isinstance(error, FaultOfFirstRank):
+        return ""
     if isinstance(error, BrokenPipeError):
         return None
     if in_job and (message := _mistyped_value(error)):
@@ -54,6 +60,9 @@ def explain(error: BaseException, *, in_job: bool) -> str | None:
     if str(error).startswith("Early stopping conditioned on"):
         validation = "Is there any validation, data.n_val_patches or data.val_data?"
         return f"callbacks: early stopping has nothing to watch. {validation} {error}"
+    if "TorchDynamoException" in (kind.__name__ for kind in type(error).__mro__):  # slow to import
+        why = str(error).splitlines()[0].rstrip(".")
+        return f"model.compile: the network can't be compiled ({why}). Set model.compile=false."
     if not isinstance(error, _USERS_FAULTS) and not _place(error):
         return None
     if not in_job and isinstance(error, OSError) and not isinstance(error, HydraException):

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -14,6 +14,7 @@ from careamics_dm.cli.checkpoints import load_checkpoint
 from careamics_dm.cli.model_description import (
     INPUT,
     OUTPUT,
+    Sizes,
     documentation_of,
     method_of,
     sizes_of,
@@ -21,7 +22,15 @@ from careamics_dm.cli.model_description import (
     tensors,
 )
 from careamics_dm.cli.network_export import weights_of
-from careamics_dm.cli.trained_model import Shape, TrainedModel, data_for, load_model, make, predict
+from careamics_dm.cli.trained_model import (
+    Shape,
+    TrainedModel,
+    data_for,
+    make,
+    predict,
+    shape_of,
+    trained_model,
+)
 from careamics_dm.cli.trust import check_config
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.figure import display_range, range_within
@@ -103,38 +112,25 @@ def export_model(
     if path.exists():
         raise DataError(f"folder: {path} exists already. Name a new folder or .zip file.")
     _check_library()
-    trained, content = load_model(checkpoint, trusted=trusted), load_checkpoint(checkpoint)
-    module, config, n = trained.module, trained.config, content["data"]["n_channels"]
+    content = load_checkpoint(checkpoint)
+    trained, shape = trained_model(content, checkpoint, trusted), shape_of(content)
+    module, config = trained.module, trained.config
     if not isinstance(module, RestorationModule):
         raise DataError(
             f"checkpoint: {checkpoint} holds a {type(module).__name__}. Models of careamics_dm "
             "(Noise2Void, CARE, Noise2Noise) can be exported, with any network."
         )
-    method_given = {"normalization": config["data"].get("normalization", "mean_std")}
-    wanted = check_config(config["model"] | method_given, trusted, checkpoint)
-    patch_size = tuple(config["data"]["patch_size"])
-    shape = Shape(n, content["data"]["n_target_channels"] or n, patch_size)
-    sizes, method = sizes_of(module, patch_size), method_of(module)
-    statistics = trained.statistics["image"].spread(n, "image")
-    tested = sizes.at_least(_TESTED[len(patch_size)])
-    if image is None:
-        before, of_image = _sample(wanted["normalization"], statistics, tested), None
-    else:
-        before, of_image = _middle_of(trained, image, axes, tested)
-    after = predict(trained, before, axes=f"C{'ZYX'[-len(tested) :]}", channels=None)
-    names = _channel_names(config["data"].get("channels"), n, of_image)
-    restored = _channel_names(config["data"].get("target_channels"), len(after), names)
-    units = trained.statistics.get(module.restores_to, statistics).spread(len(after), "target")
-    dims = f"{len(tested)}D"
+    parts = {"normalization": config["data"].get("normalization", "mean_std")} | config["model"]
+    parts = check_config(parts, trusted, checkpoint)
+    sizes, method = sizes_of(module, shape.patch_size), method_of(module)
+    test = _test_of(trained, parts["normalization"], shape, sizes, image, axes)
+    dims = f"{len(shape.patch_size)}D"
     name = name or f"{method.name} {dims} denoising"
     description = description or f"Restores {dims} microscopy images, trained by {method.name}."
+    made = documentation_of(name, description, method, sizes)
+    text = made if documentation is None else _read(documentation)
     with tempfile.TemporaryDirectory() as place:
         here = Path(place)
-        np.save(here / f"{INPUT}.npy", before[None])
-        np.save(here / f"{OUTPUT}.npy", after[None])
-        _draw_cover(before, after, here / "cover.png")
-        made = documentation_of(name, description, method)
-        text = made if documentation is None else _read(documentation)
         (here / "README.md").write_text(text, encoding="utf-8")
         fields = {
             "type": "model",
@@ -145,15 +141,53 @@ def export_model(
             "license": license,
             "tags": [*tags_of(module, dims), *tags],
             "cite": method.cite,
-            "covers": [{"source": "cover.png"}],
             "documentation": {"source": "README.md"},
-            "weights": weights_of(module, wanted["network"], shape, sizes, here),
-            **tensors(sizes, names, restored, statistics, units),
+            "weights": weights_of(module, parts["network"], shape, sizes, here),
+            **_write_test(test, trained, sizes, here),
         }
         source = here / "rdf.yaml"
         source.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
         _test_and_pack(source, path)
     return path
+
+
+class _Test(NamedTuple):
+    """An image before and after, ``C (Z) Y X``, and the names of its channels."""
+
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+    names: list[str]
+    restored: list[str]
+
+
+def _test_of(
+    trained: TrainedModel, method: Any, shape: Shape, sizes: Sizes, image: Any, axes: str | None
+) -> _Test:
+    """Restore the middle of an image, or a sample that is normalised by ``method``."""
+    n, size = shape.n_channels, sizes.at_least(_TESTED[len(shape.patch_size)])
+    if image is None:
+        before, own = _sample(method, trained.statistics["image"].spread(n, "image"), size), None
+    else:
+        before, own = _middle_of(trained, image, axes, size)
+    after = predict(trained, before, axes=f"C{'ZYX'[-len(size) :]}", channels=None)
+    data = trained.config["data"]
+    names = _channel_names(data.get("channels"), n, own)
+    return _Test(
+        before, after, names, _channel_names(data.get("target_channels"), len(after), names)
+    )
+
+
+def _write_test(test: _Test, trained: TrainedModel, sizes: Sizes, folder: Path) -> dict[str, Any]:
+    """Write tensors and cover; describe them, with normalisation and its way back."""
+    np.save(folder / f"{INPUT}.npy", test.before[None])
+    np.save(folder / f"{OUTPUT}.npy", test.after[None])
+    _draw_cover(test.before, test.after, folder / "cover.png")
+    image = trained.statistics["image"]
+    target = trained.statistics.get(trained.module.restores_to, image)
+    image = image.spread(len(test.before), "image")
+    target = target.spread(len(test.after), "target")
+    described = tensors(sizes, test.names, test.restored, image, target)
+    return {"covers": [{"source": "cover.png"}], **described}
 
 
 def _sample(method: Any, statistics: Affine, size: tuple[int, ...]) -> NDArray[np.float32]:

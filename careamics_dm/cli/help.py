@@ -27,7 +27,7 @@ FROM_CHECKPOINT = {
     *("axes", "target_axes", "trust_axes", "channels", "target_channels", "patch_size"),
     *("nan_policy", "normalization", "z_as_samples"),
 }
-"""Settings of the data that training decided; careamics-predict takes them from the checkpoint."""
+"""Settings of the data that training decided; predictions take them from the checkpoint."""
 _WIDTH = 100
 _SENTENCE = re.compile(r".+?\.(?=\s+[A-Z\d\"`]|$)")
 

@@ -60,6 +60,12 @@ _PAPERS = {
         "ISBI 2020",
         "10.1109/ISBI45749.2020.9098336",
     ),
+    "Neighbor2Neighbor": (
+        "noisy images alone",
+        "Huang et al., Neighbor2Neighbor: self-supervised denoising from single noisy images, "
+        "CVPR 2021",
+        "10.1109/CVPR46437.2021.01454",
+    ),
     "CARE": (
         "pairs of degraded and clean images",
         "Weigert et al., Content-aware image restoration: pushing the limits of fluorescence "
@@ -72,7 +78,12 @@ _PAPERS = {
         "10.48550/arXiv.1803.04189",
     ),
 }
-_OF_CLASS = {"CAREModule": "CARE", "N2NModule": "Noise2Noise", "N2VModule": "Noise2Void"}
+_OF_CLASS = {
+    "CAREModule": "CARE",
+    "N2NModule": "Noise2Noise",
+    "N2VModule": "Noise2Void",
+    "Neighbor2NeighborModule": "Neighbor2Neighbor",
+}
 
 
 def method_of(module: RestorationModule) -> Method:
@@ -171,7 +182,15 @@ def tensors(
     }
 
 
-def documentation_of(name: str, description: str, method: Method) -> str:
+_BLOCKS = """
+## Large volumes
+
+Blocks may be cut in the plane, but have to contain all planes. (With `bioimageio.core`: predict
+without blocks, or by `predict_sample_with_fixed_blocking`, with as many planes as the image has.)
+"""
+
+
+def documentation_of(name: str, description: str, method: Method, sizes: Sizes) -> str:
     """Write the README of a package."""
     papers = "\n".join(
         f"- {entry['text']}, https://doi.org/{entry['doi']}" for entry in method.cite
@@ -183,7 +202,7 @@ def documentation_of(name: str, description: str, method: Method) -> str:
 The model was trained with careamics_dm by {method.name}, from {method.learned}. It takes images in
 the units of the training images, which it normalises by the statistics of these; results are in
 the units of the data, too. It suits images that were recorded like those of the training.
-
+{_BLOCKS * (len(sizes.step) == 3)}
 ## Validation
 
 Restore images that were not used in training. Where there are clean images of the same scenes,

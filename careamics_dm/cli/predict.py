@@ -5,22 +5,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from omegaconf import OmegaConf
 
 from careamics_dm.callbacks.interruption import StopOnRequest
-from careamics_dm.callbacks.prediction_picture import PredictionPicture
+from careamics_dm.callbacks.prediction_picture import PredictionPicture, folder_of_shard
 from careamics_dm.callbacks.run_progress import RunProgress
 from careamics_dm.cli.application import build, overridden
 from careamics_dm.cli.checkpoints import explaining_weights, load_checkpoint
+from careamics_dm.cli.distributed_run import connect, is_restarted
 from careamics_dm.cli.help import FROM_CHECKPOINT
 from careamics_dm.cli.prediction_data import opened
-from careamics_dm.cli.processes import check_processes, is_restarted
 from careamics_dm.cli.resumption import StartFrom
 from careamics_dm.cli.secrets import check_given, hide
 from careamics_dm.cli.trust import check_config
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.sources.data_warnings import say
+from careamics_dm.sources.ranks import by_first
 from careamics_dm.sources.source_path import as_text
 
 LONGEST_NAME = 240
@@ -38,14 +40,19 @@ def main(config: dict[str, Any], folder: Path) -> None:
     wanted = {"model": trained["model"], "data": restored}
     wanted = check_config(wanted, config["trusted"], config["checkpoint"])
     config["data"] |= wanted["data"] | {"batch_format": "dict"}
-    own = folder  # jobs that share the images may share the folder, too
-    if (shard := config["data"].get("shard")) is not None:
-        own = folder / f"shard_{str(shard).replace('/', '_of_')}"
-        own.mkdir(exist_ok=True)
+    shard = config["data"].get("shard")
+    own = folder_of_shard(folder, shard and str(shard))
+    model = build(wanted, "model")
+    choose_outputs(config, model)
+    if is_restarted() and config["writer"]["existing"] == "error":
+        config["writer"]["existing"] = "skip"
+    writers, picture = make_writers(config, folder), PredictionPicture(folder)
+    trainer, options = make_trainer(config, folder, checkpoint, [picture, *writers])
+    connect(trainer)
 
     def make(settings: dict[str, Any]) -> PatchDataModule:
         config["data"] = settings
-        (own / "config.yaml").write_text(OmegaConf.to_yaml(hide(config)), encoding="utf-8")
+        by_first(lambda: write_config(config, own))
         data: PatchDataModule = build(config, "data")
         return data
 
@@ -54,37 +61,44 @@ def main(config: dict[str, Any], folder: Path) -> None:
         checkpoint["data"]["statistics"] = {}
     data.load_state_dict(checkpoint["data"])
     say(data.summary())
-    model = build(wanted, "model")
-    choose_outputs(config, model)
-    if is_restarted() and config["writer"]["existing"] == "error":
-        config["writer"]["existing"] = "skip"
-    writers = make_writers(config, folder)
     prepare_writers(writers, data)
     place = as_text(writers[0].folder)
     if not any(writer.wanted for writer in writers):
         of = f" of shard {shard} of {len(data.predict_stacks)} image(s)" if shard else ""
         say(f"\nnothing to predict: all results{of} are there already, in {place}")
         return
-    picture = PredictionPicture(own)
-    # The picture first: processes without a block join its gathering before they wait for writers.
-    callbacks = [picture, *writers, StopOnRequest()]
-    if config["trainer"].get("enable_progress_bar", True):
-        callbacks.append(RunProgress())
-    path = config["checkpoint"]
-    options = {"ckpt_path": path, "weights_only": True}
-    if not checkpoint["resumable"]:  # Lightning finds no run of ours in it
-        callbacks.append(StartFrom(checkpoint["weights"]))
-        options = {}
-    settings = {"enable_model_summary": False, "callbacks": callbacks}
-    trainer = build(config, "trainer", default_root_dir=folder, **settings)
-    check_processes(trainer)
-    with explaining_weights(path, "It was changed or damaged: name another model.ckpt of a run."):
+    advice = "It was changed or damaged: name another model.ckpt of a run."
+    with explaining_weights(config["checkpoint"], advice):
         trainer.predict(model, datamodule=data, return_predictions=False, **options)
     say(f"\ndenoised images  {place}")
     for writer in writers[1:]:
         say(f"{writer.output:<16} {as_text(writer.folder)}")
     if picture.path is not None:
         say(f"picture          {picture.path}")
+
+
+def make_trainer(
+    config: dict[str, Any], folder: Path, checkpoint: dict[str, Any], callbacks: Sequence[Any]
+) -> tuple[L.Trainer, dict[str, Any]]:
+    """Make the trainer, and the options by which its ``predict`` loads a checkpoint.
+
+    The picture comes first: ranks without a block join its gathering before they wait for writers.
+    """
+    more: list[L.Callback] = [StopOnRequest()]
+    if config["trainer"].get("enable_progress_bar", True):
+        more.append(RunProgress())
+    options = {"ckpt_path": config["checkpoint"], "weights_only": True}
+    if not checkpoint["resumable"]:  # Lightning finds no run of ours in it
+        more.append(StartFrom(checkpoint["weights"]))
+        options = {}
+    settings = {"enable_model_summary": False, "callbacks": [*callbacks, *more]}
+    return build(config, "trainer", default_root_dir=folder, **settings), options
+
+
+def write_config(config: dict[str, Any], folder: Path) -> None:
+    """Write ``config.yaml``: every setting of a run."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(hide(config)), encoding="utf-8")
 
 
 def choose_outputs(config: dict[str, Any], model: Any) -> None:

@@ -21,7 +21,7 @@ def opened(
         data.setup("predict")
     except DataError as error:
         finds_axes = signature(type(data)).parameters["axes"].default == "auto"
-        if fixed or settings.get("axes") == "auto" or not finds_axes or 'axes="' not in str(error):
+        if fixed or settings.get("axes") == "auto" or not finds_axes:
             raise
         data.teardown("predict")
         data = make(settings | {"axes": "auto"})

@@ -1,15 +1,12 @@
 """What training and preview begin with: a model, and settings of the data that suit it."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_only
 
 from careamics_dm.cli.application import build, overridden
 from careamics_dm.cli.secrets import check_given
 from careamics_dm.models.trainer_data import lack_of_targets
-from careamics_dm.prediction.result_paths import check_writable
 from careamics_dm.sources.data_warnings import say
 
 _NOISY = "careamics_dm.samples.noisy"
@@ -21,10 +18,9 @@ _TARGETS: dict[str, dict[str, Any]] = {
 """Where the targets of a sample come from, by what a model learns from."""
 
 
-def prepare_model(config: dict[str, Any], folder: Path) -> Any:
+def prepare_model(config: dict[str, Any]) -> Any:
     """Make the model; in the configuration, fill in the data that the user left open."""
     check_given(config["data"])
-    rank_zero_only(check_writable)(folder)
     L.seed_everything(config["seed"], workers=True, verbose=False)
     model = build(config, "model")
     data = config["data"]

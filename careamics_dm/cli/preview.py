@@ -13,6 +13,7 @@ from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.plots import plot_patches
 from careamics_dm.models.base import RestorationModule
+from careamics_dm.prediction.result_paths import check_writable
 
 
 def main(config: dict[str, Any], folder: Path) -> None:
@@ -23,7 +24,8 @@ def main(config: dict[str, Any], folder: Path) -> None:
     config["data"]["batch_format"] = "dict"
     if config["data"]["batch_size"] is None:
         config["data"]["batch_size"] = n
-    model = prepare_model(config, folder)
+    check_writable(folder)
+    model = prepare_model(config)
     data: PatchDataModule = build(config, "data")
     try:
         data.setup("fit")

@@ -7,11 +7,10 @@ from typing import Any
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.utilities import rank_zero_only
 
 from careamics_dm.callbacks.training import LAST
 from careamics_dm.cli.application import overridden, targets
-from careamics_dm.cli.processes import is_restarted
+from careamics_dm.cli.distributed_run import is_restarted
 from careamics_dm.cli.secrets import SECRET
 from careamics_dm.cli.trust import OF_RUNS, check_config
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
@@ -138,7 +137,6 @@ def use_statistics(data: PatchDataModule, content: dict[str, Any]) -> None:
     data.statistics = {k: Affine(**v) for k, v in content["data"]["statistics"].items()}
 
 
-@rank_zero_only
 def claim(folder: Path, config: dict[str, Any]) -> None:
     """Refuse a folder with the results of another training, or remove them if that is asked for.
 

@@ -94,11 +94,18 @@ def read_jobs(sweep: Path) -> list[Job]:
     notes = [json.loads(path.read_text("utf-8")) for path in (sweep / NOTES).glob("*.json")]
     jobs = [Job(**note | {"folder": Path(note["folder"])}) for note in notes]
     for job in jobs:
-        if job.state == "done" and (job.folder / SCORES).exists():
-            with (job.folder / SCORES).open(newline="", encoding="utf-8") as file:
-                row = next(csv.DictReader(file))
-            job.scores = {name: float(value) for name, value in row.items()}
+        if job.state == "done":
+            job.scores = read_scores(job.folder)
     return sorted(jobs, key=lambda job: job.number)
+
+
+def read_scores(folder: Path) -> dict[str, float]:
+    """Read what a run has scored; empty if it has not ended."""
+    if not (folder / SCORES).exists():
+        return {}
+    with (folder / SCORES).open(newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    return {name: float(value) for name, value in row.items()}
 
 
 def compare(sweep: Path) -> str:

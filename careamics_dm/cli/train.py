@@ -10,7 +10,6 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from omegaconf import OmegaConf
 
 from careamics_dm.callbacks.interruption import StopOnRequest
 from careamics_dm.callbacks.run_progress import RunProgress
@@ -23,10 +22,10 @@ from careamics_dm.cli.checkpoints import (
     explaining_weights,
     load_checkpoint,
 )
+from careamics_dm.cli.distributed_run import connect
 from careamics_dm.cli.objective import check_objective, objective_of
-from careamics_dm.cli.predict import make_writers, prepare_writers
+from careamics_dm.cli.predict import make_writers, prepare_writers, write_config
 from careamics_dm.cli.preparation import check_targets, prepare_model
-from careamics_dm.cli.processes import check_processes
 from careamics_dm.cli.results import Prediction, draw_result, read_truth
 from careamics_dm.cli.resumption import (
     StartFrom,
@@ -37,19 +36,20 @@ from careamics_dm.cli.resumption import (
     start_from,
     use_statistics,
 )
-from careamics_dm.cli.secrets import check_given, hide
-from careamics_dm.cli.sweep import SCORES
+from careamics_dm.cli.secrets import check_given
+from careamics_dm.cli.sweep import SCORES, read_scores
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.plots import plot_losses
 from careamics_dm.evaluation.text_table import write_csv
 from careamics_dm.prediction.auto_writer import AutoWriter
-from careamics_dm.prediction.continuation import agreed
+from careamics_dm.prediction.result_paths import check_writable
 from careamics_dm.prediction.result_writer import ResultWriter
 from careamics_dm.prediction.tiff_writer import TiffWriter
 from careamics_dm.prediction.zarr_writer import ZarrWriter
 from careamics_dm.sampling.validation_split import COLUMNS
 from careamics_dm.sources.data_warnings import say
+from careamics_dm.sources.ranks import agreed, are_connected, by_first
 from careamics_dm.sources.source_path import as_text
 
 METRICS = ("train_", "val_", "test_")
@@ -70,19 +70,21 @@ def main(config: dict[str, Any], folder: Path) -> float | None:
     note = nothing_left(config, content) if config["checkpoint"] else None
     if note and (not goes_on or (folder / SCORES).exists()):
         say(note)
-        return None
+        return objective_of(config, read_scores(Path(config["checkpoint"]).expanduser().parent))
     if goes_on and config["writer"].get("existing") == "error":  # it may have been predicting
         config["writer"]["existing"] = "skip" if note else "replace"
     check_objective(config)
-    claim(folder, config)
-    model = prepare_model(config, folder)
-    rank_zero_only(write_config)(config, folder)
+    model = prepare_model(config)
+    report = None if config["data"]["test_data"] is None else TestReport(folder)
+    start = StartFrom(content["weights"]) if config["weights"] else None
+    trainer = make_trainer(config, folder, [one for one in (start, report) if one is not None])
+    connect(trainer)
+    by_first(lambda: begin(config, folder))
     data: PatchDataModule = build(config, "data")
     if config["statistics"] == "weights":
         use_statistics(data, content)
-    start = [StartFrom(content["weights"])] if config["weights"] else []
     try:
-        scores = train(config, folder, data, model, start)
+        scores = train(config, folder, data, model, trainer, report)
     finally:
         data.teardown("fit")
     scores["seconds"] = round(time.monotonic() - began, 1)
@@ -110,9 +112,11 @@ def use_checkpoint(
     return config, content
 
 
-def write_config(config: dict[str, Any], folder: Path) -> None:
-    """Write ``config.yaml``: every setting of a run."""
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(hide(config)), encoding="utf-8")
+def begin(config: dict[str, Any], folder: Path) -> None:
+    """Make a folder that of this run."""
+    check_writable(folder)
+    claim(folder, config)
+    write_config(config, folder)
 
 
 def train(
@@ -120,31 +124,36 @@ def train(
     folder: Path,
     data: PatchDataModule,
     model: L.LightningModule,
-    callbacks: Sequence[L.Callback] = (),
+    trainer: L.Trainer,
+    report: TestReport | None,
 ) -> dict[str, float]:
     """Train on data that are not opened yet, draw the result, and return the scores."""
     # Whatever test and prediction will need is tried now, not after hours of training.
     data.setup("fit")
-    rank_zero_only(write_csv)(folder / "split.csv", COLUMNS, data.split_table())
-    report = TestReport(folder) if open_images("test", config, data, model) else None
+    by_first(lambda: write_csv(folder / "split.csv", COLUMNS, data.split_table()))
+    open_images("test", config, data, model)
     prediction = None
     if open_images("predict", config, data, model):
         prediction = prepare_prediction(config, folder, data, model)
-    trainer = make_trainer(config, folder, [*callbacks, *([report] if report else [])])
     fit(trainer, model, data, config)
     scores = use_saved(trainer, model)
     say()
     if (folder / "model.ckpt").exists():
         say(f"model            {folder / 'model.ckpt'}")
-    metrics = folder / "logs" / "metrics.csv"
-    if metrics.exists() and {"train_loss", "val_loss"} & scores.keys():
-        rank_zero_only(plot_losses)(metrics, folder / "losses.png")
-        say(f"losses           {folder / 'losses.png'}")
+    by_first(lambda: draw_losses(folder, scores))
     if report is not None:
         scores |= test(trainer, model, data, report)
     if prediction is not None:
         predict(config, folder, data, model, prediction.writer)
     return scores | (draw_result(folder, data, model, prediction) if trainer.is_global_zero else {})
+
+
+def draw_losses(folder: Path, scores: dict[str, float]) -> None:
+    """Draw the losses of all epochs, where there are any."""
+    metrics = folder / "logs" / "metrics.csv"
+    if metrics.exists() and {"train_loss", "val_loss"} & scores.keys():
+        plot_losses(metrics, folder / "losses.png")
+        say(f"losses           {folder / 'losses.png'}")
 
 
 def open_images(
@@ -172,8 +181,10 @@ def prepare_prediction(
 ) -> Prediction:
     """Try whether results can be written, and read the ground truth if there is one."""
     (writer,) = make_writers(config, folder)
-    # Other processes may still see results that the first one has just removed.
-    rank_zero_only(prepare_writers)([writer], data)
+    if are_connected():
+        prepare_writers([writer], data)
+    else:  # ranks that Lightning has started may still see results that the first one has removed
+        rank_zero_only(prepare_writers)([writer], data)
     if data.settings.shard is not None:
         raise DataError("data.shard is for careamics-predict: training predicts all images.")
     if not isinstance(writer, AutoWriter | TiffWriter | ZarrWriter):
@@ -209,7 +220,6 @@ def make_trainer(config: dict[str, Any], folder: Path, more: Sequence[L.Callback
     settings = {"default_root_dir": folder, "logger": logger, "callbacks": callbacks}
     summary = config["trainer"].get("enable_model_summary", False)  # Describe says what matters
     trainer: L.Trainer = build(config, "trainer", enable_model_summary=summary, **settings)
-    check_processes(trainer)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeFiles()
     return trainer
@@ -260,8 +270,8 @@ def test(
     trainer: L.Trainer, model: L.LightningModule, data: PatchDataModule, report: TestReport
 ) -> dict[str, float]:
     """Test, print the table, and return what was logged."""
-    (logged,) = trainer.test(model, datamodule=data, verbose=False)
-    values = {name: value for name, value in logged.items() if name.startswith("test_")}
+    tested = trainer.test(model, datamodule=data, verbose=False)  # empty on a rank without an image
+    values = {k: v for logged in tested for k, v in logged.items() if k.startswith("test_")}
     if report.table:
         say(f"test             {report.folder / 'test.csv'}\n{report}")
         return values

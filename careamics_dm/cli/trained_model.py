@@ -20,6 +20,7 @@ from careamics_dm.cli.checkpoints import (
     load_checkpoint,
     read_checkpoint,
 )
+from careamics_dm.cli.help import FROM_CHECKPOINT
 from careamics_dm.cli.prediction_data import opened
 from careamics_dm.cli.trust import check_config
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
@@ -53,8 +54,6 @@ FORMATS: dict[str, type[PatchDataModule]] = {
     "tiff": TiffDataModule,
     "zarr": ZarrDataModule,
 }
-RESTORED = ("axes", "trust_axes", "channels", "patch_size", "nan_policy", "z_as_samples")
-"""Settings of the data that training decided."""
 
 
 class Shape(NamedTuple):
@@ -92,17 +91,28 @@ def load_model(path: str | Path, *, trusted: Sequence[str] = ()) -> TrainedModel
     >>> data.statistics = model.statistics  # doctest: +SKIP
     >>> trainer.predict(model.module, datamodule=data)  # doctest: +SKIP
     """
-    content = load_checkpoint(path)
+    return trained_model(load_checkpoint(path), path, trusted)
+
+
+def trained_model(
+    content: dict[str, Any], path: str | Path, trusted: Sequence[str]
+) -> TrainedModel:
+    """Make the model of which `load_checkpoint` has read the content."""
     config, data = content["config"], content["data"]
-    wanted = check_config(config["model"], trusted, path)
-    module = make(wanted)
+    module = make(check_config(config["model"], trusted, path))
     if isinstance(module, RestorationModule):
-        n_targets, size = data["n_target_channels"], tuple(config["data"]["patch_size"])
-        module.build(Shape(data["n_channels"], n_targets or data["n_channels"], size))
+        module.build(shape_of(content))
     with explaining_weights(str(path), "It was changed or damaged."):
         module.load_state_dict(content["weights"])
     statistics = {side: Affine(**numbers) for side, numbers in data["statistics"].items()}
     return TrainedModel(module.eval(), statistics, config)
+
+
+def shape_of(content: dict[str, Any]) -> Shape:
+    """Say what the network of a checkpoint was built for."""
+    data = content["data"]
+    n, n_targets = data["n_channels"], data["n_target_channels"]
+    return Shape(n, n_targets or n, tuple(content["config"]["data"]["patch_size"]))
 
 
 def make(checked: Any) -> Any:
@@ -254,7 +264,8 @@ class _Collect(L.Callback):
 
 def data_for(trained: TrainedModel, data: Any, settings: dict[str, Any]) -> PatchDataModule:
     """Make the data module that reads ``data``."""
-    former = {name: trained.config["data"].get(name) for name in RESTORED}
+    # Normalised by the statistics of the model.
+    former = {k: trained.config["data"].get(k) for k in FROM_CHECKPOINT - {"normalization"}}
     if "axes" in settings:  # those of the training were trusted, not these
         former["trust_axes"] = None
     given = {name: value for name, value in former.items() if value is not None} | settings

@@ -12,7 +12,8 @@ import torch
 from careamics_dm.errors import DataError
 
 OURS = {
-    *("UNet", "N2VModule", "CAREModule", "N2NModule", "Masking", "Augmentation"),
+    *("UNet", "N2VModule", "CAREModule", "N2NModule", "Neighbor2NeighborModule"),
+    *("Masking", "Augmentation"),
     *("MeanStd", "MinMax", "Quantile", "NoNormalization"),
     *("MaxFilter", "MeanStdFilter", "EntropyFilter"),
     *(f"{name}DataModule" for name in ("Array", "Tiff", "Czi", "Zarr", "Custom")),

@@ -9,7 +9,7 @@ from typing import Any
 
 from careamics_dm.datamodule.settings import Settings
 from careamics_dm.docstrings import parameters
-from careamics_dm.images.checks import similar
+from careamics_dm.images.argument_checks import similar
 from careamics_dm.sampling.validation_split import Split
 
 

@@ -17,10 +17,10 @@ from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.loading.dataset import PatchDataset, Plan, fits
 from careamics_dm.loading.loader import PatchLoader
 from careamics_dm.prediction.fingerprint import Fingerprints
-from careamics_dm.sampling.blocks import ImageBlocks, fitting_tile, image_blocks
 from careamics_dm.sampling.image_origins import gap_origins, origin_masks
 from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.read_windows import WINDOWS
+from careamics_dm.sampling.result_blocks import ImageBlocks, fitting_tile, image_blocks
 from careamics_dm.sampling.streams import Share, images_of_shard
 from careamics_dm.sampling.tiling import BlockTiles, TileGrid
 from careamics_dm.sampling.validation_split import Split, n_by_default
@@ -68,6 +68,11 @@ class Loaders:
     def select(self, images: Sequence[int] | None, results: Sequence[Results]) -> None:
         """Let `tiles` load only these images (``None``: all), and what ``results`` lack of them."""
         self._selected, self._results = None if images is None else sorted(images), tuple(results)
+
+    def predicted(self, n: int) -> Sequence[int]:
+        """Return which of ``n`` images are predicted."""
+        mine = images_of_shard(self.settings.shard, n)
+        return mine if self._selected is None else self._selected
 
     def train(
         self,
@@ -128,7 +133,7 @@ class Loaders:
 
         Ranks share blocks, so that no two touch the same part of an output.
         """
-        selected, results = self._selected, self._results
+        results = self._results
         grid, blocks = self._tiles(images, results, trainer)
         settings, batch = self.settings, self._tiles_per_batch
         how = f"{grid.tile_size} {grid.overlap} {grid.divisor} {batch} {settings.nan_policy}"
@@ -137,8 +142,7 @@ class Loaders:
             prints = Fingerprints(trainer, images, how)
             there = [of.begin(prints, blocks) for of in results]
         first, left = np.cumsum([0, *map(len, blocks)]), []
-        mine = images_of_shard(settings.shard, len(blocks))
-        for i in mine if selected is None else selected:
+        for i in self.predicted(len(blocks)):
             done = set.intersection(*(of[i] for of in there)) if there else set()
             left += [first[i] + n for n in range(len(blocks[i])) if n not in done]
         numbers, share = np.array(left, int), share_of(trainer)

@@ -11,7 +11,7 @@ import torch
 from careamics_dm.datamodule.loaders import epoch_of
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 from careamics_dm.loading.loader import PatchLoader
 from careamics_dm.loading.patch_extraction import RawBatch
 from careamics_dm.transforms.normalization import Side

@@ -17,7 +17,7 @@ from careamics_dm.datamodule.source_opener import SourceOpener
 from careamics_dm.datamodule.statistics import statistics_of
 from careamics_dm.datamodule.validation import HeldOutData
 from careamics_dm.errors import DataError
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 from careamics_dm.images.image_set import ImageSet, describe
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Region
@@ -32,9 +32,8 @@ from careamics_dm.transforms.normalization import Affine, Side
 class PatchDataModule(L.LightningDataModule):
     """Patches of images for training, validation, test and prediction.
 
-    A format derives from it and says how its sources are found (`list_sources`) and opened
-    (`open_source`); everything else is here. Making one reads nothing; `setup` opens and checks
-    every source.
+    A format says how its sources are found (`list_sources`) and opened (`open_source`); everything
+    else is here. Making one reads nothing; `setup` opens and checks every source.
 
     Parameters
     ----------
@@ -44,7 +43,7 @@ class PatchDataModule(L.LightningDataModule):
     Attributes
     ----------
     settings : Settings
-        The shared parameters, checked.
+        The arguments, checked.
     patch_size : tuple of int
         ``(Z) Y X``, pixels.
     statistics : dict of str to Affine
@@ -97,8 +96,8 @@ class PatchDataModule(L.LightningDataModule):
     def open_source(self, source: Any, axes: str) -> list[ImageStack]:
         """Open a source, reading no pixel; a format says how.
 
-        Keyword-only parameters, where a format has any, are what a manifest's rows may say of
-        their file (``scene``, ``level``): they come as text, or not at all.
+        Keyword-only parameters are what a manifest's rows may say of their file (``scene``,
+        ``level``): they come as text, or not at all.
 
         Parameters
         ----------
@@ -117,8 +116,9 @@ class PatchDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Open and check the sources of a stage.
 
-        Stages (``"fit"``, ``"validate"``, ``"test"``, ``"predict"``) come in any order, repeatedly.
-        A `DataError` has all faults of all sources in one message.
+        Stages (``fit``, ``validate``, ``test``, ``predict``) come in any order, repeatedly. Of
+        connected ranks all must call it: together they decide whether images fit in memory. A
+        `DataError` has all faults of all sources in one message.
         """
         roles = self._opener.open(stage)
         # Blocks are dealt out: a process may have none to predict.
@@ -208,8 +208,7 @@ class PatchDataModule(L.LightningDataModule):
         y : Tensor
             ``(N, C, (Z), Y, X)``, normalised; the result has the same shape.
         side : {"target", "image"}
-            What it is like: predictions are like targets (like images where training data have
-            no targets).
+            What it is like: predictions are like targets (if there are any, else like images).
         """
         if not self.statistics:
             raise DataError("the statistics are unknown: call setup or restore a checkpoint first.")
@@ -218,7 +217,8 @@ class PatchDataModule(L.LightningDataModule):
     def measure_statistics(self) -> dict[str, Affine]:
         """Return the statistics of images and targets; compute them unless they are there.
 
-        A `DataError` says that there are no training data, given or restored statistics.
+        Of connected ranks all must call it: the first one computes, and the others wait for what
+        it finds. A `DataError` says that there are no training data, given or restored statistics.
         """
         if not self.statistics:
             images = None if self.settings.train_data is None else self.images_of("train")
@@ -228,13 +228,12 @@ class PatchDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return statistics, split and channels as plain values, for a checkpoint."""
-        images = self._opener.images.get("train")
         return {
             "statistics": {key: value._asdict() for key, value in self.statistics.items()},
             "normalization": documentation.method_of(self.settings),
             "n_channels": self._opener.n_channels,
             "n_target_channels": self._opener.n_target_channels,
-            **self._held_out.state(images, self.settings.patch_size),
+            **self._held_out.state(self._opener.images.get("train"), self.patch_size),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -305,7 +304,7 @@ class PatchDataModule(L.LightningDataModule):
         self._passes.clear()
 
     def images_of(self, role: str) -> ImageSet:
-        """Return the images of train, val, test or predict, with targets and channels."""
+        """Return the images of ``train``, ``val``, ``test`` or ``predict``."""
         if role not in self._opener.images or (role == "train" and not self._held_out.chosen):
             self.setup({"train": "fit", "val": "validate"}.get(role, role))
         return self._opener.images[role]
@@ -319,6 +318,11 @@ class PatchDataModule(L.LightningDataModule):
         """The images of ``predict_data``, in the order that ``region`` numbers them."""
         return self.images_of("predict").stacks
 
+    @property
+    def predict_images(self) -> Sequence[int]:
+        """Indices of those of `predict_stacks` that are predicted: of this shard, and selected."""
+        return self._loaders.predicted(len(self.predict_stacks))
+
     def select_predict(self, images: Sequence[int] | None, results: Sequence[Results] = ()) -> None:
         """Predict only these of `predict_stacks` (``None``: all), and what ``results`` lack."""
         self._loaders.select(images, results)
@@ -326,24 +330,20 @@ class PatchDataModule(L.LightningDataModule):
     def split_table(self) -> list[dict[str, Any]]:
         """List which samples train and which validate, and the patches that are held out.
 
-        A row for each sample of training and validation data, and one for each held-out patch:
-        ``split`` (``"train"`` or ``"val"``), ``image`` (its source), ``sample`` (index along
-        ``S``), ``start`` (of a patch, ``(Z) Y X`` in pixels, with spaces between; empty for a
-        sample as a whole) and ``size`` (likewise).
+        A row for each sample and each held-out patch: ``split`` (``"train"`` or ``"val"``),
+        ``image`` (its source), ``sample`` (index along ``S``), ``start`` (of a patch, ``(Z) Y X``
+        in pixels, with spaces between; empty for a whole sample) and ``size`` (likewise).
         """
-        rows = []
-        if self.settings.train_data is not None:
-            rows += table_of(self.images_of("train"), self._held_out.split, "train")
-        if self.settings.val_data is not None or not rows:
-            rows += table_of(self.images_of("val"), None, "val")
-        return rows
+        train, val = self.settings.train_data is not None, self.settings.val_data is not None
+        rows = table_of(self.images_of("train"), self._held_out.split, "train") if train else []
+        return rows + table_of(self.images_of("val"), None, "val") if val or not rows else rows
 
     def summary(self) -> str:
         """Describe sources, shapes, blocks, patches and bytes, a few lines per role."""
         lines = [describe(role, images) for role, images in self._opener.images.items()]
         if "train" in self._opener.images:
-            split, n = self._held_out.split, self.n_train_patches
-            lines += documentation.describe_patches(self.settings, split, n)
+            counts = self._held_out.split, self.n_train_patches
+            lines += documentation.describe_patches(self.settings, *counts)
         return "\n".join(lines) or "nothing is open yet: call setup."
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from careamics_dm.errors import DataError
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 from careamics_dm.sampling.filters.base import PatchFilter
 from careamics_dm.transforms import normalization as methods
 from careamics_dm.transforms.augmentation import Augmentation, OwnAugmentation

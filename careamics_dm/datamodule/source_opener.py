@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.datamodule.settings import Settings
@@ -14,12 +13,12 @@ from careamics_dm.errors import DataError
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.plane_stack import suit_patch
-from careamics_dm.prediction.continuation import are_connected
 from careamics_dm.sampling.image_origins import warn_of_images_without_patch
 from careamics_dm.sources.data_warnings import warn_of_dtypes, warn_of_gaps, warn_of_odd_frames
 from careamics_dm.sources.free_memory import available_bytes
 from careamics_dm.sources.listing import CHANNELS, COLUMNS, Listing, pair
 from careamics_dm.sources.opening import check_no_image_in_both, open_images
+from careamics_dm.sources.ranks import are_connected, gather
 
 STAGE_ROLES = {
     "fit": ("train", "val"),
@@ -152,9 +151,7 @@ class SourceOpener:
         """
         for role in sorted(self._loaded.keys() - self._agreed) if are_connected() else ():
             self._agreed.add(role)
-            answers: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(answers, self._loaded[role])
-            if (load := all(answers)) != self._loaded[role]:
+            if (load := all(gather(self._loaded[role]))) != self._loaded[role]:
                 self.images[role].close()
                 self.images[role] = self._open(role, load)
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from careamics_dm.datamodule.settings import Settings
 from careamics_dm.images.image_set import ImageSet
-from careamics_dm.prediction.continuation import agreed
+from careamics_dm.sources.ranks import agreed
 from careamics_dm.transforms.normalization import Affine
 from careamics_dm.transforms.statistics import STATISTICS_BYTES, given_statistics, measure
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.axes import Layout
+from careamics_dm.images.axes import layout_of
 from careamics_dm.images.boxes import Boxes, common
 from careamics_dm.images.image_stack import Channels, Groups, Metadata, StoredArray
 from careamics_dm.images.region import read_padded
@@ -43,7 +43,7 @@ class ArrayStack:
         **metadata: Unpack[Metadata],
     ) -> None:
         self.array = array
-        self.layout = Layout(axes, tuple(array.shape))
+        self.layout = layout_of(axes, tuple(array.shape))
         self.original_axes, self.original_data_shape = axes, self.layout.shape
         self.data_shape = self.layout.data_shape  # asked for often
         self.source = source
@@ -55,12 +55,15 @@ class ArrayStack:
         self.scale = metadata.get("scale") or {}
         names = tuple(metadata.get("channel_names") or ())
         self.channel_names = names if "C" in axes and len(names) == self.data_shape[1] else None
+        colors = tuple(metadata.get("channel_colors") or ())
+        self.channel_colors = colors if "C" in axes and len(colors) == self.data_shape[1] else None
+        self.origin = metadata.get("origin") or {}
         self.is_rgb, self.image_name = metadata.get("is_rgb", False), metadata.get("image_name", "")
         self.labels, self.imagej = tuple(metadata.get("labels", ())), metadata.get("imagej", {})
         # Per sample and channel, of an array that was loaded.
         self._valid: list[list[Boxes | None]] | None = None
         if block_shape is not None:
-            block = Layout(axes, block_shape)
+            block = layout_of(axes, block_shape)
             self.block_shape = tuple(block.size(axis) for axis in block.spatial_axes)
             self.samples_per_block = self.layout.samples_in(block_shape)
         if self.data_dtype.kind not in "biuf":
@@ -82,6 +85,8 @@ class ArrayStack:
         return {
             "scale": self.scale,
             "channel_names": self.channel_names,
+            "channel_colors": self.channel_colors,
+            "origin": self.origin,
             "is_rgb": self.is_rgb,
             "image_name": self.image_name,
             "labels": self.labels,

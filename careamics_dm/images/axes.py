@@ -15,6 +15,7 @@ exclusive.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from math import prod
 
 import numpy as np
@@ -60,12 +61,12 @@ class Layout:
     shape: tuple[int, ...]
     z_as_samples: bool = False
 
-    @property
+    @cached_property
     def spatial_axes(self) -> str:
         """``"ZYX"`` with depth, ``"YX"`` without."""
         return "ZYX" if "Z" in self.axes and not self.z_as_samples else "YX"
 
-    @property
+    @cached_property
     def sample_axes(self) -> str:
         """The axes that fold into samples, slowest first."""
         extra = sorted(set(self.axes) - set(AXES))
@@ -81,7 +82,7 @@ class Layout:
         """The axes on disk in the order ``S C (Z) Y X``, with all that fold into samples."""
         return self.sample_axes + "C" * ("C" in self.axes) + self.spatial_axes
 
-    @property
+    @cached_property
     def data_shape(self) -> tuple[int, ...]:
         """``(S, C, [Z], Y, X)``."""
         samples = prod(self.size(axis) for axis in self.sample_axes)
@@ -161,6 +162,10 @@ class Layout:
         if n_channels == 1:
             return self
         return replace(self, axes="C" + self.axes, shape=(n_channels, *self.shape))
+
+
+layout_of = lru_cache(maxsize=4096)(Layout)
+"""Images of one shape share theirs."""
 
 
 def unstated_axes(source: str, why: str, shape: Sequence[int]) -> DataError:

@@ -1,6 +1,7 @@
 """The images of one role (train, val, test, predict): opened, checked, described."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -12,7 +13,7 @@ from tqdm.auto import tqdm
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import is_run
 from careamics_dm.images.boxes import Boxes, common, n_pixels
-from careamics_dm.images.extent import Extent
+from careamics_dm.images.extent import Extent, Extents
 from careamics_dm.images.frame_pairs import alternate
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.plane_stack import PlaneStack
@@ -32,12 +33,8 @@ class ImageSet:
     target_channels: list[list[int] | None] = field(default_factory=list)
     kept: Kept = field(default_factory=dict)
     """Whole samples that loaders of this process share, see `PatchDataset`."""
-    valid: dict[tuple[int, int], Boxes | None] = field(default_factory=dict)
-    """What `valid_region` found, by image and sample."""
-    _described: tuple[list[int], tuple[Extent, ...]] = ([], ())
-    """What `extents` returned last, and of which stacks."""
-    _same: dict[Any, Boxes | None] = field(default_factory=dict)
-    """The same, by what stacks said: samples are mostly alike, and share their boxes."""
+    _extents: Extents | None = None
+    _acquired: dict[tuple[int, int], Boxes] | None = None
 
     @property
     def n_channels(self) -> int:
@@ -56,65 +53,56 @@ class ImageSet:
         sides = [(self.stacks, self.channels)]
         return sides + ([(self.targets, self.target_channels)] if self.targets else [])
 
-    def extents(self) -> tuple[Extent, ...]:
+    def extents(self) -> Extents:
         """Describe the images for planning."""
-        # Made again only if there are other stacks: loaded ones, or pairs of frames.
-        key = [id(stack) for stacks, _ in self.sides for stack in stacks]
-        if key != self._described[0]:
-            self._described = key, tuple(map(self._extent, range(len(self.stacks))))
-        return self._described[1]
+        if self._extents is None:
+            image, *target = (map(_extent, *side) for side in self.sides)
+            self._extents = Extents(map(_together, image, *target) if target else image)
+        return self._extents
 
-    def _extent(self, i: int) -> Extent:
-        sides = [(stacks[i], channels[i]) for stacks, channels in self.sides]
-        blocks = [block_shape_of(stack) for stack, _ in sides]
-        itemsizes = [np.dtype(stack.data_dtype).itemsize for stack, _ in sides]
-        counts = [count_channels(stack, chosen) for stack, chosen in sides]
-        return Extent(
-            self.stacks[i].data_shape[0],
-            tuple(self.stacks[i].data_shape[2:]),
-            tuple(max(column) for column in zip(*blocks, strict=True)),
-            sum(n * size for n, size in zip(counts, itemsizes, strict=True)),
-            # A selection with gaps is a copy, not a view.
-            all(getattr(s, "in_memory", False) and is_run(chosen) for s, chosen in sides),
-            max(getattr(stack, "samples_per_block", 1) for stack, _ in sides),
-        )
+    def acquired(self, chosen: NDArray[np.bool_] | None = None) -> dict[tuple[int, int], Boxes]:
+        """Boxes that were acquired, of images and targets alike, by image and sample.
 
-    def valid_region(self, image: int, sample: int) -> Boxes | None:
-        """Boxes that were acquired, of images and targets alike; ``None`` is all."""
-        if (image, sample) not in self.valid:
-            known, size = [], tuple(self.stacks[image].data_shape[2:])
-            for stacks, channels in self.sides:
-                if ask := getattr(stacks[image], "valid_region", None):
-                    known.append(ask(sample, channels[image]))
-            said = (None if b is None else tuple((tuple(p), tuple(q)) for p, q in b) for b in known)
-            key = (size, tuple(said))
-            if key not in self._same:
-                self._same[key] = common(known, size)
-            self.valid[image, sample] = self._same[key]
-        return self.valid[image, sample]
+        Only of samples with gaps, of all or the ``chosen`` ones. Equal boxes are there once.
+        """
+        if self._acquired is None:
+            self._acquired = dict(self._find_acquired())
+        if chosen is None or not self._acquired:
+            return self._acquired
+        first = self.extents().first
+        return {(i, s): boxes for (i, s), boxes in self._acquired.items() if chosen[first[i] + s]}
 
-    def samples(self, chosen: NDArray[np.bool_] | None) -> list[list[int]]:
-        """List the samples of each image; of all, image by image, the chosen ones."""
-        if chosen is None:
-            return [list(range(stack.data_shape[0])) for stack in self.stacks]
-        ends = np.cumsum([stack.data_shape[0] for stack in self.stacks])[:-1]
-        parts = np.split(chosen, ends)
-        return [np.flatnonzero(part).tolist() for part in parts]
+    def _find_acquired(self) -> Iterator[tuple[tuple[int, int], Boxes]]:
+        same: dict[Any, Boxes | None] = {}
+        for i, stack in enumerate(self.stacks):
+            both = ((getattr(of[i], "valid_region", None), chosen[i]) for of, chosen in self.sides)
+            asked = [(ask, channels) for ask, channels in both if ask is not None]
+            size = tuple(stack.data_shape[2:])
+            for s in range(stack.data_shape[0] if asked else 0):
+                said = [ask(s, channels) for ask, channels in asked]
+                if all(boxes is None for boxes in said):
+                    continue
+                key = size, repr(said)
+                if key not in same:
+                    same[key] = common(said, size)
+                if (boxes := same[key]) is not None:
+                    yield (i, s), boxes
 
     def n_not_acquired(self, chosen: NDArray[np.bool_] | None = None) -> dict[int, int]:
         """Count pixels, over all or ``chosen`` samples, not acquired, per image with any."""
-        counts = {}
-        for i, samples in enumerate(self.samples(chosen)):
-            size = self.stacks[i].data_shape[2:]
-            valid = [self.valid_region(i, s) for s in samples]
-            of = {id(boxes): prod(size) - n_pixels(boxes) for boxes in valid if boxes is not None}
-            if n := sum(of.get(id(boxes), 0) for boxes in valid):
-                counts[i] = n
+        counts: Counter[int] = Counter()
+        n_gaps: dict[tuple[int, int], int] = {}
+        for (i, _), boxes in self.acquired(chosen).items():
+            n = prod(self.stacks[i].data_shape[2:])
+            key = n, id(boxes)
+            if key not in n_gaps:
+                n_gaps[key] = n - n_pixels(boxes)
+            counts[i] += n_gaps[key]
         return counts
 
     def n_bytes(self) -> int:
         """Bytes of all pixels that are read, in the stored dtype."""
-        return sum(e.samples * prod(e.size) * e.pixel_bytes for e in self.extents())
+        return int(self.extents().each(lambda e: e.samples * prod(e.size) * e.pixel_bytes).sum())
 
     def bytes_to_load(self) -> int:
         """Bytes that `load` and masks take: of all channels, where pixels are not in memory yet."""
@@ -127,6 +115,7 @@ class ImageSet:
 
     def load(self) -> None:
         """Read all pixels into memory, in the stored dtype."""
+        self._extents = None
         for stacks, _ in self.sides:
             bar = tqdm(stacks, "loading", unit="image", delay=PROGRESS_AFTER, leave=False)
             stacks[:] = [s.load() if isinstance(s, ArrayStack | PlaneStack) else s for s in bar]
@@ -137,6 +126,7 @@ class ImageSet:
         Their channels are in ``target_channels`` already. After `load`, so that pixels are in
         memory once.
         """
+        self._extents = self._acquired = None
         if repeats is None:
             self.targets = self.stacks
             return
@@ -178,6 +168,31 @@ def describe(role: str, images: ImageSet) -> str:
         f"{images.n_channels} channel(s), {dtypes}, {images.n_bytes() / 2**20:.1f} MiB{gaps}, "
         f"{'in memory' if all(getattr(s, 'in_memory', False) for s in images.stacks) else how}"
         f"{taken}"
+    )
+
+
+def _extent(stack: ImageStack, channels: Sequence[int] | None) -> Extent:
+    """Describe an image of which these channels are read."""
+    return Extent(
+        stack.data_shape[0],
+        tuple(stack.data_shape[2:]),
+        block_shape_of(stack),
+        count_channels(stack, channels) * np.dtype(stack.data_dtype).itemsize,
+        # A selection with gaps is a copy, not a view.
+        getattr(stack, "in_memory", False) and is_run(channels),
+        getattr(stack, "samples_per_block", 1),
+    )
+
+
+def _together(image: Extent, target: Extent) -> Extent:
+    """Describe an image that is read with its target."""
+    return Extent(
+        image.samples,
+        image.size,
+        tuple(map(max, image.block, target.block)),
+        image.pixel_bytes + target.pixel_bytes,
+        image.in_memory and target.in_memory,
+        max(image.samples_per_block, target.samples_per_block),
     )
 
 

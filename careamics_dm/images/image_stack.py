@@ -17,9 +17,11 @@ class Metadata(TypedDict, total=False):
 
     scale: dict[str, tuple[float, str]]
     channel_names: Sequence[str] | None
+    channel_colors: Sequence[str] | None
     labels: Sequence[str]
     is_rgb: bool
     image_name: str
+    origin: dict[str, float]
     imagej: dict[str, Any]
 
 
@@ -46,6 +48,8 @@ class ImageStack(Protocol):
         Pixel size per spatial axis with its unit, and under "T" the time between frames.
     ``channel_names : tuple of str``
         Names of the channels.
+    ``channel_colors : tuple of str``
+        Colours in which to display the channels, RRGGBB in hexadecimal.
     ``labels : tuple of str``
         A text per plane ``Y X``, in the order of ``original_axes``; per colour plane, if
         ``is_rgb``.
@@ -56,6 +60,8 @@ class ImageStack(Protocol):
         there is no reason to think so.
     ``image_name : str``
         How the file names this image of several, such as a scene.
+    ``origin : dict of str to float``
+        Where the first pixel is, per axis of ``scale`` and in its unit; 0 where nothing is said.
     ``imagej : dict``
         How ImageJ displays the image, by tifffile's names: ``mode``, ``Ranges``, ``LUTs`` ...
     ``ome_groups() : dict of str to dict, or ome_groups = None``

@@ -1,6 +1,7 @@
 """Regions: boxes of images that are read in one go, padded where they reach outside."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,17 +41,7 @@ def read_samples(stack: ImageStack, region: Region, channels: Channels) -> NDArr
     network learns. The stack itself is only asked for what lies inside.
     """
     call = f"{stack.source}: reading sample {region.sample} from {region.start} to {region.stop}"
-
-    def read(start: tuple[int, ...], size: tuple[int, ...]) -> NDArray[Any]:
-        pixels = _extract(stack, region, channels, start, size)
-        shape = (stack.data_shape[1] if channels is None else len(channels), *size)
-        dtype = np.dtype(stack.data_dtype)
-        if region.n_samples == 1:
-            check_patch(pixels[0], call, shape, dtype)
-        else:
-            check_patch(pixels, call, (region.n_samples, *shape), dtype)
-        return pixels
-
+    read = partial(_extract, stack, region, channels, call)
     try:
         return read_padded(read, region.start, region.stop, stack.data_shape[2:])
     except DataError:
@@ -63,17 +54,25 @@ def _extract(
     stack: ImageStack,
     region: Region,
     channels: Channels,
+    call: str,
     start: Sequence[int],
     size: Sequence[int],
 ) -> NDArray[Any]:
-    """Ask a stack for what lies inside; one by one where it has no more than one sample."""
+    """Ask a stack for what lies inside, sample by sample where it can't give several, and check."""
     extract: Any = getattr(stack, "extract_samples", None)
     if extract is not None:
         pixels: NDArray[Any] = extract(region.sample, region.n_samples, channels, start, size)
-        return pixels
-    samples = range(region.sample, region.sample + region.n_samples)
-    patches = [stack.extract_patch(s, channels, start, size) for s in samples]
-    return patches[0][None] if len(patches) == 1 else np.stack(patches)
+    else:
+        samples = range(region.sample, region.sample + region.n_samples)
+        patches = [stack.extract_patch(s, channels, start, size) for s in samples]
+        pixels = patches[0][None] if len(patches) == 1 else np.stack(patches)
+    shape = (stack.data_shape[1] if channels is None else len(channels), *size)
+    dtype = np.dtype(stack.data_dtype)
+    if region.n_samples == 1:
+        check_patch(pixels[0], call, shape, dtype)
+    else:
+        check_patch(pixels, call, (region.n_samples, *shape), dtype)
+    return pixels
 
 
 def read_padded(
@@ -112,7 +111,7 @@ def _pad(
     """Pad ``... (Z) Y X``, read from the box of `_clip`, by reflection to the outer box."""
     columns = list(zip(start, stop, inner_start, inner_stop, strict=True))
     width = [(max(i - a, 0), max(b - j, 0)) for a, b, i, j in columns]
-    if not np.any(width):
+    if not any(map(any, width)):
         return patch
     leading = patch.ndim - len(width)
     padded = np.pad(patch, [(0, 0)] * leading + width, mode="reflect")

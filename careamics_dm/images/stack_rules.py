@@ -1,7 +1,8 @@
 """The rules of an image stack: what its members, and the patches that it gives, must be."""
 
+import re
 from collections.abc import Sequence
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ class Members(NamedTuple):
     original_data_shape: tuple[int, ...]
 
 
+COLOR = re.compile("[0-9A-Fa-f]{6}")
 NEEDED = (*Members._fields, "extract_patch")
 
 
@@ -128,6 +130,15 @@ def _check_optional(stack: Any, members: Members) -> None:
     names = getattr(stack, "channel_names", None)
     if names and len(names) != shape[1]:
         raise DataError(f"{source}: {shape[1]} channel(s), but channel_names={names}.")
+    colors = getattr(stack, "channel_colors", None)
+    if colors and (len(colors) != shape[1] or not all(map(COLOR.fullmatch, colors))):
+        raise DataError(
+            f"{source}: {shape[1]} channel(s), but channel_colors={colors}. Give one each, as "
+            "RRGGBB in hexadecimal."
+        )
+    for axis, place in (getattr(stack, "origin", None) or {}).items():
+        if axis not in (getattr(stack, "scale", None) or {}) or not isfinite(place):
+            raise DataError(f"{source}: origin {axis}={place}. Give a number, of axes of scale.")
     sizes = dict(zip(members.original_axes, members.original_data_shape, strict=True))
     n_planes = prod(sizes.values()) // prod(shape[-2:])
     n_planes //= sizes.get("C", 1) if getattr(stack, "is_rgb", False) else 1

@@ -1,6 +1,6 @@
 """A share of an epoch, read window by window, cut into patches, yielded as batches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from math import ceil, prod
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.extent import Extent
+from careamics_dm.images.extent import Extents
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.region import Blocks, Region
 from careamics_dm.loading.foreground import Foreground, Marker, Marks
@@ -23,7 +23,7 @@ from careamics_dm.loading.patch_extraction import (
     region_of_patch,
 )
 from careamics_dm.loading.prefetch import Loaded, Reader, threads_for
-from careamics_dm.loading.schedule import FixedPass, RandomPass, Step
+from careamics_dm.loading.read_schedule import FixedPass, RandomPass, Step
 from careamics_dm.loading.shared_blocks import SharedBlocks
 from careamics_dm.sampling.filters.base import PatchFilter
 from careamics_dm.sampling.keyed_random import fractions, key_of
@@ -198,10 +198,10 @@ class PatchDataset(IterableDataset[Batch]):
                 "patch_filter: patches that are rejected are replaced by others at random, so the "
                 "plan must be RandomPatches, and with_region=False."
             )
-        n_origins = sum(e.samples * prod(e.size) for e in self.extents if e.in_memory)
+        n_origins = self.extents.each(lambda e: e.samples * prod(e.size) * e.in_memory).sum()
         if n_origins > ORIGINS_PER_BYTE * self.pool_bytes:
             # Mapped from disk, say: marked part by part, as if it were read.
-            self.extents = tuple(e._replace(in_memory=False) for e in self.extents)
+            self.extents = self.extents.changed(lambda e: e._replace(in_memory=False))
             window_bytes = self.pool_bytes // WINDOWS
             self.plan = replace(self.plan, extents=self.extents, window_bytes=window_bytes)
         return Marker(patch_filter, self.plan, self._pair)
@@ -242,12 +242,12 @@ class PatchDataset(IterableDataset[Batch]):
     ) -> Reader:
         """Begin to read what a pass needs; whole samples, if they are kept for other epochs."""
         keeps = self.keep and fits(self.extents, self.pool_bytes // workers)
-        in_memory = all(e.in_memory for e in self.extents)
+        in_memory = all(e.in_memory for e in self.extents.kinds)
         at_hand = (in_memory and self._marker is None) or (keeps and self._has_all())
         budget, load = self.pool_bytes // workers, self._load_kept if keeps else self._load
         if isinstance(plan, BlockTiles):
             shared = SharedBlocks(self._pair, self.extents, budget // 4)
-            budget, load = budget * 3 // 4, shared.load
+            budget, load = budget // 2, shared.load
         needs, n_threads = (iter(()), 0) if at_hand else (schedule.needs(), threads_for(workers))
         reader = Reader(load, partial(self._find, plan, keeps), needs, budget, n_threads)
         self._readers.add(reader)
@@ -286,10 +286,10 @@ class PatchDataset(IterableDataset[Batch]):
 
     def _has_all(self) -> bool:
         """Whether all that is kept has been read, and marked."""
-        groups = [(-(-e.samples // e.together), e.in_memory) for e in self.extents]
-        n_read = sum(n for n, in_memory in groups if not in_memory)
-        n_marked = 0 if self._marker is None else sum(n for n, _ in groups)
-        return len(self.images.kept) == n_read and len(self._marks) == n_marked
+        n_runs = self.extents.each(lambda e: -(-e.samples // e.together))
+        n_read = n_runs[self.extents.each(lambda e: not e.in_memory)].sum()
+        n_marked = 0 if self._marker is None else n_runs.sum()
+        return bool(len(self.images.kept) == n_read and len(self._marks) == n_marked)
 
     def _streams(self, places: RandomEpoch | TileGrid, epoch: int) -> list[Stream]:
         """Return the streams of this rank."""
@@ -297,7 +297,7 @@ class PatchDataset(IterableDataset[Batch]):
         growth: int | None = MIXED * STEPS
         if self.keep and fits(self.extents, self.pool_bytes):
             growth = None
-            if epoch > 0 or (self._marker is None and all(e.in_memory for e in self.extents)):
+            if epoch > 0 or (self._marker is None and all(e.in_memory for e in self.extents.kinds)):
                 window_bytes = None  # all is there, so all is mixed
         key, n = key_of(self.seed, epoch, 1), self.n_streams
         mine = range(self.share.rank, n, self.share.world_size)
@@ -341,6 +341,6 @@ class PatchDataset(IterableDataset[Batch]):
         return Loaded(blocks, *self._marks[key])
 
 
-def fits(extents: Sequence[Extent], pool_bytes: int) -> bool:
+def fits(extents: Extents, pool_bytes: int) -> bool:
     """Whether all decoded samples fit the pool, so that they are kept for all epochs."""
-    return sum(extent.samples * extent.sample_bytes for extent in extents) <= pool_bytes
+    return bool(extents.each(lambda e: e.samples * e.sample_bytes).sum() <= pool_bytes)

@@ -12,7 +12,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.images.region import Blocks, Region
 from careamics_dm.loading.patch_extraction import PairedImages, region_of_patch
 from careamics_dm.loading.prefetch import Loaded, Reader
-from careamics_dm.loading.schedule import Key
+from careamics_dm.loading.read_schedule import Key
 from careamics_dm.sampling.allowed_origins import OriginMask, OriginMasks
 from careamics_dm.sampling.filters.base import PatchFilter, nothing_passes
 from careamics_dm.sampling.filters.window_statistics import reduce_windows

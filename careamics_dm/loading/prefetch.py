@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.images.region import Blocks, Region
-from careamics_dm.loading.schedule import Key, Need
+from careamics_dm.loading.read_schedule import Key, Need
 from careamics_dm.sampling.allowed_origins import OriginMask
 
 READERS = 4

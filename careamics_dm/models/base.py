@@ -10,10 +10,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from careamics_dm.evaluation.metrics import Scores
+from careamics_dm.images import argument_checks as check
 from careamics_dm.models.batch import Batch, Criterion, Loss, compare, make_criterion, unpack
 from careamics_dm.models.distributed_scores import (
     ImageScores,
-    gather,
     log_gathered,
     mean_over_channels,
     merged,
@@ -25,10 +25,12 @@ from careamics_dm.models.trainer_data import (
     Build,
     build_network,
     check_data,
+    compile_for_training,
     data_of,
     in_data_units,
 )
 from careamics_dm.models.unet import misfit
+from careamics_dm.sources.ranks import gather
 
 Needs = Literal["noisy images", "clean targets", "noisy targets"]
 
@@ -62,6 +64,8 @@ class RestorationModule(L.LightningModule):
         Makes the optimiser from the parameters; None: Adam (Kingma & Ba, ICLR 2015), rate 1e-3.
     scheduler : callable or None
         Makes the learning-rate scheduler, stepped once an epoch; see `configure_scheduler`.
+    compile : bool or dict
+        Compile the network for training: True, or arguments for it. See ``torch.compile``.
 
     Attributes
     ----------
@@ -75,8 +79,8 @@ class RestorationModule(L.LightningModule):
     keeps : {"best", "last"}
         Class attribute: which weights of a run to save. Those with the lowest ``val_loss`` where it
         is measured against clean images. A loss against noise is at least the variance of the noise
-        (Lehtinen et al., ICML 2018; Krull et al., CVPR 2019) and fluctuates with it, so that images
-        are not best where it is lowest: then the last weights.
+        (Lehtinen et al., ICML 2018) and fluctuates with it, so that images are not best where it is
+        lowest: then the last weights.
     test_time_augmentation : bool
         Whether prediction and test average over flips and quarter turns: eight times as long.
     uncertainty : bool
@@ -99,12 +103,10 @@ class RestorationModule(L.LightningModule):
         size_divisor: int | None = None,
         optimizer: MakeOptimizer | None = None,
         scheduler: MakeScheduler | None = None,
+        compile: bool | dict[str, Any] = False,
     ) -> None:
         super().__init__()
-        if size_divisor is not None and (not isinstance(size_divisor, int) or size_divisor < 1):
-            raise ValueError(
-                f"size_divisor={size_divisor!r} divides no size; use None, or at least 1."
-            )
+        check.number("size_divisor", size_divisor, 1, optional=True)
         # No save_hyperparameters: checkpoints contain only tensors and load with weights_only=True.
         self._build = None if isinstance(network, nn.Module) else network
         if isinstance(network, nn.Module):
@@ -113,6 +115,7 @@ class RestorationModule(L.LightningModule):
         self.criterion: Criterion | None = None if loss is None else make_criterion(loss)
         self._size_divisor = size_divisor
         self._plan = LearningPlan(optimizer, scheduler)
+        self._compile = compile
         self.lr: float | None = None
         self.test_time_augmentation = False
         self.uncertainty = False
@@ -165,7 +168,8 @@ class RestorationModule(L.LightningModule):
         """
         data = data_of(self)
         self.build(data)
-        self._check_data(data)
+        check_data(self, data, self._out_channels(data))
+        compile_for_training(self, self._compile)
 
     def build(self, data: Any) -> None:
         """Build the network for data with channels and a patch size, unless it is there."""
@@ -344,6 +348,3 @@ class RestorationModule(L.LightningModule):
         """Return the number of channels to restore, if the data module knows it."""
         n: int | None = getattr(data, "n_channels", None)
         return n if self.restores_to == "image" else getattr(data, "n_target_channels", n)
-
-    def _check_data(self, data: Any) -> None:
-        check_data(self, data, self._out_channels(data))

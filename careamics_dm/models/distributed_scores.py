@@ -2,16 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from math import nan
-from typing import Any, TypeVar, cast
 
 import lightning as L
-import torch.distributed as dist
 from torch import Tensor
 
 from careamics_dm.evaluation.metrics import Scores
 from careamics_dm.prediction.stitching import crop_in_tile
-
-T = TypeVar("T")
+from careamics_dm.sources.ranks import gather
 
 
 class ImageScores:
@@ -58,15 +55,6 @@ class ImageScores:
         sums = [one for part in parts for one in part[0]]
         loss = {"loss": sum(total for total, _ in sums) / sum(n for _, n in sums)} if sums else {}
         return loss | mean_over_images(self.after)
-
-
-def gather(part: T) -> list[T]:
-    """Return the objects of all processes in the order of ranks; each process must call it."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [part]
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, part)
-    return cast("list[T]", parts)
 
 
 def merged(parts: Iterable[Mapping[int, Scores]]) -> dict[int, Scores]:

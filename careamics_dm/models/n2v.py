@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.models.batch import Batch, unpack
 from careamics_dm.models.masking import Masking
-from careamics_dm.models.trainer_data import Build, warn_of_correlated_noise
+from careamics_dm.models.trainer_data import Build, data_of, warn_of_correlated_noise
 from careamics_dm.sampling.keyed_random import key_of
 
 _SEED = 42
@@ -46,7 +46,7 @@ class N2VModule(RestorationModule):
         The network or its builder; see `RestorationModule`. As many channels out as in.
     masking : Masking or None
         Which pixels to hide and how; None: ``Masking()``.
-    size_divisor, optimizer, scheduler
+    size_divisor, optimizer, scheduler, compile
         See `RestorationModule`.
 
     References
@@ -67,10 +67,10 @@ class N2VModule(RestorationModule):
         size_divisor: int | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+        compile: bool | dict[str, Any] = False,
     ) -> None:
-        super().__init__(
-            network, size_divisor=size_divisor, optimizer=optimizer, scheduler=scheduler
-        )
+        shared: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler}
+        super().__init__(network, size_divisor=size_divisor, compile=compile, **shared)
         self.masking = masking or Masking()
         self._seed = torch.initial_seed()
         self._drawn: torch.Generator | None = None
@@ -81,8 +81,10 @@ class N2VModule(RestorationModule):
         """False where noise is hidden along X or Y, which a quarter turn would exchange."""
         return self.masking.struct_mask not in ("horizontal", "vertical")
 
-    def _check_data(self, data: Any) -> None:
-        super()._check_data(data)
+    def configure_model(self) -> None:
+        """Check what `RestorationModule.configure_model` does, noise and turns of patches, too."""
+        super().configure_model()
+        data = data_of(self)
         parts = getattr(data, "parts", {"": data}).values()
         settings = [getattr(part, "settings", None) for part in parts]  # others' data have none
         if self.trainer.state.fn == TrainerFn.FITTING:

@@ -20,7 +20,7 @@ class CAREModule(RestorationModule):
     loss : {"mae", "mse"} or callable, optional
         Mean absolute or squared error, or a function of your own; see `RestorationModule`. By
         default the mean absolute error.
-    size_divisor, optimizer, scheduler
+    size_divisor, optimizer, scheduler, compile
         See `RestorationModule`.
 
     Raises
@@ -58,7 +58,7 @@ class N2NModule(RestorationModule):
     loss : {"mae", "mse"} or callable, optional
         Mean absolute or squared error, or a function of your own; see `RestorationModule`. By
         default the mean squared error.
-    size_divisor, optimizer, scheduler
+    size_divisor, optimizer, scheduler, compile
         See `RestorationModule`.
 
     Raises

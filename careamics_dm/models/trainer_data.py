@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from careamics_dm.errors import DataError
 from careamics_dm.models.unet import UNet, pool_for
 
 
@@ -99,6 +100,14 @@ def network_arguments(build: Build, data: Any, out_channels: int | None) -> dict
     return accepted
 
 
+def compile_for_training(module: Any, compile: bool | dict[str, Any]) -> None:
+    """Compile the network of a model that is to be trained, in place: weights keep their names."""
+    if not isinstance(compile, bool | dict):
+        raise DataError(f"compile={compile!r}: give true, false or arguments of torch.compile.")
+    if compile is not False and module.trainer.state.fn == TrainerFn.FITTING:
+        module.network.compile(**({} if compile is True else compile))
+
+
 def check_data(module: Any, data: Any, out_channels: int | None) -> None:
     """Raise a ValueError where data, if there are any, do not suit a model in its stage."""
     stage = None if data is None else module.trainer.state.fn
@@ -155,7 +164,7 @@ def lack_of_targets(module: str, learns_from: str, role: str) -> ValueError:
 
 
 def warn_of_correlated_noise(parts: Iterable[Any]) -> None:
-    """Warn of training images whose noise Noise2Void would learn."""
+    """Warn of training images whose noise a model that needs independent pixels would learn."""
     images = [part.images_of("train") for part in parts if hasattr(part, "images_of")]
     stacks = [stack for found in images for stack in found.stacks]
     reasons = {s.source: why for s in stacks if (why := getattr(s, "correlated_noise", ""))}
@@ -163,9 +172,9 @@ def warn_of_correlated_noise(parts: Iterable[Any]) -> None:
         first, why = next(iter(reasons.items()))
         rank_zero_warn(
             f"the noise of neighbouring pixels is correlated in {len(reasons)} of {len(stacks)} "
-            f"training image(s), such as {first} ({why}). Noise2Void learns such noise instead of "
-            "removing it. Train on full resolution (level=0), and on images without lossy "
-            "compression."
+            f"training image(s), such as {first} ({why}). Models that learn from noisy images "
+            "alone learn such noise instead of removing it. Train on full resolution (level=0), "
+            "and on images without lossy compression."
         )
 
 

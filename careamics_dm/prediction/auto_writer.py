@@ -66,7 +66,7 @@ class AutoWriter(ResultWriter):
         return self._writer_of(image.stack).check(image)
 
     def block_shape(self, stack: ImageStack) -> Sequence[int]:
-        """Return what the file that suits an image stores as a unit, ``([Z], Y, X)``."""
+        """Return the chunk of the file that suits an image, ``([Z], Y, X)``."""
         return self._writer_of(stack).block_shape(stack)
 
     def compresses(self, stack: ImageStack) -> bool:

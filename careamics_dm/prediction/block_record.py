@@ -183,8 +183,8 @@ class UrlRecord:
         self, result: Path, made_of: str, run: str, n_blocks: int, options: Mapping[str, Any]
     ) -> None:
         self._result, self._head, self._n_blocks = result, f"{made_of}\n{run}\n", n_blocks
-        self._system, self._name = url_to_fs(as_text(_in_store(result)), **options)
-        self._there = blocks_in(read_record(result, options), made_of, n_blocks) or set()
+        self._system, self._name = _in_store(result, options)
+        self._there = blocks_in(_read_url(self._system, self._name), made_of, n_blocks) or set()
 
     def goes_on(self) -> bool:
         """Whether there are blocks of the same result already."""
@@ -235,9 +235,7 @@ def read_record(result: Path, options: Mapping[str, Any]) -> str | None:
     path = record_of(result)
     try:
         if is_url(result):
-            system, name = url_to_fs(as_text(_in_store(result)), **options)
-            content: bytes = system.cat_file(name)
-            return content.decode("ascii", "replace")
+            return _read_url(*_in_store(result, options))
         if (claimed := _claimed(result)).exists():  # it was killed while it was finished
             claimed.replace(path)
         return path.read_text("ascii", "replace") if part_of(result).exists() else None
@@ -251,8 +249,18 @@ def blocks_in(record: str | None, made_of: str, n_blocks: int) -> set[int] | Non
     return _marked(record) if record and same else None
 
 
-def _in_store(result: Path) -> Path:
-    return result / ".blocks"
+def _in_store(result: Path, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the file system of a URL, and the name of the record there."""
+    system, name = url_to_fs(as_text(result / ".blocks"), **options)
+    return system, name
+
+
+def _read_url(system: Any, name: str) -> str | None:
+    try:
+        content: bytes = system.cat_file(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return content.decode("ascii", "replace")
 
 
 def _claimed(result: Path) -> Path:

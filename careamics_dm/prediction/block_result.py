@@ -12,7 +12,7 @@ from careamics_dm.images.boxes import seen_from
 from careamics_dm.prediction.block_record import BlockRecord, UrlRecord
 from careamics_dm.prediction.result_file import ResultFile, ResultImage, to_dtype
 from careamics_dm.prediction.stitching import corners, crop_in_tile
-from careamics_dm.sampling.blocks import ImageBlocks
+from careamics_dm.sampling.result_blocks import ImageBlocks
 
 SHARE = 20
 """Blocks are recorded so seldom that it takes one part of the time in so many."""
@@ -34,7 +34,7 @@ class BlockResult:
         self.image = image
         self._blocks, self._file, self._record = blocks, file, record
         self._there = record.marked()
-        self._begun: dict[int, tuple[NDArray[np.float32], int]] = {}
+        self._begun: dict[int, tuple[NDArray[Any], int]] = {}
         self._written: list[int] = []
         self._saved, self._saving = monotonic(), 0.0
 
@@ -47,12 +47,12 @@ class BlockResult:
         block = self._blocks.region(number)
         if number not in self._begun:
             size = [b - a for a, b in zip(block.start, block.stop, strict=True)]
-            pixels = np.empty((block.n_samples, len(tile), *size), np.float32)
+            pixels = np.empty((block.n_samples, len(tile), *size), self.image.dtype)
             self._begun[number] = pixels, pixels.size
         pixels, missing = self._begun[number]
         part = tile[(slice(None), *crop_in_tile(region))]
         place = seen_from(block.start, list(map(slice, first, stop)))
-        pixels[region[1] - block.sample][(slice(None), *place)] = part
+        pixels[region[1] - block.sample][(slice(None), *place)] = to_dtype(part, pixels.dtype)
         self._begun[number] = pixels, missing - part.size
         if missing > part.size:
             return 0
@@ -105,8 +105,7 @@ class BlockResult:
         for box in layout.boxes(block.sample, block.n_samples, channels, block.start, block.stop):
             inside = replace(layout, shape=tuple(part.stop - part.start for part in box))
             n = inside.data_shape[0]
-            part = to_dtype(pixels[done : done + n], self.image.dtype)
-            self._file.put(box, inside.from_canonical(part))
+            self._file.put(box, inside.from_canonical(pixels[done : done + n]))
             done += n
         self._written.append(number)
         if monotonic() - self._saved >= SHARE * self._saving:

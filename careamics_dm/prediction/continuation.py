@@ -1,13 +1,11 @@
 """Which blocks an earlier prediction has left, on which all processes agree."""
 
 import uuid
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch.distributed as dist
+from typing import Any
 
 from careamics_dm.errors import DataError
 from careamics_dm.prediction.block_record import (
@@ -17,11 +15,11 @@ from careamics_dm.prediction.block_record import (
     read_record,
 )
 from careamics_dm.prediction.fingerprint import Fingerprints, combined
-from careamics_dm.sampling.blocks import ImageBlocks
+from careamics_dm.sampling.result_blocks import ImageBlocks
 from careamics_dm.sources.data_warnings import say
+from careamics_dm.sources.ranks import agreed
 from careamics_dm.sources.source_path import as_text, is_url
 
-Agreed = TypeVar("Agreed")
 THREADS = 8
 """That look for results: behind a URL, that is waiting."""
 
@@ -113,26 +111,3 @@ class Continuation:
 
     def _made_of(self, image: int) -> str:
         return combined((self._facts, self.blocks[image], self._prints.of_image(image)))
-
-
-def are_connected() -> bool:
-    """Whether this process can already exchange something with others of its run."""
-    return dist.is_available() and dist.is_initialized()
-
-
-def agreed(find: Callable[[], Agreed]) -> Agreed:
-    """Return what the first of the processes of a run finds, or raise its error; all must ask."""
-    if not are_connected():
-        return find()
-    found: list[Any] = [None, None]
-    error: Exception | None = None
-    if dist.get_rank() == 0:
-        try:
-            found[0] = find()
-        except Exception as raised:
-            error, found[1] = raised, f"{raised}"
-    dist.broadcast_object_list(found)
-    if found[1] is not None:
-        raise error or DataError(found[1])
-    answer: Agreed = found[0]
-    return answer

@@ -9,10 +9,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
-from pylibCZIrw.czi import create_czi, edit_czi
+from pylibCZIrw.czi import (
+    ChannelDisplaySettingsDataClass,
+    Rgb8Color,
+    TintingMode,
+    create_czi,
+    edit_czi,
+)
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import Layout
+from careamics_dm.images.colors import red_green_blue
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.units import convert
 from careamics_dm.prediction.mapped_file import MappedFile
@@ -25,9 +32,9 @@ DTYPES = (np.uint8, np.uint16, np.float32)
 class CziWriter(ResultWriter):
     """Write predictions as CZI files with the names of the inputs, one for each image or scene.
 
-    They have the dimensions T (of all samples), Z and C, pixel size, frame interval and channel
-    names; integer results of RGB images are RGB. Until an image is complete, its pixels are in a
-    file beside the result, which takes as much space again.
+    They have the dimensions T (of all samples), Z and C, pixel size, frame interval, names and
+    colours of channels; integer results of RGB images are RGB. Until an image is complete, its
+    pixels are in a file beside the result, which takes as much space again.
 
     Parameters
     ----------
@@ -56,7 +63,7 @@ class CziWriter(ResultWriter):
             axis for axis in "YXZT" if axis in image.metadata["scale"] and not _size(image, axis)
         ]
         several = len(Layout(image.layout.axes, image.layout.shape).sample_axes) > 1
-        return ["axes of samples (all are T)"] * several + image.stated("".join([*lost, "L"]))
+        return ["axes of samples (all are T)"] * several + image.stated("".join([*lost, "LP"]))
 
     def open(self, image: ResultImage, *, begin: bool) -> ResultFile:
         """Open a file, of which the CZI is made, as that can't be written box by box."""
@@ -82,8 +89,20 @@ def write_czi(image: ResultImage, pixels: NDArray[Any], path: Path) -> None:
                 for c, one in enumerate(plane):
                     file.write(one[..., None], plane=at | {"C": c})
         names = dict(enumerate(found.get("channel_names") or ()))
-        file.write_metadata(path.stem, names, *((_size(image, a) or 0) for a in "XYZ"))
+        colors = found.get("channel_colors") or ()
+        file.write_metadata(
+            path.stem,
+            names,
+            *((_size(image, a) or 0) for a in "XYZ"),
+            display_settings={c: _display(color) for c, color in enumerate(colors)} or None,
+        )
     _add_metadata(path, _size(image, "T"), found.get("image_name", ""))
+
+
+def _display(color: str) -> ChannelDisplaySettingsDataClass:
+    """Return how to display a channel: all of its range, in a colour."""
+    tint = Rgb8Color(*map(np.uint8, red_green_blue(color)))
+    return ChannelDisplaySettingsDataClass(True, TintingMode.Color, tint, 0.0, 1.0)
 
 
 def _size(image: ResultImage, axis: str) -> float | None:

@@ -44,7 +44,7 @@ def fingerprint_of_model(trainer: L.Trainer, module: L.LightningModule) -> str:
             flat = value.detach().cpu().contiguous().reshape(-1)
             found.update(f"{value.dtype} {tuple(value.shape)}".encode())
             found.update(flat.view(torch.uint8).numpy().tobytes())
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data: Any = getattr(trainer, "datamodule", None)
     device = trainer.strategy.root_device.type
     turned = getattr(module, "test_time_augmentation", False)
     found.update(repr((data.statistics, trainer.precision, device, turned)).encode())

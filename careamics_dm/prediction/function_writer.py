@@ -29,7 +29,8 @@ class FunctionWriter(ResultWriter):
     write_func : callable or str
         Function ``write_func(path, array, **info)``, or its import path (mymodule:write). ``info``
         has the ``axes`` of ``array``, the ``source`` (the name of the image), and ``scale``,
-        ``channel_names``, ``labels``, ``is_rgb``, ``image_name`` and ``imagej`` as in `ImageStack`.
+        ``origin``, ``channel_names``, ``channel_colors``, ``labels``, ``is_rgb``, ``image_name``
+        and ``imagej`` as in `ImageStack`.
     extension : str
         Extension of the files that it writes, such as ``.h5``.
 
@@ -65,7 +66,8 @@ class FunctionWriter(ResultWriter):
         return MappedFile(image, convert=partial(self._call, image), begin=begin)
 
     def _call(self, image: ResultImage, pixels: NDArray[Any], path: Path) -> None:
-        info: dict[str, Any] = {"channel_names": None, "labels": [], "is_rgb": False, "imagej": {}}
+        info: dict[str, Any] = {"channel_names": None, "channel_colors": None, "labels": []}
+        info |= {"is_rgb": False, "imagej": {}}
         info |= {"axes": image.layout.axes, "source": image.stack.source, **image.metadata}
         name = name_of(self.write_func)
         try:

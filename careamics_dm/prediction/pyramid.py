@@ -1,4 +1,4 @@
-"""Smaller versions of an image: means over 2 pixels along each axis, block by block."""
+"""Smaller versions of an image: means over 2 pixels along each axis, chunk by chunk."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -44,13 +44,13 @@ def shrink(source: Any, target: Any, block: Sequence[int]) -> None:
 def halve(pixels: NDArray[Any], steps: Sequence[int]) -> NDArray[Any]:
     """Return the means over ``steps`` (1 or 2) pixels per axis; at odd ends, of what is there."""
     exact = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
-    means: NDArray[Any] = pixels.astype(np.float32 if exact else np.float64, copy=False)
+    means, dtype = pixels, np.dtype(np.float32 if exact else np.float64)
     for axis, step in enumerate(steps):
         if step == 2:
             every = np.moveaxis(means, axis, 0)
             first, second = every[::2], every[1::2]
-            mean = first.copy()
+            mean: NDArray[Any] = first.astype(dtype)
             mean[: len(second)] += second
             mean[: len(second)] /= 2
             means = np.moveaxis(mean, 0, axis)
-    return means
+    return means.astype(dtype, copy=False)

@@ -17,6 +17,7 @@ from careamics_dm.images.image_stack import ImageStack, Metadata
 STATED = {
     **{"Y": "pixel size", "X": "pixel size", "Z": "Z step", "T": "frame interval"},
     **{"C": "channel names", "N": "name of the scene", "L": "labels and display of ImageJ"},
+    **{"D": "channel colours", "P": "position"},
 }
 """What an image may say of itself."""
 
@@ -47,6 +48,7 @@ class ResultImage:
         """Return what ``stack`` says of itself, as far as it is true of the result, too."""
         found: Metadata = {"scale": getattr(self.stack, "scale", None) or {}}
         found["image_name"] = getattr(self.stack, "image_name", "")
+        found["origin"] = getattr(self.stack, "origin", None) or {}
         n, there = self.layout.size("C"), self.stack.data_shape[1]
         chosen = list(range(there) if self.channels is None else self.channels)
         if len(chosen) != n:  # the network makes other channels
@@ -56,6 +58,8 @@ class ResultImage:
         found["is_rgb"] = colours and whole
         if not found["is_rgb"] and (names := getattr(self.stack, "channel_names", None)):
             found["channel_names"] = [names[c] for c in chosen]
+        if not found["is_rgb"] and (colors := getattr(self.stack, "channel_colors", None)):
+            found["channel_colors"] = [colors[c] for c in chosen]
         if whole or not colours:
             found["labels"] = _labels(self.stack, chosen)
         imagej = dict(getattr(self.stack, "imagej", None) or {})
@@ -65,7 +69,7 @@ class ResultImage:
         found["imagej"] = imagej
         return found
 
-    def stated(self, letters: str = "YXZTCNL") -> list[str]:
+    def stated(self, letters: str = "YXZTCNLDP") -> list[str]:
         """Name what the metadata say, of the part of `STATED` with these letters."""
         axes, found = self.layout.axes.replace("S", "T"), self.metadata
         display = {"Ranges", "LUTs"} & found.get("imagej", {}).keys()
@@ -73,6 +77,8 @@ class ResultImage:
             "C": bool(found.get("channel_names")),
             "N": bool(found.get("image_name")),
             "L": bool(found.get("labels") or display),
+            "D": bool(found.get("channel_colors")),
+            "P": any(found.get("origin", {}).values()),
         }
         return [*{STATED[letter]: None for letter in letters if says.get(letter)}]
 
@@ -133,19 +139,19 @@ def to_dtype(pixels: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         over: NDArray[Any] = pixels >= 0.5
         return over
     if dtype.kind in "iu":
-        if np.isnan(pixels).any():
+        if np.isnan(pixels.min(initial=0)):
             raise DataError(
                 f"writer: the prediction contains NaN, which {dtype} cannot store. Check the "
                 "model, or set writer.dtype to float32."
             )
         limits = np.iinfo(dtype)
-        # float64, because float32 lacks the largest 32-bit integers. It lacks the largest 64-bit
-        # integer, too, and what rounds up to it would overflow.
+        # float64 where float32 lacks the largest integers. It lacks the largest 64-bit integer,
+        # too, and what rounds up to it would overflow.
         high = float(limits.max)
         high = np.nextafter(high, 0) if int(high) > limits.max else high
-        whole = np.rint(pixels, dtype=np.float64)
-        return np.asarray(np.clip(whole, limits.min, high).astype(dtype))
-    converted: NDArray[Any] = pixels.astype(dtype)
+        whole = np.rint(pixels, dtype=np.float32 if dtype.itemsize <= 2 else np.float64)
+        return np.asarray(np.clip(whole, limits.min, high, out=whole).astype(dtype))
+    converted: NDArray[Any] = pixels.astype(dtype, copy=False)
     return converted
 
 

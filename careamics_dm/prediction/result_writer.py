@@ -1,6 +1,7 @@
 """Predictions as files: what all kinds of file share."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,13 +16,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from careamics_dm.errors import DataError
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 from careamics_dm.images.image_set import count_channels
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.stack_view import layout_of
 from careamics_dm.prediction.background import Background
 from careamics_dm.prediction.block_result import BlockResult
-from careamics_dm.prediction.continuation import THREADS, Continuation, Progress, agreed
+from careamics_dm.prediction.continuation import THREADS, Continuation, Progress
 from careamics_dm.prediction.fingerprint import Fingerprints, facts_of_settings
 from careamics_dm.prediction.result_file import (
     ResultFile,
@@ -30,13 +31,14 @@ from careamics_dm.prediction.result_file import (
     predicted_channels,
 )
 from careamics_dm.prediction.result_paths import check_space, check_writable, result_paths
-from careamics_dm.sampling.blocks import ImageBlocks
+from careamics_dm.sampling.result_blocks import ImageBlocks
 from careamics_dm.sampling.streams import images_of_shard
 from careamics_dm.sources.data_warnings import say
+from careamics_dm.sources.ranks import agreed, by_first
 from careamics_dm.sources.source_path import as_text, is_url
 
 
-class ResultWriter(Callback):
+class ResultWriter(Callback, ABC):
     """Write predictions, tile by tile as they arrive; a subclass says into which kind of file.
 
     A file with its final name is complete. Results have the names of the inputs; files below a
@@ -99,6 +101,7 @@ class ResultWriter(Callback):
         """Indices of the images to write; set by ``setup``."""
         self.progress = Progress(0, 0, 0)
         """Blocks of all results; set when the loader is made."""
+        self._stacks: Sequence[ImageStack] = []
         self._channels: list[list[int] | None] = []
         self._run: Continuation | None = None
         self._current: tuple[int, BlockResult] | None = None
@@ -109,20 +112,20 @@ class ResultWriter(Callback):
         """Whether one process writes all blocks of an image, as behind a URL and on Windows."""
         return is_url(self.folder) or os.name == "nt"
 
+    @abstractmethod
     def suffixes(self, stack: ImageStack) -> Sequence[str]:
         """Return the suffixes of results: the first one, unless the source has one of them."""
-        raise NotImplementedError
 
     def block_shape(self, stack: ImageStack) -> Sequence[int]:
-        """Return what files store as a unit, ``([Z], Y, X)``: blocks are made of whole units."""
+        """Return the chunk of files, ``([Z], Y, X)``: blocks are made of whole chunks."""
         return (1,) * (len(stack.data_shape) - 2)
 
+    @abstractmethod
     def open(self, image: ResultImage, *, begin: bool) -> ResultFile:
         """Open a result that was begun, by this process or another; with ``begin``, begin it.
 
         What may be left of another under the same name then goes.
         """
-        raise NotImplementedError
 
     def check(self, image: ResultImage) -> Iterable[str]:
         """Refuse an image that can't be written, and return what the result will lack."""
@@ -168,24 +171,15 @@ class ResultWriter(Callback):
             All writers of the prediction; whichever is prepared last, all get what they need.
         """
         stacks: Sequence[ImageStack] = datamodule.predict_stacks
+        self._stacks = stacks
         self.paths = result_paths(stacks, self.folder, self.suffixes)
         mine = set(images_of_shard(datamodule.settings.shard, len(stacks)))
-        found = agreed(lambda: self._existing(mine))
-        if found and self.existing == "error":
-            first = as_text(self.paths[min(found)])
-            raise DataError(
-                f"{len(found)} result(s) exist already, the first is {first}. "
-                "Write to another folder, or set writer.existing to skip or replace."
-            )
-        self.check_writable()
+        found = agreed(lambda: self._find_existing(stacks, mine))
         self.wanted = mine - (found if self.existing == "skip" else set())
         self._channels = predicted_channels(datamodule)
-        if not is_url(self.folder):
-            new = [i for i in self.wanted - found if not part_of(self.paths[i]).exists()]
-            check_space(self.folder, sum(self._least_bytes(stacks[i]) for i in new))
         self._check_images(stacks)
         if not self.wanted:
-            self.complete(stacks)
+            by_first(lambda: self.complete(stacks))
         writers = [self, *(other for other in beside if other is not self)]
         wanted = sorted(set[int]().union(*(other.wanted for other in writers)))
         datamodule.select_predict(wanted, writers)
@@ -222,9 +216,8 @@ class ResultWriter(Callback):
                 f"dict of {self.output}, (N, C, (Z), Y, X) in the units of the data, and the "
                 "region of the batch (batch_format=dict)."
             )
-        stacks = trainer.datamodule.predict_stacks  # type: ignore[attr-defined]
         self._background = self._background or Background()
-        self._background.do(self._put, stacks, outputs[self.output], outputs["region"])
+        self._background.do(self._put, outputs[self.output], outputs["region"])
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finish what is complete; called by Lightning, unless this process has no block."""
@@ -261,10 +254,22 @@ class ResultWriter(Callback):
             self._leave()
             self._complete(trainer)
 
-    def _existing(self, images: set[int]) -> set[int]:
+    def _find_existing(self, stacks: Sequence[ImageStack], images: set[int]) -> set[int]:
+        """Return which results are there; check that the others can be written."""
         with ThreadPoolExecutor(THREADS) as pool:
             there = pool.map(self.exists, [self.paths[i] for i in images])
-            return {i for i, exists in zip(images, there, strict=True) if exists}
+            found = {i for i, exists in zip(images, there, strict=True) if exists}
+        if found and self.existing == "error":
+            first = as_text(self.paths[min(found)])
+            raise DataError(
+                f"{len(found)} result(s) exist already, the first is {first}. "
+                "Write to another folder, or set writer.existing to skip or replace."
+            )
+        self.check_writable()
+        if not is_url(self.folder):
+            new = [i for i in images - found if not part_of(self.paths[i]).exists()]
+            check_space(self.folder, sum(self._least_bytes(stacks[i]) for i in new))
+        return found
 
     def _result(self, image: int, stack: ImageStack, n_channels: int) -> ResultImage:
         return ResultImage(
@@ -288,9 +293,7 @@ class ResultWriter(Callback):
                 "Write another kind of file if you need it."
             )
 
-    def _put(
-        self, stacks: Sequence[ImageStack], tiles: torch.Tensor, regions: torch.Tensor
-    ) -> None:
+    def _put(self, tiles: torch.Tensor, regions: torch.Tensor) -> None:
         """Put the tiles of a batch into blocks; in a thread, as it waits for GPU and disk."""
         pixels = tiles.detach().cpu().float().numpy()
         for tile, region in zip(pixels, regions.tolist(), strict=True):
@@ -298,7 +301,7 @@ class ResultWriter(Callback):
                 continue
             if self._current is None or self._current[0] != image:
                 self._close()
-                self._current = image, self._open(image, stacks[image], len(tile))
+                self._current = image, self._open(image, self._stacks[image], len(tile))
             self.progress.n_done += self._current[1].put(tile, region)
 
     def _open(self, image: int, stack: ImageStack, n_channels: int) -> BlockResult:

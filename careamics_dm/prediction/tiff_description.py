@@ -8,7 +8,9 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from careamics_dm.images.colors import red_green_blue
 from careamics_dm.images.units import LENGTHS, TIMES, convert, symbol
 from careamics_dm.prediction.result_file import ResultImage
 
@@ -55,6 +57,7 @@ class TiffDescription:
         self.axes = order.replace("C", "S") if self.is_rgb and "S" not in order else order
         self.scale = self.metadata.get("scale", {})
         self.names = self.metadata.get("channel_names")
+        self.colors = self.metadata.get("channel_colors") or []
         self.imagej = self.metadata.get("imagej", {})
         self.imagej = {"mode": "composite"} | self.imagej if colours else self.imagej
 
@@ -112,7 +115,9 @@ class TiffDescription:
             metadata["spacing"] = spacing
         if interval := self._size("T", "s"):
             metadata["finterval"] = interval
-        lost += self._stated("Z" * (not spacing) + "T" * (not interval) + "CN")
+        if self.colors and "LUTs" not in metadata:
+            metadata["LUTs"] = [_lookup_table(color) for color in self.colors]
+        lost += self._stated("Z" * (not spacing) + "T" * (not interval) + "CNP")
         if labels := self.metadata.get("labels"):
             times = max(self._n_planes // len(labels), 1)  # channels of an RGB image
             metadata["Labels"] = [label for label in labels for _ in range(times)]
@@ -135,13 +140,16 @@ class TiffDescription:
                 metadata |= {key: size, f"{key}Unit": symbol(unit)}
         if self.names and "C" in self.axes:
             metadata["Channel"] = {"Name": list(self.names)}
+        if self.colors and "C" in self.axes:
+            colors = {"Color": [*map(_rgba, self.colors)]}
+            metadata["Channel"] = metadata.get("Channel", {}) | colors
         options = self._options(metadata) | self._resolution("cm") | {"imagej": False, "ome": True}
-        return Described(options, self._stated(f"{lost}L"))
+        return Described(options, self._stated(f"{lost}LP"))
 
     def _as_tifffile(self) -> Described:
         """Describe axes as tifffile does; resolution is a tag of any TIFF."""
         options, resolution = self._options({"axes": self.axes}), self._resolution("cm")
-        lost = self._stated("ZTCNL" if resolution else "YXZTCNL")
+        lost = self._stated("ZTCNLDP" if resolution else "YXZTCNLDP")
         return Described(options | resolution | {"imagej": False, "ome": False}, lost)
 
     def _options(self, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -161,3 +169,13 @@ class TiffDescription:
 
     def _size(self, axis: str, unit: str) -> float | None:
         return convert(*self.scale[axis], unit) if axis in self.scale else None
+
+
+def _lookup_table(color: str) -> NDArray[np.uint8]:
+    """Return ImageJ's table from black to a colour, ``(3, 256)``."""
+    return np.outer(red_green_blue(color), np.linspace(0, 1, 256)).round().astype(np.uint8)
+
+
+def _rgba(color: str) -> int:
+    """Return a colour as in OME-XML: red, green, blue and opacity, as a signed number."""
+    return int.from_bytes(bytes([*red_green_blue(color), 255]), signed=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from careamics_dm.errors import DataError
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.prediction.mapped_file import MappedFile
 from careamics_dm.prediction.result_file import ResultFile, ResultImage

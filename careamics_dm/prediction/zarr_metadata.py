@@ -70,7 +70,7 @@ def image_metadata(
     groups = [g for g in source_groups(image.stack).values() if "multiscales" in g]
     own = groups[-1] if groups else {}
     name = image.metadata.get("image_name") or _name(own) or image.path.stem
-    entry = {"name": name, "datasets": _datasets(axes, levels, scale_of(image)), "type": "mean"}
+    entry = {"name": name, "datasets": _datasets(image, axes, levels), "type": "mean"}
     channels = _channels(image, ranges, own.get("omero") if display_of_source else None)
     return {
         "multiscales": [entry | {"axes": _axes(axes, scale_of(image))}],
@@ -93,13 +93,17 @@ def _axes(axes: str, scale: Scale) -> list[dict[str, Any]]:
     ]
 
 
-def _datasets(axes: str, levels: Sequence[Sequence[int]], scale: Scale) -> list[dict[str, Any]]:
+def _datasets(
+    image: ResultImage, axes: str, levels: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
+    scale, places = scale_of(image), image.metadata["origin"]
     size = np.array([scale.get(axis, (1.0, ""))[0] for axis in axes])
+    origin = np.array([places.get(axis, 0.0) if axis in scale else 0.0 for axis in axes])
     datasets = []
     for number, factors in enumerate(np.array(levels)):
         steps: list[dict[str, Any]] = [{"type": "scale", "scale": (size * factors).tolist()}]
-        if number:  # its first pixel is the mean of the first ones of the image
-            shift = size * (factors - 1) / 2
+        if number or origin.any():  # the first pixel is the mean of the first ones of the image
+            shift = origin + size * (factors - 1) / 2
             steps.append({"type": "translation", "translation": shift.tolist()})
         datasets.append({"path": str(number), "coordinateTransformations": steps})
     return datasets
@@ -131,12 +135,14 @@ def _channels(
     good = isinstance(theirs, list) and len(theirs) == n_source and len(chosen) == n
     theirs = [theirs[c] for c in chosen] if theirs and good else [{}] * n
     names = image.metadata.get("channel_names") or ()
+    colors = image.metadata.get("channel_colors") or ()
     found = []
     for i, (low, high) in enumerate(ranges):
         limits = {"start": low, "end": high, "min": low, "max": high}
         color = "FFFFFF" if n == 1 else COLORS[i % len(COLORS)]
         if image.metadata.get("is_rgb"):
             color = RGB[min(i, len(RGB) - 1)]
+        color = colors[i] if colors else color
         ours = {"color": color, "window": limits, "active": True}
         ours |= {"label": names[i]} if len(names) == n else {}
         try:

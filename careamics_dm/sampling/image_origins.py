@@ -1,5 +1,6 @@
 """Where the masks and gaps of images allow patches."""
 
+from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 
@@ -25,30 +26,29 @@ def origin_masks(
     Samples where all is allowed are left out; and those that are not ``chosen``, where each
     sample, image by image, is or is not.
     """
-    held: dict[tuple[int, int], NDArray[np.int64]] = {}
+    found: dict[tuple[int, int], OriginMask | ValidOrigins] = {}
+    every = images.extents().samples(chosen).T
+    if images.masks:
+        acquired = images.acquired(chosen)
+        for i, sample in every.tolist():
+            size = images.stacks[i].data_shape[2:]
+            pixels = images.masks[i].extract_patch(sample, None, [0] * len(size), size)[0]
+            found[i, sample] = OriginMask(pixels, patch_size)
+            if (i, sample) in acquired:
+                found[i, sample].exclude(gaps(acquired[i, sample], size))
+    else:
+        found |= gap_origins(images, patch_size, chosen)
     if held_out is not None and len(held_out):
         keys = np.stack([held_out.image, held_out.sample], axis=1)
         each, first = np.unique(keys, axis=0, return_index=True)
         starts = np.split(held_out.start, first[1:])
-        held = dict(zip(map(tuple, each.tolist()), starts, strict=True))
-    between = {} if images.masks else gap_origins(images, patch_size, chosen)
-    found: dict[tuple[int, int], OriginMask | ValidOrigins] = {}
-    every = [(i, sample) for i, samples in enumerate(images.samples(chosen)) for sample in samples]
-    for i, sample in every:
-        size, allowed = images.stacks[i].data_shape[2:], between.get((i, sample))
-        if images.masks:
-            pixels = images.masks[i].extract_patch(sample, None, [0] * len(size), size)[0]
-            found[i, sample] = OriginMask(pixels, patch_size)
-            if (valid := images.valid_region(i, sample)) is not None:
-                found[i, sample].exclude(gaps(valid, size))
-        elif allowed is not None:
-            found[i, sample] = copy(allowed) if (i, sample) in held else allowed  # others share it
-        elif (i, sample) in held:
-            found[i, sample] = ValidOrigins([((0,) * len(size), tuple(size))], size, patch_size)
-        if (i, sample) in held:
-            ends = held[i, sample].tolist(), (held[i, sample] + patch_size).tolist()
-            found[i, sample].exclude(zip(*ends, strict=True))
-    if not held and len(found) == len(every) and not any(mask.n_allowed for mask in found.values()):
+        for (i, sample), start in zip(each.tolist(), starts, strict=True):
+            size = tuple(images.stacks[i].data_shape[2:])
+            mask = copy(found.get((i, sample)))  # others share it
+            mask = mask or ValidOrigins([((0,) * len(size), size)], size, patch_size)
+            mask.exclude(zip(start.tolist(), (start + patch_size).tolist(), strict=True))
+            found[i, sample] = mask
+    elif len(found) == len(every) and not any(mask.n_allowed for mask in found.values()):
         raise DataError(
             f"train_mask: no patch of {tuple(patch_size)} has its centre inside the mask. "
             "Non-zero is where patches may be drawn: check that the mask is not inverted."
@@ -65,15 +65,12 @@ def gap_origins(
     """Find where gaps allow patches, by image and sample, of those with gaps."""
     found: dict[tuple[int, int], ValidOrigins] = {}
     shared: dict[tuple[tuple[int, ...], int], ValidOrigins] = {}
-    for i, samples in enumerate(images.samples(chosen)):
+    for (i, sample), valid in images.acquired(chosen).items():
         size = tuple(images.stacks[i].data_shape[2:])
-        for sample in samples:
-            if (valid := images.valid_region(i, sample)) is None:
-                continue
-            key = size, id(valid)  # boxes live as long as the images
-            if key not in shared:
-                shared[key] = ValidOrigins(valid, size, patch_size)
-            found[i, sample] = shared[key]
+        key = size, id(valid)  # boxes live as long as the images
+        if key not in shared:
+            shared[key] = ValidOrigins(valid, size, patch_size)
+        found[i, sample] = shared[key]
     return found
 
 
@@ -82,12 +79,9 @@ def warn_of_images_without_patch(images: ImageSet, patch_size: Sequence[int]) ->
     if images.masks:  # what they leave out is meant
         return
     allowed = gap_origins(images, patch_size)
+    n_lost = Counter(i for (i, _), origins in allowed.items() if not origins.n_allowed)
     lost = [
-        stack.source
-        for i, stack in enumerate(images.stacks)
-        if not any(
-            (i, s) not in allowed or allowed[i, s].n_allowed for s in range(stack.data_shape[0])
-        )
+        images.stacks[i].source for i, n in n_lost.items() if n == images.stacks[i].data_shape[0]
     ]
     if 0 < len(lost) < len(images.stacks):  # if all are, `origin_masks` says so
         rank_zero_warn(

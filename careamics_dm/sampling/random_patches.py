@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.extent import Extent
+from careamics_dm.images.extent import Extent, Extents
 from careamics_dm.images.region import Region
 from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins, total_weights
 from careamics_dm.sampling.chunk_grid import Axis, Losses, Values, WindowGrid, axis_of, window_shape
@@ -95,8 +95,8 @@ class RandomPatches:
         allowed = (self.allowed or {}).get((image, sample))
         if allowed is not None:
             return allowed.within(start, stop)
-        first = self.first_sample[image] + sample
-        is_trained = self.trained is None or bool(self.trained[first])
+        number = self.images.first[image] + sample
+        is_trained = self.trained is None or bool(self.trained[number])
         return np.full([b - a for a, b in zip(start, stop, strict=True)], is_trained)
 
     @property
@@ -107,39 +107,31 @@ class RandomPatches:
     @cached_property
     def bytes_of_windows(self) -> Numbers:
         """Decoded bytes of a window of each run."""
-        found: Numbers = np.array([e.sample_bytes for e in self.extents])[self.runs.image]
-        found *= self.runs.n
+        found: Numbers = self.images.each(lambda e: e.sample_bytes)[self.runs.image] * self.runs.n
         for geometry in self.geometries:
             found[geometry.runs] = geometry.window_bytes
         return found
 
     @cached_property
-    def first_sample(self) -> Numbers:
-        """Number, through all images, of the first sample of each."""
-        return np.cumsum([0] + [extent.samples for extent in self.extents])
+    def images(self) -> Extents:
+        """The extents, each kind once."""
+        return Extents(self.extents)
 
     @cached_property
     def runs(self) -> Runs:
         """Samples to draw from, as they are read."""
-        return sample_runs(self.extents, self.trained)
+        return sample_runs(self.images, self.trained)
 
     @cached_property
     def restricted(self) -> dict[int, list[tuple[int, OriginMask | ValidOrigins]]]:
         """By run, the samples in it that are not allowed everywhere."""
-        found = defaultdict(list)
-        row = self.first_sample[self.runs.image] + self.runs.first
-        for (image, sample), allowed in (self.allowed or {}).items():
-            number = self.first_sample[image] + sample
-            if self.trained is None or self.trained[number]:
-                run = int(np.searchsorted(row, number, side="right")) - 1
-                found[run].append((int(number - row[run]), allowed))
-        return dict(found)
+        return self.runs.having(self.allowed or {})
 
     @cached_property
     def sizes(self) -> Numbers:
         """Size of each image, ``(I, D)``, at least that of a patch."""
-        sizes = np.array([extent.size for extent in self.extents], np.int64)
-        return np.maximum(sizes, self.patch_size)
+        sizes: Numbers = np.maximum(self.images.each(lambda e: e.size), self.patch_size)
+        return sizes
 
     @cached_property
     def area(self) -> Values:
@@ -157,15 +149,13 @@ class RandomPatches:
 
         All other runs, mostly small, are one window each, whose origins need no grid.
         """
-        shapes: dict[Extent, tuple[int, ...]] = {}
         found: dict[tuple[Extent, int], list[int]] = defaultdict(list)
-        keys = [extent._replace(samples=extent.together) for extent in self.extents]
-        for key in dict.fromkeys(keys):
-            shapes[key] = window_shape(key, self.patch_size, self.window_bytes)
-        on_grid = np.array([shapes[key] != key.size for key in keys], bool)[self.runs.image]
+        alike = self.images.changed(lambda e: e._replace(samples=e.together))
+        shapes = {e: window_shape(e, self.patch_size, self.window_bytes) for e in alike.kinds}
+        on_grid = alike.each(lambda e: shapes[e] != e.size)[self.runs.image]
         on_grid[[run for run in self.restricted if self.runs.n[run] > 1]] = True
         for run in np.flatnonzero(on_grid).tolist():
-            found[keys[self.runs.image[run]], int(self.runs.n[run])].append(run)
+            found[alike[self.runs.image[run]], int(self.runs.n[run])].append(run)
         return [
             Geometry(
                 np.array(mine),
@@ -203,12 +193,12 @@ class RandomEpoch:
             self._add(geometry, weight, rng)
             n_windows[geometry.runs] = self._rulers[-1].grid.n_windows
         # Where windows have less than a patch each, only these are read.
-        extents, image = plan.extents, plan.runs.image
-        patch_bytes = np.array([e.pixel_bytes for e in extents])[image] * prod(plan.patch_size)
+        images, image = plan.images, plan.runs.image
+        patch_bytes = images.each(lambda e: e.pixel_bytes)[image] * prod(plan.patch_size)
         each = self._n * weight / weight.sum() / n_windows
         few = np.minimum(plan.bytes_of_windows, (each * patch_bytes).astype(np.int64) + 1)
         window_bytes = np.where(each < 1, few, plan.bytes_of_windows)
-        self._has_few = (each < FEW) & ~np.array([e.in_memory for e in extents])[image]
+        self._has_few = (each < FEW) & ~images.each(lambda e: e.in_memory)[image]
         order = rng.permutation(np.flatnonzero(weight))
         self._order, self._weight = order, weight
         self._until = np.concatenate([[0.0], np.cumsum(weight[order])])

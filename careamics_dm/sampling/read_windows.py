@@ -1,15 +1,20 @@
 """What is read in one go, numbered in the order of an epoch, without a table of all of it."""
 
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Self
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from careamics_dm.images.extent import Extent
+from careamics_dm.images.extent import Extent, Extents
 from careamics_dm.images.region import Region
 from careamics_dm.sampling.keyed_random import Numbers
 
+T = TypeVar("T")
+
+MOST_SAMPLES = 2**32
+"""Of an image: it and the sample make one number."""
 WINDOWS = 32
 """Windows that fit the pool: of each of 8 streams 2 serve while the next 2 are read."""
 
@@ -79,22 +84,32 @@ class Runs(NamedTuple):
     first: Numbers
     n: Numbers
 
+    def having(self, of: Mapping[tuple[int, int], T]) -> dict[int, list[tuple[int, T]]]:
+        """Return what is said of samples, by image and sample: by run, with the place in it.
+
+        Runs must be in the order of images and samples.
+        """
+        begin, found = self.image * MOST_SAMPLES + self.first, defaultdict(list)
+        for (image, sample), value in of.items():
+            place = image * MOST_SAMPLES + sample
+            run = int(begin.searchsorted(place, side="right")) - 1
+            if run >= 0 and place - begin[run] < self.n[run]:
+                found[run].append((int(place - begin[run]), value))
+        return dict(found)
+
 
 def sample_runs(
     extents: Sequence[Extent],
     chosen: NDArray[np.bool_] | None = None,
-    together: Sequence[int] | None = None,
+    together: Numbers | None = None,
 ) -> Runs:
     """List the runs of samples; of ``chosen`` ones only, image by image.
 
     ``together`` says for each image how many to read at once; by default, those stored together.
     """
-    samples = np.array([extent.samples for extent in extents], np.int64)
-    each = np.array(together or [extent.together for extent in extents], np.int64)
-    image = np.repeat(np.arange(len(extents)), samples)
-    sample = np.arange(len(image)) - np.repeat(np.cumsum(samples) - samples, samples)
-    if chosen is not None:
-        image, sample = image[chosen], sample[chosen]
+    extents = Extents(extents)
+    each = extents.each(lambda extent: extent.together) if together is None else together
+    image, sample = extents.samples(chosen)
     begins = np.ones(len(image), bool)
     begins[1:] = (np.diff(image) != 0) | (np.diff(sample) != 1) | (sample % each[image] == 0)[1:]
     first = np.flatnonzero(begins)

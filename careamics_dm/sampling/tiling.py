@@ -12,13 +12,13 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from careamics_dm.images.extent import Extent
+from careamics_dm.images.extent import Extent, Extents
 from careamics_dm.images.region import Region
 from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
-from careamics_dm.sampling.blocks import ImageBlocks, fitting_tile, tile_axis
 from careamics_dm.sampling.chunk_grid import SeparableOrder, window_shape
 from careamics_dm.sampling.keyed_random import Numbers
 from careamics_dm.sampling.read_windows import Places, Runs, WindowTable, reach, sample_runs
+from careamics_dm.sampling.result_blocks import ImageBlocks, fitting_tile, tile_axis
 
 PORTION = 2**16
 """Tiles to check together for masks and gaps."""
@@ -58,20 +58,20 @@ class TileGrid:
         self._excluded = np.zeros(0, np.int64)
         self.overlap = tuple(overlap or [0] * 3)
         self.divisor = (divisor,) * 3 if isinstance(divisor, int) else tuple(divisor)
-        columns = zip(tile_size or (), self.divisor, strict=False)
-        self.tile_size = tuple(ceil(t / d) * d for t, d in columns)
-        together = None if blocks is None else [of.together for of in blocks]
-        runs = sample_runs(extents, chosen, together)
-        kinds: dict[tuple[Extent, int, tuple[int, ...] | None], int] = {}
-        kind = np.empty(len(runs.n), np.int64)
-        for row, (i, n) in enumerate(zip(runs.image.tolist(), runs.n.tolist(), strict=True)):
-            extent, block = extents[i], blocks[i].shape if blocks else None
-            key = extent._replace(samples=extent.together), n, block
-            kind[row] = kinds.setdefault(key, len(kinds))
+        both = zip(tile_size or (), self.divisor, strict=False)
+        self.tile_size = tuple(ceil(t / d) * d for t, d in both)
+        together = None if blocks is None else np.array([of.together for of in blocks])
+        images = Extents(extents)
+        runs = sample_runs(images, chosen, together)
+        alike = images.changed(lambda e: e._replace(samples=e.together))
+        number: dict[tuple[int, int, tuple[int, ...] | None], int] = {}
+        shapes = [blocks[i].shape if blocks else None for i in runs.image.tolist()]
+        columns = zip(alike.kind[runs.image].tolist(), runs.n.tolist(), shapes, strict=True)
+        kind = np.array([number.setdefault(key, len(number)) for key in columns], np.int64)
         how = self.overlap, self.divisor, window_bytes
         self._layouts = [
-            _Layout(extent, n, self._tile_of(extent, block), *how, block)
-            for extent, n, block in kinds
+            _Layout(alike.kinds[k], n, self._tile_of(alike.kinds[k], block), *how, block)
+            for k, n, block in number
         ]
         self._order(runs, kind)
         if allowed:
@@ -143,14 +143,13 @@ class TileGrid:
     def _exclude(self, allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins]) -> None:
         """Leave out tiles whose origins are not allowed."""
         lost = [self._excluded]
-        for run, (image, first, n) in enumerate(zip(*self._runs, strict=True)):
-            here = {s: allowed[image, s] for s in range(first, first + n) if (image, s) in allowed}
-            begin, end = self._until[run : run + 2].tolist() if here else (0, 0)
+        for run, here in self._runs.having(allowed).items():
+            begin, end = self._until[run : run + 2].tolist()
             for low in range(begin, end, PORTION):
                 ranks = np.arange(low, min(low + PORTION, end))
                 places = self._places(ranks)
-                for sample, origins in here.items():
-                    mine = np.flatnonzero(places.sample == sample)
+                for sample, origins in here:
+                    mine = np.flatnonzero(places.sample == self._runs.first[run] + sample)
                     lost.append(ranks[mine[~origins.allows(places.start[mine])]])
         self._excluded = np.sort(np.concatenate(lost))
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.extent import Extent
+from careamics_dm.images.extent import Extent, Extents
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
@@ -97,7 +97,7 @@ def make_split(rule: SplitRule, images: ImageSet, restored: Mapping[str, Any]) -
     n = rule.n_val_patches
     if n is None:
         # Places of a scene that is repeated are held out in every frame.
-        few = [e._replace(samples=1) for e in extents] if rule.repeats else extents
+        few = extents.changed(lambda e: e._replace(samples=1)) if rule.repeats else extents
         n = min(VAL_PATCHES, len(side_by_side(few, patch_size, masks)) // 4)
     rng = np.random.default_rng([rule.seed, 3])
     if not n:
@@ -137,7 +137,7 @@ def _whole(rule: SplitRule, images: ImageSet, trained: NDArray[np.bool_], words:
     """Lay validation patches side by side over the samples that are not trained on."""
     patch_size, extents = rule.patch_size, images.extents()
     masks = origin_masks(images, patch_size)
-    left = ((i, s) for i, samples in enumerate(images.samples(trained)) for s in samples)
+    left = zip(*extents.samples(trained).tolist(), strict=True)
     if not any(key not in masks or masks[key].n_allowed for key in left):
         raise DataError(
             f"train_data: {words}. Masks and gaps leave no place for a training patch of "
@@ -236,11 +236,12 @@ def side_by_side(
     extents: Sequence[Extent], patch_size: Sequence[int], masks: Masks | None
 ) -> TileGrid:
     """Lay patches side by side inside images, where masks and gaps allow them."""
-    inside = []
-    for extent in extents:
+
+    def inside(extent: Extent) -> Extent:
         size = tuple(n // p * p for n, p in zip(extent.size, patch_size, strict=True))
-        inside.append(extent._replace(size=size, samples=extent.samples if all(size) else 0))
-    return TileGrid(inside, patch_size, allowed=masks)
+        return extent._replace(size=size, samples=extent.samples if all(size) else 0)
+
+    return TileGrid(Extents(extents).changed(inside), patch_size, allowed=masks)
 
 
 def to_rows(held_out: PatchList, stacks: Sequence[ImageStack]) -> list[list[Any]]:
@@ -297,9 +298,13 @@ def n_by_default(images: ImageSet, patch_size: Sequence[int], split: Split | Non
     """Count random patches per epoch: as many as cover the data, but for the held-out ones."""
     held = 0 if split is None or split.avoided is None else len(split.avoided)
     trained = None if split is None else split.trained
-    missing, covering = images.n_not_acquired(trained), 0.0
-    for i, samples in enumerate(images.samples(trained)):
-        size, n = images.stacks[i].data_shape[2:], len(samples)
-        side_by_side = n * prod(ceil(s / p) for s, p in zip(size, patch_size, strict=True))
-        covering += side_by_side * (1 - missing.get(i, 0) / max(n * prod(size), 1))
-    return max(round(covering) - held, 1)
+    extents = images.extents()
+    n = np.bincount(extents.samples(trained)[0], minlength=len(extents))
+    covering = n * extents.each(
+        lambda e: prod(-(-s // p) for s, p in zip(e.size, patch_size, strict=True))
+    )
+    lacking = sum(
+        covering[i] * pixels / (n[i] * prod(extents[i].size))
+        for i, pixels in images.n_not_acquired(trained).items()
+    )
+    return max(round(float(covering.sum() - lacking)) - held, 1)

@@ -1,6 +1,7 @@
 """Warnings about data that are usable but not complete; printing on one process."""
 
 from math import prod
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -29,9 +30,9 @@ def warn_of_gaps(what: str, images: ImageSet) -> None:
 
 def warn_of_dtypes(what: str, images: ImageSet) -> None:
     """Warn of images of several dtypes, as some of them may be masks."""
-    of_dtype: dict[str, list[str]] = {}
+    of_dtype: dict[np.dtype[Any], list[str]] = {}
     for stack in images.stacks:
-        of_dtype.setdefault(str(np.dtype(stack.data_dtype)), []).append(stack.source)
+        of_dtype.setdefault(np.dtype(stack.data_dtype), []).append(stack.source)
     if len(of_dtype) > 1:
         found = (f"{len(names)} {dtype} ({names[0]})" for dtype, names in of_dtype.items())
         rank_zero_warn(

@@ -1,7 +1,10 @@
 """Opening the sources of one role (train, val, test, predict) and checking them as a set."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +25,9 @@ Opened = list[ImageStack] | None
 
 T = TypeVar("T")
 OPENERS = 8  # threads that open files: opening waits for the disk, not for a core
+TASKS = (
+    256  # of these threads: of many sources, a task each would take longer than to open an array
+)
 
 
 def open_images(
@@ -126,8 +132,11 @@ def attempt_all(
             return None, f"{name}: cannot be read ({error})."
 
     bar: dict[str, Any] = {"total": len(sources), "unit": "file", "delay": PROGRESS_AFTER}
+    columns = [sources, rows or [{}] * len(sources)]
+    n = max(len(sources) // TASKS, 1)
+    parts = [[column[i : i + n] for column in columns] for i in range(0, len(sources), n)]
     with ThreadPoolExecutor(OPENERS) as pool:
-        found = pool.map(attempt, sources, rows or [{}] * len(sources))
+        found = chain.from_iterable(pool.map(lambda part: [*map(attempt, *part)], parts))
         results = list(tqdm(found, "opening", leave=False, **bar))
     faults += [fault for _, fault in results if fault]
     return [result for result, _ in results]
@@ -239,8 +248,8 @@ def _select(stack: ImageStack, channels: Channels) -> list[int] | None:
 def check_no_image_in_both(train: ImageSet, val: ImageSet) -> None:
     """Refuse images that train and validate: validation would see what is trained on."""
     ours, theirs = _by_place(train), _by_place(val)
-    both = [theirs[place][0] for place in theirs if place in ours and place[0].exists()]
-    both += _in_sets_of(train, val)
+    both = [theirs[place][0] for place in theirs if place in ours]
+    both = [source for source in both if file_of(source).exists()] + _in_sets_of(train, val)
     if both:
         raise DataError(
             f"val_data: {len(both)} image(s) are in train_data too, {', '.join(both[:5])}"
@@ -251,6 +260,8 @@ def check_no_image_in_both(train: ImageSet, val: ImageSet) -> None:
 
 def _in_sets_of(train: ImageSet, val: ImageSet) -> list[str]:
     """List validation images of which a file belongs to the set of another training image."""
+    if not any(getattr(stack, "files", None) for stack in (*train.stacks, *val.stacks)):
+        return []
     used = {file: stack for stack in train.stacks for file in _files_of(stack)}
     return [
         f"{stack.source} ({file.name} is a file of {used[file].source})"
@@ -265,14 +276,17 @@ def _files_of(stack: ImageStack) -> frozenset[Path]:
     return getattr(stack, "files", None) or frozenset([file_of(stack.source).resolve()])
 
 
-def _by_place(images: ImageSet) -> dict[tuple[Path, Path, tuple[int, ...]], list[str]]:
-    """Group the names of images by their file, links resolved, place in it, and channels."""
-    found: dict[tuple[Path, Path, tuple[int, ...]], list[str]] = {}
+def _by_place(images: ImageSet) -> dict[tuple[str, tuple[int, ...]], list[str]]:
+    """Group the names of images by their path, links resolved, and channels."""
+    found: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    real_folder = cache(os.path.realpath)  # of many images
     for stack, chosen in zip(images.stacks, images.channels, strict=True):
         channels = range(stack.data_shape[1]) if chosen is None else chosen
-        file = file_of(stack.source)
-        key = file.resolve(), absolute(stack.source).relative_to(file), tuple(channels)
-        found.setdefault(key, []).append(stack.source)
+        # Not a Path: that would take longer than all else about an image.
+        folder, name = os.path.split(stack.source.replace("://", "/"))
+        path = os.path.join(real_folder(folder), name)  # noqa: PTH118
+        path = os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114
+        found.setdefault((path, tuple(channels)), []).append(stack.source)
     return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from careamics_dm.transforms.augmentation import Orientation, OwnAugmentation, augment, orient
@@ -30,7 +31,7 @@ class BatchTransform:
             if key not in batch:
                 continue
             if counts is None:
-                x = batch[key].to(torch.float32, copy=True)
+                x = _float32(batch[key])
             else:
                 x = orient(batch[key], self.orientations, counts)
             # Targets that training data lack are in the units of the images.
@@ -43,3 +44,10 @@ class BatchTransform:
         if self.batch_format == "tensor":
             return done["image"]
         return done if self.batch_format == "dict" else tuple(done.values())
+
+
+def _float32(x: torch.Tensor) -> torch.Tensor:
+    """Copy a batch as float32; on the CPU by NumPy, as torch's threads wait for busy cores."""
+    if x.device.type == "cpu":
+        return torch.from_numpy(x.numpy().astype(np.float32))
+    return x.to(torch.float32, copy=True)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.checks import is_number, written
+from careamics_dm.images.argument_checks import is_number, written
 from careamics_dm.transforms.histogram import Histogram, histograms_of
 
 Blocks = Iterable[NDArray[Any]]
@@ -79,7 +79,13 @@ class Affine(NamedTuple):
         shape = (-1,) + (1,) * (like.ndim - 2)
         # By way of NumPy, which is five times as fast with lists.
         columns = (np.array(c, np.float64).reshape(shape) for c in self if c is not None)
-        return [torch.from_numpy(column).to(like.device, like.dtype) for column in columns]
+        # Converted first, as not every device has float64. A copy that blocks would make the host
+        # wait for all that the device has yet to do.
+        at_once = like.device.type == "cuda"
+        return [
+            torch.from_numpy(column).to(like.dtype).to(like.device, non_blocking=at_once)
+            for column in columns
+        ]
 
 
 class Normalization(ABC):
@@ -117,21 +123,21 @@ class Normalization(ABC):
     def measure(self, blocks: Blocks) -> Affine:
         """Compute statistics from ``(C, n)`` finite pixels each, per channel or for all."""
         together = (block if self.per_channel else block.reshape(1, -1) for block in blocks)
-        return self._of_clipped(together) if self.clip else self.of_all(together)
+        return self._from_histograms(together) if self.clip else self.from_pixels(together)
 
-    def of_all(self, blocks: Blocks) -> Affine:
+    def from_pixels(self, blocks: Blocks) -> Affine:
         """Compute statistics where no pixel is clipped."""
-        return self._of_clipped(blocks)
+        return self._from_histograms(blocks)
 
     @abstractmethod
-    def of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+    def from_histogram(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
         """Return offset and scale of a channel whose pixels are clipped to a range."""
 
-    def _of_clipped(self, blocks: Blocks) -> Affine:
+    def _from_histograms(self, blocks: Blocks) -> Affine:
         """Compute statistics of pixels after clipping, with the limits."""
         histograms = histograms_of(blocks)
         low, high = zip(*(h.limits(self.clip) for h in histograms), strict=True)
-        columns = [self.of_clipped(*each) for each in zip(histograms, low, high, strict=True)]
+        columns = [self.from_histogram(*each) for each in zip(histograms, low, high, strict=True)]
         affine = _affine(*zip(*columns, strict=True))
         return affine._replace(low=list(low), high=list(high)) if self.clip else affine
 
@@ -169,8 +175,8 @@ class MeanStd(Normalization):
             raise DataError(f"normalization: {std}={getattr(self, std)} must be above 0.")
         return found and Affine(*found)
 
-    def of_all(self, blocks: Blocks) -> Affine:
-        """See `Normalization.of_all`; blocks are merged after Chan et al. 1983."""
+    def from_pixels(self, blocks: Blocks) -> Affine:
+        """See `Normalization.from_pixels`; blocks are merged after Chan et al. 1983."""
         count, mean, squares = 0, np.zeros(1), np.zeros(1)
         for block in blocks:
             n = block.shape[1]
@@ -181,8 +187,8 @@ class MeanStd(Normalization):
             mean, count = mean + delta * n / total, total
         return _affine(mean, np.sqrt(squares / max(count, 1)))
 
-    def of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
-        """See `Normalization.of_clipped`."""
+    def from_histogram(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        """See `Normalization.from_histogram`."""
         return histogram.moments(low, high)
 
 
@@ -218,8 +224,8 @@ class MinMax(Normalization):
             raise DataError(f"normalization: {a} must be below {b}.")
         return found and _span(*found)
 
-    def of_all(self, blocks: Blocks) -> Affine:
-        """See `Normalization.of_all`."""
+    def from_pixels(self, blocks: Blocks) -> Affine:
+        """See `Normalization.from_pixels`."""
         ranges = [
             (block.min(axis=1).astype(np.float64), block.max(axis=1).astype(np.float64))
             for block in blocks
@@ -227,8 +233,8 @@ class MinMax(Normalization):
         low, high = zip(*ranges, strict=True)
         return _span(np.min(low, 0), np.max(high, 0))
 
-    def of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
-        """See `Normalization.of_clipped`."""
+    def from_histogram(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        """See `Normalization.from_histogram`."""
         return low, high - low
 
 
@@ -261,8 +267,8 @@ class Quantile(Normalization):
                 f"normalization: low={self.low}, high={self.high}; give 0 <= low < high <= 1."
             )
 
-    def of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
-        """See `Normalization.of_clipped`; exact up to 16 million pixels, and always for 16 bit."""
+    def from_histogram(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        """See `Normalization.from_histogram`; exact up to 16 million pixels, always for 16 bit."""
         first, last = np.clip(histogram.quantiles([self.low, self.high]), low, high).tolist()
         return first, last - first
 
@@ -286,12 +292,12 @@ class NoNormalization(Normalization):
         """See `Normalization.given`: offset 0, scale 1."""
         return None if self.clip else Affine([0.0], [1.0])
 
-    def of_all(self, blocks: Blocks) -> Affine:
-        """See `Normalization.of_all`."""
+    def from_pixels(self, blocks: Blocks) -> Affine:
+        """See `Normalization.from_pixels`."""
         return Affine([0.0], [1.0])
 
-    def of_clipped(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
-        """See `Normalization.of_clipped`."""
+    def from_histogram(self, histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+        """See `Normalization.from_histogram`."""
         return 0.0, 1.0
 
 

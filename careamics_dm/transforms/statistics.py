@@ -1,6 +1,6 @@
 """Statistics of the training data, from a bounded random part of it or from everything."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from typing import Any
 
@@ -22,7 +22,7 @@ SIDES: tuple[Side, ...] = ("image", "target")
 STATISTICS_BYTES = 2**28
 """Of the training data, at most this many bytes (256 MiB) make the statistics."""
 SMALL = 2**16
-"""Bytes of small samples in memory that are read together."""
+"""Bytes of small samples that are read, and of small blocks that are worked on, together."""
 BLOCK = 2**24
 """Bytes read at once: small compared with the data, large compared with the cost of a read."""
 PORTION = 4096
@@ -76,7 +76,7 @@ def measure(
         if affine is None:
             options: Any = {"allow_nan": allow_nan, "trained": trained}
             blocks = pixel_blocks(images, number, n_bytes, seed, **options)
-            affine = normalization.measure(_warn_of_values(blocks, side))
+            affine = normalization.measure(_warn_of_values(_joined(blocks), side))
             _check_limits(affine, normalization, side)
         found[side] = affine.spread(counts[number], side)
     return found
@@ -101,10 +101,9 @@ def pixel_blocks(
     done, is_empty = 0, True
     total = len(blocks) if n_bytes is None else None  # of a part, gaps decide how many
     bar = tqdm(desc="statistics", total=total, unit="block", delay=PROGRESS_AFTER, leave=False)
-    for number in _in_random_order(len(blocks), seed):
+    for block in blocks.in_random_order(seed):
         if n_bytes is not None and done >= n_bytes:
             break
-        block = blocks[number]
         acquired = _acquired(images, block)
         if acquired is not None and not acquired.any():
             continue  # does not count: else a sparse mosaic would yield nothing but gaps
@@ -126,32 +125,40 @@ def pixel_blocks(
 
 
 class _Blocks:
-    """The samples to use in blocks that are read at once: numbered, as they may be very many."""
+    """The samples to use, in blocks that are read at once."""
 
     def __init__(self, images: ImageSet, trained: NDArray[np.bool_] | None) -> None:
         self._extents = images.extents()
         # One by one, small samples in memory would take far longer than their pixels.
-        together = [
-            max(SMALL // (prod(e.size) * e.pixel_bytes), 1) if e.in_memory else e.together
-            for e in self._extents
-        ]
+        together = self._extents.each(
+            lambda e: max(SMALL // (prod(e.size) * e.pixel_bytes), 1) if e.in_memory else e.together
+        )
         self._runs = sample_runs(self._extents, trained, together)
-        self._shape = {extent: _block_shape(extent) for extent in set(self._extents)}
-        n = [prod(self._grid(extent)) for extent in self._extents]
-        self._until = np.concatenate([[0], np.cumsum(np.array(n)[self._runs.image])])
+        self._shape = {extent: _block_shape(extent) for extent in self._extents.kinds}
+        n = self._extents.each(lambda e: prod(self._grid(e)))
+        self._until = np.concatenate([[0], np.cumsum(n[self._runs.image])])
 
     def __len__(self) -> int:
         return int(self._until[-1])
 
-    def __getitem__(self, number: int) -> Region:
-        run = int(np.searchsorted(self._until, number, side="right")) - 1
-        image, sample, n = (int(column[run]) for column in self._runs)
-        extent = self._extents[image]
-        place = np.unravel_index(number - int(self._until[run]), self._grid(extent))
-        corners = zip(place, self._shape[extent], extent.size, strict=True)
-        box = [(int(i) * step, min((int(i) + 1) * step, size)) for i, step, size in corners]
-        start, stop = zip(*box, strict=True)
-        return Region(image, sample, start, stop, n)
+    def in_random_order(self, seed: int) -> Iterator[Region]:
+        """Yield each block once, without a list of them, as they may be very many."""
+        key, end = key_of(seed, 2), len(self)
+        for first in range(0, end, PORTION):
+            number = permuted(key, np.arange(first, min(first + PORTION, end)), end)
+            run = np.searchsorted(self._until, number, side="right") - 1
+            columns = (*(column[run] for column in self._runs), number - self._until[run])
+            for image, sample, n, inside in zip(*(c.tolist() for c in columns), strict=True):
+                yield Region(image, sample, *self._box(self._extents[image], inside), n)
+
+    def _box(self, extent: Extent, number: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the corners of a block of a sample."""
+        start: list[int] = []
+        for n, step in zip(self._grid(extent)[::-1], self._shape[extent][::-1], strict=True):
+            number, place = divmod(number, n)
+            start.insert(0, place * step)
+        columns = zip(start, self._shape[extent], extent.size, strict=True)
+        return tuple(start), tuple(min(a + step, size) for a, step, size in columns)
 
     def _grid(self, extent: Extent) -> list[int]:
         """Blocks along each axis of a sample."""
@@ -163,13 +170,6 @@ def _block_shape(extent: Extent) -> tuple[int, ...]:
     if extent.in_memory:
         extent = extent._replace(in_memory=False, block=(1,) * len(extent.size))
     return window_shape(extent, [min(64, size) for size in extent.size], BLOCK)
-
-
-def _in_random_order(n: int, seed: int) -> Iterator[int]:
-    """Yield the numbers below ``n``, each once, without a list of them where they are many."""
-    key = key_of(seed, 2)
-    for first in range(0, n, PORTION):
-        yield from permuted(key, np.arange(first, min(first + PORTION, n)), n).tolist()
 
 
 def _finite_pixels(
@@ -184,7 +184,7 @@ def _finite_pixels(
     stacks, channels = images.sides[side]
     stack, chosen = stacks[region.image], channels[region.image]
     block = read_samples(stack, region, chosen)
-    flat: NDArray[Any] = np.moveaxis(block, 1, 0).reshape(block.shape[1], -1)
+    flat: NDArray[Any] = block.swapaxes(0, 1).reshape(block.shape[1], -1)
     if acquired is not None:
         flat = flat[:, acquired]
     if block.dtype.kind != "f" or (finite := np.isfinite(flat)).all():
@@ -201,7 +201,7 @@ def _finite_pixels(
 def _acquired(images: ImageSet, region: Region) -> NDArray[np.bool_] | None:
     """Return for each pixel of a region, sample by sample, if it was acquired; ``None``: all."""
     samples = range(region.sample, region.sample + region.n_samples)
-    valid = [images.valid_region(region.image, sample) for sample in samples]
+    valid = [images.acquired().get((region.image, sample)) for sample in samples]
     if all(boxes is None for boxes in valid):
         return None
     size = tuple(b - a for a, b in zip(region.start, region.stop, strict=True))
@@ -211,6 +211,17 @@ def _acquired(images: ImageSet, region: Region) -> NDArray[np.bool_] | None:
             corners = zip(start, stop, region.start, strict=True)
             pixels[tuple(slice(max(a - r, 0), max(b - r, 0)) for a, b, r in corners)] = True
     return acquired.reshape(-1)
+
+
+def _joined(blocks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Put small blocks together: one by one, they would take far longer than their pixels."""
+    some: list[NDArray[Any]] = []
+    for block in blocks:
+        if some and (block.dtype != some[0].dtype or sum(of.nbytes for of in some) > SMALL):
+            yield some[0] if len(some) == 1 else np.concatenate(some, axis=1)
+            some = []
+        some.append(block)
+    yield from [np.concatenate(some, axis=1)] * bool(some)
 
 
 def _warn_of_values(blocks: Iterator[NDArray[Any]], side: Side) -> Iterator[NDArray[Any]]:

@@ -78,6 +78,22 @@ def test_an_image_that_is_small_has_one_place(tmp_path, drawn):
     assert list(drawn) == ["predict_data_0000", "predict_data_0002", "predict_data_0004"]
 
 
+@pytest.mark.parametrize(
+    ("shard", "selected", "expected"), [("2/2", None, [1, 5, 9]), (None, [6, 7], [6, 7])]
+)
+def test_images_are_those_that_this_job_predicts(tmp_path, drawn, shard, selected, expected):
+    image = RNG.integers(0, 255, (20, 30)).astype(np.uint8)
+    data = arrays([image] * 10, "YX", shard=shard)
+    data.setup("predict")
+    data.select_predict(selected)
+    picture = PredictionPicture(tmp_path)
+    run = trainer(tmp_path, callbacks=[picture])
+    run.predict(Brighter(), datamodule=data, return_predictions=False)
+    assert list(drawn) == [f"predict_data_{i:04}" for i in expected]
+    folder = tmp_path / "shard_2_of_2" if shard else tmp_path
+    assert picture.path == folder / "prediction.png" and picture.path.exists()
+
+
 def test_names_of_channels_and_a_scale_bar(tmp_path, drawn):
     image = RNG.integers(0, 255, (2, 40, 50)).astype(np.uint16)
     metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}

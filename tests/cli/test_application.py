@@ -76,6 +76,8 @@ BAD = {
     ): "batch_norm=maybe, model.opt",
     ("trainer.max_epochs=many",): "trainer.max_epochs='many': give a whole number",
     ("trainer.precision=foo",): "trainer: Precision 'foo' is invalid",
+    ("model.compile=maybe",): "compile='maybe': give true, false or arguments",
+    ("model.compile={backend:foo}",): "can't be compiled (Invalid backend: 'foo'",
     ("seed=abc",): "seed=abc: is a number",
     ("model.network._target_=nothing.Net",): "model.network: ",
     # Grammar

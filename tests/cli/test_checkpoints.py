@@ -122,8 +122,11 @@ def test_files_that_are_no_checkpoints_of_ours(tmp_path, model):
             load_checkpoint(tmp_path / f"{name}.ckpt")
         assert f"{name}.ckpt" in str(caught.value)
         assert "model.ckpt of a run" in str(caught.value)
-    with pytest.raises(DataError, match=r"is not a readable checkpoint|does not exist"):
+    with pytest.raises(DataError, match=r"is a folder\. Name a file in it: \S+almost\.ckpt or "):
         load_checkpoint(tmp_path)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="none is a folder without a checkpoint"):
+        load_checkpoint(tmp_path / "none")
 
 
 def test_a_class_of_others_is_refused_unless_trusted(tmp_path, model, images):

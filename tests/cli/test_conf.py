@@ -122,6 +122,12 @@ def test_variants_of_noise2void_differ_only_where_they_say():
         assert composed(CONF / f"model/{name}.yaml") == OmegaConf.to_container(expected)
 
 
+def test_neighbor2neighbor_has_the_network_and_the_schedule_of_noise2void():
+    basis, found = (composed(CONF / f"model/{name}.yaml") for name in ("n2v", "neighbor2neighbor"))
+    own = {"_target_": "careamics_dm.Neighbor2NeighborModule", "gamma": 2.0}
+    assert found == {k: v for k, v in basis.items() if k != "masking"} | own
+
+
 def test_models_that_learn_from_pairs_have_the_network_and_the_schedule_of_noise2void():
     basis, care, n2n = (composed(CONF / f"model/{name}.yaml") for name in ("n2v", "care", "n2n"))
     assert care["network"] == basis["network"] | {"independent_channels": False}

@@ -91,9 +91,11 @@ def test_a_method_is_named_with_its_paper_and_that_of_the_network(module, name, 
     method = method_of(module)
     assert method.name == name
     assert [entry["doi"] for entry in method.cite] == [doi, "10.1007/978-3-319-24574-4_28"]
-    text = documentation_of("A name", "What it does.", method)
+    sizes = sizes_of(module, (16,) * (3 if name == "CARE" else 2))
+    text = documentation_of("A name", "What it does.", method, sizes)
     assert f"by {name}, from " in text and f"https://doi.org/{doi}" in text
     assert "\n## Validation\n" in text
+    assert ("have to contain all planes" in text) is (name == "CARE")
 
 
 def test_a_network_of_another_package_is_no_unet():

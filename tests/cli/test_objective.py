@@ -9,6 +9,7 @@ from omegaconf import OmegaConf, open_dict
 from careamics_dm.cli.objective import check_objective, objective_of
 from careamics_dm.errors import DataError
 
+AX = {"ax_config": {"experiment": {"minimize": True}}}
 OPTUNA = {"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"}
 
 
@@ -36,6 +37,14 @@ def check(*overrides, sweeper=None):
         ([], OPTUNA, "objective is needed, .* noisy pixels"),
         (["objective=psnr", "truth=a.tif"], {"direction": "minimize"}, "direction=maximize"),
         (["objective=val_loss"], {"direction": "maximize"}, "direction=minimize"),
+        (["objective=val_psnr"], {"direction": ["maximize"]}, "direction=maximize"),
+        (["objective=val_psnr"], {"optim": {"maximize": False}}, r"sweeper\.optim\.maximize=true"),
+        (["objective=val_psnr"], AX, r"ax_config\.experiment\.minimize=false"),
+        (
+            ["objective=val_loss"],
+            {"ax_config": {"experiment": {"minimize": True}, "early_stop": {"minimize": False}}},
+            r"ax_config\.early_stop\.minimize=true",
+        ),
     ],
 )
 def test_what_has_no_meaning_is_refused_before_training(overrides, sweeper, message):
@@ -49,12 +58,21 @@ def test_what_has_no_meaning_is_refused_before_training(overrides, sweeper, mess
         ([], None),
         ([], {}),
         (["objective=val_loss"], OPTUNA | {"direction": "minimize"}),
-        (["objective=val_loss"], OPTUNA),
+        (["objective=val_loss"], OPTUNA | {"optim": {"maximize": False}}),
+        (["objective=val_loss"], OPTUNA | AX),
         (["objective=test_psnr", "data.test_data=a.tif"], OPTUNA | {"direction": "maximize"}),
     ],
 )
 def test_what_is_named_is_taken(overrides, sweeper):
     check(*overrides, sweeper=sweeper)
+
+
+def test_a_sweeper_of_unknown_direction_is_left_to_the_user(capsys):
+    check("objective=val_psnr", sweeper=OPTUNA)
+    said = "objective=val_psnr: make sure that your sweeper will maximize it.\n"
+    assert capsys.readouterr().out == said
+    check("objective=val_psnr", sweeper={})
+    assert not capsys.readouterr().out
 
 
 def test_a_training_returns_the_score_that_was_asked_for():

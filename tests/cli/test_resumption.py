@@ -6,7 +6,9 @@ import torch
 import yaml
 from apps import SMALL, refuse, run, succeed, write_tiffs
 
+from careamics_dm.cli import train
 from careamics_dm.cli.resumption import find_checkpoint
+from careamics_dm.cli.sweep import read_scores
 
 ODD = ("model.optimizer.lr=0.003", "data.normalization=min_max", "seed=5", "data.batch_size=8")
 
@@ -88,10 +90,14 @@ def test_what_a_resumed_run_refuses(trained, argument, message):
         (["trainer.max_epochs=9", "+trainer.max_steps=2"], "2 steps, and trainer.max_steps=2"),
     ],
 )
-def test_nothing_left_to_do_leaves_all_as_it_is(trained, limit, message):
+def test_nothing_left_to_do_leaves_all_as_it_is(trained, limit, message, monkeypatch):
+    main, returned = train.main, []  # what a sweeper gets
+    monkeypatch.setattr(train, "main", lambda *of: returned.append(main(*of)))
     before = {path: path.stat().st_mtime_ns for path in (trained / "first").glob("*.*")}
-    done = succeed("train", trained, "checkpoint=first/model.ckpt", *limit)
+    more = ("checkpoint=first/model.ckpt", "objective=val_loss", *limit)
+    done = succeed("train", trained, *more)
     assert message in done.out
+    assert returned == [read_scores(trained / "first")["val_loss"]] and returned[0] > 0
     assert {path: path.stat().st_mtime_ns for path in (trained / "first").glob("*.*")} == before
 
 

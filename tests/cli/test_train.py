@@ -458,11 +458,11 @@ def test_an_experiment_is_a_difference_from_the_defaults(tmp_path):
 
 def test_several_processes_train_as_one_and_tell_once(tmp_path):
     write_tiffs(tmp_path / "images", "YX", [(32, 32)] * 3)
-    places = [f"data.{role}=images" for role in ("train_data", "test_data")]
-    places += ["data.predict_data=images/image_0.tif"]  # the second process has none
-    targets = [f"data.{role}=images" for role in ("train_target", "test_target")]
+    places = [f"data.{role}=images" for role in ("train_data", "train_target")]
+    alone = ("test_data", "test_target", "predict_data")  # the second process has none
+    places += [f"data.{role}=images/image_0.tif" for role in alone]
     together = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp")
-    program = ("hydra.run.dir=run", "data=tiff", "model=care", *SMALL, *places, *targets, *together)
+    program = ("hydra.run.dir=run", "data=tiff", "model=care", *SMALL, *places, *together)
     done = ended("train", tmp_path, *program, MASTER_PORT=str(free_port()))
     assert done.code == 0, done.err
     assert "Starting with 2 processes" in done.err

@@ -231,6 +231,38 @@ def test_checkpoint_loads_with_weights_only(tmp_path: Path) -> None:
     assert torch.equal(fresh.eval()(x), model(x))
 
 
+def test_a_compiled_network_learns_predicts_and_is_saved_as_any_other(tmp_path: Path) -> None:
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:  # "eager", counted
+        compiled.append(graph)
+        return graph.forward
+
+    def trained(compile: bool | dict[str, Any]) -> Identity:
+        torch.manual_seed(0)
+        model = Identity(small, compile=compile)
+        trainer(tmp_path).fit(model, datamodule=Data())
+        return model
+
+    plain, model = trained(False), trained({"backend": backend})
+    assert compiled
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    x = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(model.predict_step(x), plain.predict_step(x))
+    before = len(compiled)
+    model.trainer.save_checkpoint(path := tmp_path / "model.ckpt")
+    fresh = Identity(small, compile={"backend": backend})
+    trainer(tmp_path).test(fresh, datamodule=Data(), ckpt_path=path, verbose=False)
+    torch.testing.assert_close(fresh(x), plain(x))
+    assert len(compiled) == before  # only training compiles
+
+
+def test_compile_is_true_false_or_arguments(tmp_path: Path) -> None:
+    model = Identity(small, compile="yes")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="compile='yes': give true, false or arguments"):
+        trainer(tmp_path).fit(model, datamodule=Data())
+
+
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
 def test_batches_of_a_loader_without_its_data_module_are_refused(
     tmp_path: Path, stage: str

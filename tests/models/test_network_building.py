@@ -181,8 +181,8 @@ def test_a_size_divisor_is_the_given_one_else_that_of_the_network_else_one() -> 
     assert N2VModule(network).size_divisor == (8, 8)
     assert N2VModule(network, size_divisor=16).size_divisor == 16
     assert N2VModule(nn.Identity()).size_divisor == 1
-    for wrong in (0, 1.5):
-        with pytest.raises(ValueError, match=r"size_divisor=.* divides no size"):
+    for wrong, words in ((0, "0 is too small"), (1.5, "1.5: give a whole number or null")):
+        with pytest.raises(ValueError, match=f"size_divisor={words}"):
             N2VModule(network, size_divisor=wrong)  # type: ignore[arg-type]
 
 

@@ -18,12 +18,11 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-import torch.distributed as dist
 from modules import trainer
 
 from careamics_dm import ArrayDataModule, TiffDataModule, TiffWriter, ZarrWriter
 from careamics_dm.errors import DataError
-from careamics_dm.prediction import block_record, continuation, fingerprint
+from careamics_dm.prediction import block_record, fingerprint
 from careamics_dm.prediction.block_record import BlockRecord, blocks_in, read_record
 from careamics_dm.prediction.result_file import part_of
 
@@ -224,41 +223,6 @@ def test_weights_and_pixels_are_hashed_once_for_all_writers(tmp_path, monkeypatc
                 Blur(after), datamodule=data(IMAGE, ArrayDataModule), return_predictions=False
             )
         assert sorted(hashed) == ["fingerprint_of_image", "fingerprint_of_model"]
-
-
-def found_by(rank, folder, kind):
-    dist.init_process_group("gloo", f"file://{folder}/met", rank=rank, world_size=2)
-
-    def find():
-        if rank == 1:
-            raise AssertionError("asked")
-        if kind is not None:
-            raise kind("a.tif is there already")
-        return {1, 2}
-
-    try:
-        found = continuation.agreed(find)
-    except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-    (folder / f"{rank}").write_text(f"{found}")
-    dist.destroy_process_group()
-
-
-@FORKS
-@pytest.mark.parametrize("kind", [None, DataError, OSError])
-def test_what_the_first_process_finds_or_raises_holds_for_all(tmp_path, kind):
-    context = multiprocessing.get_context("fork")
-    others = [context.Process(target=found_by, args=(r, tmp_path, kind)) for r in range(2)]
-    for process in others:
-        process.start()
-    for process in others:
-        process.join(60)
-    found = [(tmp_path / f"{rank}").read_text() for rank in range(2)]
-    if kind is None:
-        assert found == ["{1, 2}"] * 2
-    else:
-        message = "a.tif is there already"
-        assert found == [f"{kind.__name__}: {message}", f"DataError: {message}"]
 
 
 class TestWhatIsLeft:

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import tifffile
 from modules import Identity, trainer
-from pylibCZIrw.czi import create_czi, edit_czi, open_czi
+from pylibCZIrw.czi import (
+    ChannelDisplaySettingsDataClass,
+    Rgb8Color,
+    TintingMode,
+    create_czi,
+    edit_czi,
+    open_czi,
+)
 
 from careamics_dm import (
     CustomDataModule,
@@ -50,6 +57,7 @@ class Case:
     rgb: bool = False
     dtype: str = "uint16"
     scene: str = ""
+    colors: list[str] | None = None
 
     def __str__(self):
         return f"{self.kind}-{self.axes}-{'rgb-' * self.rgb}{self.dtype}"
@@ -63,6 +71,7 @@ class Case:
         return "Z" in self.axes
 
 
+COLORS = ["FF8000", "0080FF"]
 XY = {"X": (0.1, "µm"), "Y": (0.2, "µm")}
 XYZ = XY | {"Z": (0.5, "µm")}
 T = {"T": (2.5, "s")}
@@ -75,14 +84,15 @@ CASES = [
     Case("imagej", "ZYX", XYZ),
     Case("imagej", "TZCYX", XYZ | T, labels=[f"plane {n}" for n in range(24)]),
     Case("imagej", "TYXC", XY | T, rgb=True, dtype="uint8"),
-    Case("ome", "CYX", XY, NAMES),
+    Case("ome", "CYX", XY, NAMES, colors=COLORS),
     Case("ome", "TCYX", XY | T, NAMES),
     Case("ome", "CZYX", XYZ, NAMES),
     Case("ome", "TYX", XY | {"T": (250.0, "ms")}, dtype="int16"),
     Case("ome", "TZYX", XY | {"Z": (500.0, "nm")} | T, dtype="float64"),
     Case("ome", "TYXC", XY | T, rgb=True),
     Case("czi", "TCYX", XY | T, NAMES, scene="left & right"),
-    Case("czi", "TCZYX", XYZ, NAMES),
+    Case("czi", "TCZYX", XYZ, NAMES, colors=COLORS),
+    Case("custom", "CYX", XY, colors=COLORS),
     Case("czi", "TYXC", XY | T, rgb=True),
     Case("custom", "SCYX", XY, NAMES),
     Case("custom", "TZYX", {"X": (2.0, "Å"), "Y": (2.0, "Å"), "Z": (1.0, "nm"), "T": (5.0, "ms")}),
@@ -110,6 +120,9 @@ def write_input(folder, case):
             key = "TimeIncrement" if axis == "T" else f"PhysicalSize{axis}"
             metadata |= {key: size, f"{key}Unit": unit}
         metadata |= {"Channel": {"Name": case.names}} if case.names else {}
+        if case.colors:  # opaque; a signed number
+            numbers = [int(f"{color}FF", 16) for color in case.colors]
+            metadata["Channel"]["Color"] = [n - 2**32 * (n >= 2**31) for n in numbers]
         options |= {"ome": True}
     else:
         per_cm = tuple(1e4 * n for n in per_unit)
@@ -128,7 +141,13 @@ def write_czi(folder, case):
             for c, plane in enumerate(array[t, z]):
                 file.write(plane[..., None], plane={"T": t, "Z": z, "C": c})
         meters = [case.scale.get(axis, (0, ""))[0] * 1e-6 for axis in "XYZ"]
-        file.write_metadata("in", dict(enumerate(case.names or ())), *meters)
+        tints = [Rgb8Color(*map(np.uint8, bytes.fromhex(color))) for color in case.colors or ()]
+        shows = {
+            c: ChannelDisplaySettingsDataClass(True, TintingMode.Color, tint, 0, 1)
+            for c, tint in enumerate(tints)
+        }
+        names = dict(enumerate(case.names or ()))
+        file.write_metadata("in", names, *meters, display_settings=shows or None)
     scenes = f"<S><Scenes><Scene Index='0' Name='{case.scene.replace('&', '&amp;')}'/></Scenes></S>"
     interval = "<Interval><Start>0</Start><Increment>2.5</Increment></Interval>"
     more = scenes * bool(case.scene)
@@ -146,6 +165,7 @@ def open_input(folder, case):
         return CziDataModule(predict_data=folder / "in.czi", **shared)
     if case.kind == "custom":
         says = {"scale": case.scale, "channel_names": case.names, "image_name": case.scene}
+        says |= {"channel_colors": case.colors}
         stack = ArrayStack(case.array, case.axes, "in", **says)
         return CustomDataModule(
             predict_data="in", image_stack_loader=lambda *_: [stack], axes=case.axes, **shared
@@ -175,13 +195,13 @@ def plain(scale, axes="TZYX"):
 
 
 def read_tiff(path):
-    """What tifffile, and an XML parser, find: pixels, axes, scale, names, labels, scene."""
+    """What tifffile, and an XML parser, find: pixels, scale, names, labels, scene, colours."""
     with tifffile.TiffFile(path) as file:
         series, page = file.series[0], file.pages.first
         array, axes = series.asarray(), series.axes
         per_unit = {a: page.tags[tag].value for a, tag in (("X", 282), ("Y", 283))}
         scale = {a: (d / n, "µm") for a, (n, d) in per_unit.items()}
-        names, labels, scene = None, [], ""
+        names, labels, scene, colors = None, [], "", None
         if file.is_ome:
             xml = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]
             said, scene = xml["Pixels"], xml["Name"]
@@ -197,6 +217,8 @@ def read_tiff(path):
                 scale["T"] = (said["TimeIncrement"], said["TimeIncrementUnit"])
             channels = said["Channel"] if isinstance(said["Channel"], list) else [said["Channel"]]
             names = [channel["Name"] for channel in channels if "Name" in channel] or None
+            numbers = [channel["Color"] for channel in channels if "Color" in channel]
+            colors = [f"{number % 2**32:08X}".removesuffix("FF") for number in numbers] or None
         elif file.is_imagej:
             said = file.imagej_metadata
             scale = {a: (n, said["unit"]) for a, (n, _) in scale.items()}
@@ -204,10 +226,21 @@ def read_tiff(path):
             scale |= {"T": (said["finterval"], "s")} if "finterval" in said else {}
             labels = said.get("Labels", [])
             labels = [labels] if isinstance(labels, str) else labels
+            tables = said.get("LUTs", ())
+            colors = [bytes(table[:, 255]).hex().upper() for table in tables] or None
         else:
             scale = {a: (1e4 * n, unit) for a, (n, unit) in scale.items()}
         kind = "ome" if file.is_ome else "imagej" if file.is_imagej else "plain"
-        return kind, page.photometric.name, canonical(array, axes), scale, names, labels, scene
+        return (
+            kind,
+            page.photometric.name,
+            canonical(array, axes),
+            scale,
+            names,
+            labels,
+            scene,
+            colors,
+        )
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -215,11 +248,12 @@ def test_tiff(tmp_path, case):
     writers = [TiffWriter(tmp_path / dtype, dtype=dtype) for dtype in ("float32", "source")]
     paths = predict(open_input(tmp_path / "in", case), tmp_path, *writers)
     for path, dtype in zip(paths, ("float32", case.dtype), strict=True):
-        kind, colours, array, scale, names, labels, scene = read_tiff(path)
+        kind, colours, array, scale, names, labels, scene, colors = read_tiff(path)
         assert np.array_equal(array, canonical(case.array, case.axes))
         assert array.dtype == dtype
         assert plain(case.scale) == {a: n * MICRONS[unit] for a, (n, unit) in scale.items()}
         assert (names, labels) == (case.names, case.labels)
+        assert case.kind == "imagej" or colors == case.colors
         assert not case.scene or scene == case.scene
         assert colours == ("RGB" if case.rgb and dtype != "float32" else "MINISBLACK")
         assert case.kind != "imagej" or kind == "imagej"
@@ -252,7 +286,9 @@ def test_czi_npy_and_functions(tmp_path, case):
     assert {a: n * MICRONS[unit] for a, (n, unit) in info["scale"].items()} == plain(case.scale)
     assert (info["channel_names"], info["labels"]) == (case.names, case.labels)
     assert (info["is_rgb"], info["image_name"]) == (case.rgb, case.scene)
-    array, scale, names, scene = read_czi(czi)
+    assert case.kind == "imagej" or (info["channel_colors"] or None) == case.colors
+    array, scale, names, scene, colors = read_czi(czi)
+    assert case.kind == "imagej" or colors == case.colors
     assert np.array_equal(array, canonical(case.array, case.axes))
     assert array.dtype == (case.dtype if as_source == "source" else "float32")
     assert scale == plain(case.scale)
@@ -260,7 +296,7 @@ def test_czi_npy_and_functions(tmp_path, case):
 
 
 def read_czi(path):
-    """What pylibCZIrw finds: pixels, sizes, names of channels and of the scene."""
+    """What pylibCZIrw finds: pixels, sizes, names of channels and of the scene, colours."""
     with open_czi(str(path)) as file:
         said = file.metadata["ImageDocument"]["Metadata"]
         sizes = {axis: stop for axis, (_, stop) in file.total_bounding_box.items()}
@@ -275,6 +311,9 @@ def read_czi(path):
     array = (
         array[:, :, 0, ..., ::-1].transpose(0, 1, 4, 2, 3) if array.shape[5] == 3 else array[..., 0]
     )
+    display = (said.get("DisplaySetting") or {}).get("Channels", {}).get("Channel", [])
+    display = display if isinstance(display, list) else [display]
+    colors = [one["Color"].removeprefix("#FF") for one in display if "Color" in one] or None
     distances = said["Scaling"]["Items"]["Distance"]
     scale = {one["@Id"]: float(one["Value"]) * 1e6 for one in distances if float(one["Value"])}
     dimensions = said["Information"]["Image"]["Dimensions"]
@@ -284,4 +323,4 @@ def read_czi(path):
     channels = channels if isinstance(channels, list) else [channels]
     names = [channel["@Name"] for channel in channels if "@Name" in channel] or None
     scene = dimensions["S"]["Scenes"]["Scene"]["@Name"] if "S" in dimensions else ""
-    return array, scale, names, scene
+    return array, scale, names, scene, colors

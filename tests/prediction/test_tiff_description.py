@@ -125,7 +125,7 @@ def test_what_is_said_of_channels_is_that_of_those_predicted():
     more = Layout("TCYX", (3, 5, 12, 10))
     stack = result("a", "TCYX", **says).stack
     others = ResultImage(Path("a"), stack, more, np.dtype("f4"), False).metadata
-    assert others.keys() == {"scale", "image_name"}
+    assert others.keys() == {"scale", "origin", "image_name"}
 
 
 def test_one_channel_stays_a_hyperstack(tmp_path):

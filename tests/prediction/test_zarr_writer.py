@@ -14,8 +14,16 @@ import yaozarrs
 import zarr
 from modules import Identity, trainer
 
-from careamics_dm import ArrayDataModule, AutoWriter, TiffDataModule, ZarrDataModule, ZarrWriter
+from careamics_dm import (
+    ArrayDataModule,
+    AutoWriter,
+    TiffDataModule,
+    TiffWriter,
+    ZarrDataModule,
+    ZarrWriter,
+)
 from careamics_dm.errors import DataError
+from careamics_dm.formats.tiff.datamodule import open_tiff
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import Layout
 from careamics_dm.prediction.pyramid import halve, plan_levels, shrink
@@ -168,6 +176,53 @@ class TestImages:
         values = zarr.open_array(writer.paths[0] / "0", mode="r")[1, 2]
         assert channels[2]["window"]["start"] == values.min()
         assert channels[2]["window"]["end"] == values.max()
+
+    def test_origin_is_that_of_the_source_at_every_level(self, tmp_path):
+        group = zarr.create_group(tmp_path / "a.zarr", zarr_format=3)
+        group.create_array("0", data=numbers((600, 40)))
+        group.create_array("1", data=numbers((300, 20)))
+        steps = [
+            [{"type": "scale", "scale": [2.0 * n, 3.0 * n]} for n in (1, 2)],
+            [{"type": "translation", "translation": [10.0 + n, 20.0]} for n in (0, 1)],
+        ]
+        whole = [
+            {"type": "scale", "scale": [0.5, 1]},
+            {"type": "translation", "translation": [1, 0]},
+        ]
+        pyramid = {
+            "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in "yx"],
+            "datasets": [
+                {"path": str(n), "coordinateTransformations": [*both]}
+                for n, both in enumerate(zip(*steps, strict=True))
+            ],
+            "coordinateTransformations": whole,
+        }
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [pyramid]}
+        found = []
+        for level in (0, 1):
+            writer = ZarrWriter(tmp_path / f"out{level}")
+            predict(zarrs(tmp_path / "a.zarr", level=level, **options("YX")), writer, tmp_path)
+            (entry,) = content(writer.paths[0])["multiscales"]
+            found += [
+                [step[step["type"]] for step in dataset["coordinateTransformations"]]
+                for dataset in entry["datasets"]
+            ]
+        # Twice as large pixels of level 0 begin half a pixel of 1 x 3 µm further.
+        full, half = [[1.0, 3.0], [6.0, 20.0]], [[2.0, 6.0], [6.5, 21.5]]
+        assert found == [full, half, [[2.0, 6.0], [6.5, 20.0]]]
+
+    def test_colours_of_an_ome_zarr_are_those_of_a_tiff(self, tmp_path):
+        write_image(tmp_path / "a.zarr", numbers((2, 40, 50)), "cyx", "0.5", "bioio")
+        group = zarr.open_group(tmp_path / "a.zarr", mode="r+")
+        attributes = group.attrs.asdict()
+        channels = attributes.get("ome", attributes)["omero"]["channels"]
+        channels[0]["color"], channels[1]["color"] = "FF8000", "00FF00"
+        group.attrs.update(attributes)
+        writer = TiffWriter(tmp_path / "out")
+        predict(zarrs(tmp_path / "a.zarr"), writer, tmp_path)
+        (result,) = open_tiff(writer.paths[0])
+        result.close()
+        assert result.channel_colors == ("FF8000", "00FF00")
 
     def test_a_selected_channel_keeps_its_name_and_display(self, tmp_path):
         image = numbers((2, 40, 50))

@@ -242,7 +242,7 @@ def test_samples_alike_share_what_is_known_of_them():
             return [((0, 0), (40, 48))] if sample_idx < 3 else list(TILES)
 
     images = ImageSet([Many(np.zeros((6, 1, 80, 100), np.uint16))], channels=[None])
-    assert len({id(images.valid_region(0, s)) for s in range(6)}) == 2
+    assert len({id(images.acquired()[0, s]) for s in range(6)}) == 2
     masks = origin_masks(images, (16, 16))
     assert len({id(mask) for mask in masks.values()}) == 2
     before = [masks[0, s].n_allowed for s in range(6)]

@@ -216,7 +216,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("restricted", ["no", "mask", "held out"])
+@pytest.mark.parametrize("restricted", ["no", "mask", "gap and held out"])
 @pytest.mark.parametrize(("size", "patch", "block", "budget"), KINDS)
 def test_over_the_epochs_every_allowed_origin_is_equally_likely(
     size: tuple[int, ...],
@@ -228,8 +228,13 @@ def test_over_the_epochs_every_allowed_origin_is_equally_likely(
     rng, allowed = np.random.default_rng(3), Allowed()
     if restricted == "mask":
         allowed[0, 0] = OriginMask(rng.random(size) < 0.4, patch)
-    elif restricted == "held out":
-        allowed[0, 0] = held_out(size, patch, [np.maximum(np.subtract(size, patch), 0)])
+    elif restricted == "gap and held out":
+        start, stop, axis = [0] * len(size), [*size], int(np.argmax(size))
+        start[axis], stop[axis] = size[axis] // 2 + 1, size[axis] // 2
+        sides = [((0,) * len(size), tuple(stop)), (tuple(start), size)]
+        allowed[0, 0] = ValidOrigins(sides, size, patch)
+        corner = np.maximum(np.subtract(size, patch), 0)
+        allowed[0, 0].exclude([(corner.tolist(), (corner + patch).tolist())])
     if allowed and not allowed[0, 0].n_allowed:
         return  # narrower than the patch, all is held out
     # One patch per epoch: those of an epoch share their grid of windows.

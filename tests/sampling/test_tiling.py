@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from careamics_dm.images.extent import Extent
 from careamics_dm.sampling.allowed_origins import OriginMask
-from careamics_dm.sampling.blocks import ImageBlocks, image_blocks
+from careamics_dm.sampling.result_blocks import ImageBlocks, image_blocks
 from careamics_dm.sampling.streams import Share
 from careamics_dm.sampling.tiling import BlockTiles, TileGrid
 

@@ -121,7 +121,7 @@ class Halfway(Normalization):
     per_channel: bool
     clip: float = 0.0
 
-    def of_clipped(self, histogram, low, high):
+    def from_histogram(self, histogram, low, high):
         return (low + high) / 2, high - low
 
 

@@ -13,9 +13,15 @@ from careamics_dm.datamodule.settings import SharedSettings
 from careamics_dm.errors import DataError
 from careamics_dm.formats.czi.directory import SubBlocks, first_bytes, read_directory
 from careamics_dm.formats.czi.layout import PIXEL_TYPES, SceneLayout, indices_of
-from careamics_dm.formats.czi.metadata import channel_names, parse, pixel_size, scene_name
+from careamics_dm.formats.czi.metadata import (
+    channel_colors,
+    channel_names,
+    parse,
+    pixel_size,
+    scene_name,
+)
 from careamics_dm.formats.czi.planes import CziArray, Key, OpenCzi
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import select_channels
 from careamics_dm.images.image_stack import ImageStack
@@ -156,6 +162,7 @@ def open_czi(
             block_shape=array.block_shape,
             scale=_scale(sizes, depth, part),
             channel_names=names,
+            channel_colors=channel_colors(metadata, list(layout.channels)),
             is_rgb=len(layout.channels) == 1 and len(layout.components) == 3,
             image_name=scene_name(metadata, layout.scene),
         )

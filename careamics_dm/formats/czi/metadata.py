@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.checks import positive
+from careamics_dm.images.argument_checks import positive
+from careamics_dm.images.colors import channel_colors as colors_of
 
 METER = 1e6  # micrometers in the unit of CZI
 
@@ -33,13 +34,27 @@ def pixel_size(metadata: ElementTree.Element) -> dict[str, tuple[float, str]]:
 
 def channel_names(metadata: ElementTree.Element, channels: Sequence[int]) -> list[str]:
     """Return the names of channels, by index along C; nothing unless each has its own."""
-    found = metadata.findall(f"{DIMENSIONS}/Channels/Channel")
+    chosen = _of_channels(metadata, f"{DIMENSIONS}/Channels/Channel", channels)
+    names = ["" if element is None else element.get("Name", "") for element in chosen]
+    return names if all(names) and len(set(names)) == len(names) else []
+
+
+def channel_colors(metadata: ElementTree.Element, channels: Sequence[int]) -> tuple[str, ...]:
+    """Return the colours of channels, by index along C."""
+    chosen = _of_channels(metadata, "./Metadata/DisplaySetting/Channels/Channel", channels)
+    return colors_of(["" if one is None else one.findtext("Color", "") for one in chosen])
+
+
+def _of_channels(
+    metadata: ElementTree.Element, path: str, channels: Sequence[int]
+) -> list[ElementTree.Element | None]:
+    """Return what is said of channels, by index along C."""
+    found = metadata.findall(path)
     by_id = {element.get("Id"): element for element in found}
     chosen = [by_id.get(f"Channel:{c}") for c in channels]
     if None in chosen and len(found) == len(channels):
-        chosen = list(found)  # named otherwise, but all there
-    names = ["" if element is None else element.get("Name", "") for element in chosen]
-    return names if all(names) and len(set(names)) == len(names) else []
+        return list(found)  # named otherwise, but all there
+    return chosen
 
 
 def scene_name(metadata: ElementTree.Element, scene: int | None) -> str:

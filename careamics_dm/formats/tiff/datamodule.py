@@ -24,6 +24,7 @@ from careamics_dm.formats.tiff.headers import (
     were_appended,
 )
 from careamics_dm.formats.tiff.metadata import (
+    channel_colors,
     channel_names,
     correlated_noise,
     display,
@@ -32,7 +33,7 @@ from careamics_dm.formats.tiff.metadata import (
 )
 from careamics_dm.formats.tiff.pages import TiffArray, map_series
 from careamics_dm.formats.tiff.sets import Files, SetPart, group_sets
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import check_axes, contradicted_axes, same_roles, unstated_axes
 from careamics_dm.images.image_stack import ImageStack
@@ -173,6 +174,7 @@ def _open_image(found: FoundSeries, name: str, axes: str, trust_axes: bool) -> A
         block_shape=array.block_shape if isinstance(array, TiffArray) else (1,) * len(shape),
         scale=scale,
         channel_names=channel_names(found),
+        channel_colors=channel_colors(found),
         labels=labels(found),
         is_rgb=file.is_rgb and "C" in axes,
         imagej=display(found),

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from careamics_dm.formats.tiff.headers import FoundSeries
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 from careamics_dm.images.array_stack import scaled_down
+from careamics_dm.images.colors import channel_colors as colors_of
 from careamics_dm.images.lossy_compression import ENOUGH, lossy_codec
 from careamics_dm.images.units import symbol
 
@@ -45,6 +46,18 @@ def channel_names(found: FoundSeries) -> tuple[str, ...]:
     pixels = _ome_pixels(found)
     names = _summary(found).get("ChNames") or [] if pixels is None else _names_in(pixels)
     return tuple(names) if names and all(names) and len(set(names)) == len(names) else ()
+
+
+def channel_colors(found: FoundSeries) -> tuple[str, ...]:
+    """Return the colours of channels; of ImageJ, of lookup tables that begin at black."""
+    if (pixels := _ome_pixels(found)) is not None:
+        numbers = [channel.get("Color", "") for channel in pixels.iterfind("{*}Channel")]
+        good = [re.fullmatch(r"-?\d+", number) for number in numbers]
+        stated = [f"{int(n[0]) >> 8 & 0xFFFFFF:06X}" if n else "" for n in good]  # RGB, opacity
+    else:
+        tables = [np.asarray(table) for table in _imagej(found).get("LUTs", ())]
+        stated = [bytes(of[:, -1]).hex() * (not of[:, 0].any()) for of in tables]
+    return colors_of(stated)
 
 
 def labels(found: FoundSeries) -> Sequence[str]:

@@ -25,7 +25,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from careamics_dm.errors import DataError, blame_others
 from careamics_dm.formats.zarr.store_files import METADATA, Place, close_zips, is_remote
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 from careamics_dm.images.boxes import blocks_in, seen_from
 from careamics_dm.images.file_handles import HandleCache
 

@@ -28,7 +28,7 @@ from careamics_dm.formats.zarr.discovery import (
 )
 from careamics_dm.formats.zarr.opening import open_zarr
 from careamics_dm.formats.zarr.store_files import Options, is_remote, scheme_of
-from careamics_dm.images import checks as check
+from careamics_dm.images import argument_checks as check
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sources.listing import MANIFESTS, Listing, at_home, list_files, read_manifest
 from careamics_dm.sources.opening import attempt_all, join_faults

@@ -1,11 +1,13 @@
 """OME-Zarr metadata (NGFF 0.1 to 0.5), read with yaozarrs' models of the specification."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from careamics_dm.errors import DataError
+from careamics_dm.images.colors import channel_colors
 
 Scale = dict[str, tuple[float, str]]
 
@@ -20,7 +22,9 @@ class Description(NamedTuple):
 
     axes: str  # a letter per dimension, of any alphabet, see `_letters`; empty if they say nothing
     scale: Scale
-    channel_names: tuple[str, ...]
+    channel_names: tuple[str, ...] = ()
+    channel_colors: tuple[str, ...] = ()
+    origin: Mapping[str, float] = MappingProxyType({})  # of the first pixel, by axis of ``scale``
     odd_scale: bool = False
     """Whether the pixel size is left out, as transformations are not those of the specification."""
     level: int = 0
@@ -55,15 +59,15 @@ def read_pyramid(attributes: dict[str, Any], source: str) -> dict[str, Descripti
     usual, is_odd = _with_usual_transformations(_modernized(entry) if old else entry)
     found = _validate("Multiscale", usual, attributes, source, old)
     axes = _letters(found.axes)
-    whole = [1.0] * len(axes)
-    for step in found.coordinateTransformations or ():
-        if step.type == "scale":
-            whole = step.scale
+    factors, shifts = _scale_and_translation(found.coordinateTransformations, len(axes))
     levels, names = {}, _channel_names(metadata)
+    colors = channel_colors(_of_channels(metadata, "color"))
     for level, dataset in enumerate(found.datasets):
-        (sizes,) = (t.scale for t in dataset.coordinateTransformations if t.type == "scale")
-        scale = {} if is_odd else _pixel_size(axes, found.axes, sizes, whole)
-        description = Description(axes, scale, names, is_odd and not old, level)
+        sizes, start = _scale_and_translation(dataset.coordinateTransformations, len(axes))
+        scale = {} if is_odd else _pixel_size(axes, found.axes, sizes, factors)
+        places = zip(axes, start, factors, shifts, strict=True)
+        origin = {axis: a * factor + b for axis, a, factor, b in places if axis in scale}
+        description = Description(axes, scale, names, colors, origin, is_odd and not old, level)
         levels[dataset.path.strip("/")] = description
     return levels
 
@@ -244,12 +248,27 @@ def _pixel_size(letters: str, axes: Sequence[Any], sizes: Any, whole: Any) -> Sc
     return scale
 
 
+def _scale_and_translation(steps: Sequence[Any] | None, n: int) -> tuple[Any, Any]:
+    """Return both of usual transformations, a number for each of ``n`` axes."""
+    scale, translation = [1.0] * n, [0.0] * n
+    for step in steps or ():
+        if step.type == "scale":
+            scale = step.scale
+        else:
+            translation = step.translation
+    return scale, translation
+
+
 def _channel_names(metadata: dict[str, Any]) -> tuple[str, ...]:
-    """Read unique names of channels; not with yaozarrs, which refuses channels without a color."""
-    omero = metadata.get("omero")
-    channels = omero.get("channels") if isinstance(omero, dict) else None
-    if not isinstance(channels, list):
-        return ()
-    names = [c.get("label") if isinstance(c, dict) else None for c in channels]
+    """Read unique names of channels."""
+    names = _of_channels(metadata, "label")
     good = [name for name in names if isinstance(name, str) and name]
     return tuple(good) if len(set(good)) == len(names) else ()
+
+
+def _of_channels(metadata: dict[str, Any], key: str) -> list[Any]:
+    """Read what is said of channels; not with yaozarrs, which refuses some without a color."""
+    omero = metadata.get("omero")
+    channels = omero.get("channels") if isinstance(omero, dict) else None
+    channels = channels if isinstance(channels, list) else []
+    return [channel.get(key) if isinstance(channel, dict) else None for channel in channels]

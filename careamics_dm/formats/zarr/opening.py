@@ -66,7 +66,7 @@ def open_zarr(
                 f"{source}: its metadata name {len(found.axes)} axes ({found.axes}), but the array "
                 f"has shape {array.shape}. Save it again, or give axes and set trust_axes=true."
             )
-        found = Description("", {}, (), level=found.level)
+        found = Description("", {}, level=found.level)
     axes = _axes(found.axes, axes, array.shape, trust_axes, str(source))
     folder = Path(place.root) if Path(place.root).is_dir() else None
     missing = find_missing(array, files, place.path, folder)
@@ -79,17 +79,17 @@ def open_zarr(
         raise DataError(
             missing_message(str(place), missing.first, missing.n, missing.total, setting)
         )
+    letters = zip(found.axes, axes, strict=False)
+    names = {theirs: letter for theirs, letter in letters if letter in "TZYX"}
     stack = ArrayStack(
         ZarrArray(key, tuple(array.shape), array.dtype),
         axes,
         str(source),
         block_shape=block_shape(array),
-        scale={
-            letter: found.scale[theirs]
-            for letter, theirs in zip(axes, found.axes, strict=False)
-            if letter in "TZYX" and theirs in found.scale
-        },
+        scale={names[axis]: size for axis, size in found.scale.items() if axis in names},
         channel_names=found.channel_names,
+        channel_colors=found.channel_colors,
+        origin={names[axis]: place for axis, place in found.origin.items() if axis in names},
         image_name=source.name,
     )
     stack.ome_groups = partial(groups_around, source.place, options)
@@ -167,7 +167,7 @@ def _from_array(array: Any) -> Description:
     letters = [words.get(str(name).upper(), str(name).upper()) for name in names]
     good = {"Y", "X"} <= set(letters) <= set(AXES)
     good = good and len(set(letters)) == len(letters) == array.ndim
-    return Description("".join(letters) if good else "", {}, ())
+    return Description("".join(letters) if good else "", {})
 
 
 def _axes(found: str, axes: str, shape: tuple[int, ...], trust_axes: bool, source: str) -> str:

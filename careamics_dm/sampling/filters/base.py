@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.checks import is_number
+from careamics_dm.images.argument_checks import is_number
 
 
 class Measured(NamedTuple):

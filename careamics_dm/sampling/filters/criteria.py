@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.checks import is_number
+from careamics_dm.images.argument_checks import is_number
 from careamics_dm.sampling.filters.base import Measured, PatchFilter
 from careamics_dm.sampling.filters.window_statistics import (
     entropy,

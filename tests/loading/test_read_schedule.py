@@ -135,6 +135,20 @@ def test_a_window_is_read_by_one_rank_but_for_those_that_streams_share():
     assert len(windows) <= n_reads <= len(windows) + 8
 
 
+def test_a_batch_mixes_all_streams_and_two_windows_of_each():
+    """Of 8 streams that read window by window: 8 images and more, and most patches alone."""
+    images, blocks = [], []
+    for batch in dataset(stacks(40), n=2400, batch_size=64):
+        image, y, x = np.unravel_index(np.array(corners(batch), int), (40, *SHAPE[2:]))
+        images.append(len({*image.tolist()}))
+        blocks.append(
+            len({*zip(image.tolist(), (y // 16).tolist(), (x // 16).tolist(), strict=True)})
+        )
+    assert min(images) == 8
+    assert np.mean(images) > 10
+    assert np.mean(blocks) > 36
+
+
 def test_a_run_goes_on_in_the_middle_of_an_epoch_with_other_ranks():
     """1, 2, 4 ranks and 1 again, of a few steps each: every patch comes once."""
     found, states = [], [None]

@@ -66,8 +66,9 @@ def image_blocks(
 ) -> ImageBlocks:
     """Divide an image into blocks of whole units of the file, of about `BLOCK_BYTES`.
 
-    And of whole stored blocks or steps of tiles, where these are larger than a unit; of several
-    samples where whole ones are small. It depends on nothing that may differ from run to run.
+    And of whole chunks of the source or steps of tiles, where these are larger than a unit; of
+    several samples where whole ones are small. It depends on nothing that may differ from run to
+    run.
     """
     steps = [
         n if t >= n else min(_step(t, _in_blocks(o, t, d), d), n)

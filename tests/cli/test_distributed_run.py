@@ -1,18 +1,20 @@
 """Processes of one run share its folder, and the job of a sweep; schedulers start them again."""
 
 import json
+import multiprocessing
 import os
+import socket
 import sys
 
 import lightning as L
 import pytest
 import torch.distributed as dist
-from apps import run
+from apps import SMALL, run, write_tiffs
 
-from careamics_dm.cli.processes import (
+from careamics_dm.cli.distributed_run import (
     BEGAN,
     JOB,
-    check_processes,
+    connect,
     is_restarted,
     join_others,
     one_job,
@@ -76,7 +78,7 @@ def test_a_trainer_that_leaves_processes_out_is_refused(started):
     if "torchrun" in started:
         torchrun(0, 1)
     with pytest.raises(DataError, match=r"^2 processes were started.* make 1\. Set trainer\.dev"):
-        check_processes(trainer)
+        connect(trainer)
 
 
 @pytest.mark.parametrize(
@@ -170,3 +172,38 @@ def test_the_first_process_of_a_job_goes_on_with_the_sweep():
     os.environ |= {JOB: json.dumps(["data=zarr"]), "LOCAL_RANK": "0"}
     join_others()
     assert sys.argv == ["careamics-train", "data=tiff"]
+
+
+TOGETHER = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp")
+DATA = ("data=tiff", "data.train_data=images", "data.predict_data=images", *SMALL, *TOGETHER)
+
+
+def refuse_in_rank(rank, port, folder):
+    """Begin, as torchrun does, what is refused; write down what this rank says of it."""
+    torchrun(rank, port, LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+    del os.environ["TORCHELASTIC_USE_AGENT_STORE"]
+    done = run("train", folder, *DATA, "overwrite=false")
+    more = run("train", folder, *DATA, "writer.folder=images/image_0.tif")
+    said = [text.split("careamics-train: ")[1:] for text in (done.err, more.err)]
+    (folder / f"{rank}").write_text(json.dumps([done.code, more.code, *said]))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of Python 3.12
+def test_what_the_first_rank_refuses_ends_all_with_one_message(tmp_path):
+    write_tiffs(tmp_path / "images", "YX", [(32, 32)])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.ckpt").touch()
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        port = server.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=refuse_in_rank, args=(r, port, tmp_path)) for r in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(100)
+    first, second = (json.loads((tmp_path / f"{rank}").read_text()) for rank in range(2))
+    assert first[:2] == [1, 1] and second == [1, 1, [], []]
+    assert len(first[2]) == len(first[3]) == 1
+    assert "has the results of another training (model.ckpt)" in first[2][0]
+    assert "images/image_0.tif can't be written to" in first[3][0]

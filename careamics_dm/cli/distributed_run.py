@@ -84,14 +84,21 @@ def is_restarted() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in counts)
 
 
-def check_processes(trainer: L.Trainer) -> None:
-    """Refuse a trainer that leaves out some of the processes that were started for this run."""
-    if (n := _n_started()) > 1 and n != trainer.world_size:
+def connect(trainer: L.Trainer) -> None:
+    """Connect processes that were started together: what one finds wrong, all hear of.
+
+    Processes that Lightning starts come later, when the first one has found nothing wrong. Refuse a
+    trainer that leaves some of them out.
+    """
+    if (n := _n_started()) == 1:
+        return
+    if n != trainer.world_size:
         raise DataError(
             f"{n} processes were started for this run, but trainer.devices and trainer.num_nodes "
             f"make {trainer.world_size}. Set trainer.devices to the number of processes per node, "
             "and trainer.num_nodes to that of nodes."
         )
+    trainer.strategy.setup_environment()
 
 
 @rank_zero_only
