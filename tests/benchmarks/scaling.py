@@ -100,6 +100,7 @@ def measure(n: int, side: int) -> dict[str, float]:
     import torch
 
     torch.zeros(1).share_memory_()
+    data_module(1, BLOCK).setup("fit")  # imports
     imported = resident_mib()
     start = time.perf_counter()
     data = data_module(n, side)
