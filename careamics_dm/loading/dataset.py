@@ -198,6 +198,7 @@ class PatchDataset(IterableDataset[Batch]):
                 "patch_filter: patches that are rejected are replaced by others at random, so the "
                 "plan must be RandomPatches, and with_region=False."
             )
+        self.plan = replace(self.plan, few=0)  # all of a window is marked
         n_origins = self.extents.each(lambda e: e.samples * prod(e.size) * e.in_memory).sum()
         if n_origins > ORIGINS_PER_BYTE * self.pool_bytes:
             # Mapped from disk, say: marked part by part, as if it were read.
@@ -311,7 +312,7 @@ class PatchDataset(IterableDataset[Batch]):
 
     def _find(self, plan: EpochPlan, keeps: bool, window: int) -> tuple[Region, int]:
         """Return what to read of a window, whole samples if they are kept, and its bytes."""
-        region = plan.region(window, whole=self._marker is not None)
+        region = plan.region(window)
         extent = self.extents[region.image]
         if keeps:
             first = region.sample // extent.together * extent.together

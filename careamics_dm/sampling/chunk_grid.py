@@ -1,9 +1,8 @@
 """The chunk grid of an image: the windows that are read in one go, and what each may serve.
 
-A window is a box of whole stored blocks, so that no block is decoded for two windows. The price is
-that a patch has to lie inside one window. So the grid of windows is shifted by a whole number of
-blocks, another one in every epoch, and origins are weighted (see `Axis`): over the epochs all are
-equally likely.
+A window is a box of whole stored blocks, so that no block is decoded for two windows. A patch has
+to lie inside one window. So the grid of windows is shifted by a whole number of blocks, another one
+in every epoch, and origins are weighted (see `Axis`): over the epochs all are equally likely.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,10 +57,9 @@ class Axis:
     """Windows along one axis, at every shift.
 
     Windows are ``m`` blocks wide, on a grid that is shifted by ``0`` to ``m - 1`` blocks. An origin
-    whose patch crosses ``c`` block borders is inside a window at ``m - c`` of the ``m`` shifts. So
-    if it weighs ``1 / (m - c)`` there, and a shift is as likely as the total weight that it leaves,
-    then every origin is equally likely: the total cancels, and ``m - c`` times ``1 / (m - c)`` is
-    1. Along each axis there are two kinds of origins only, which cross ``c`` and ``c + 1`` borders.
+    whose patch crosses ``c`` block borders is inside a window at ``m - c`` of the ``m`` shifts, and
+    weighs ``1 / (m - c)`` there; `random_patches` says why. Along each axis there are two kinds of
+    origins only, which cross ``c`` and ``c + 1`` borders.
     """
 
     def __init__(self, size: int, patch: int, block: int, window: int) -> None:

@@ -43,8 +43,7 @@ from careamics_dm.sampling.read_windows import Places, Runs, WindowTable, reach,
 TRIES = 64
 """Origins to draw in a window, until one is allowed, before all of its origins are listed."""
 FEW = 16
-"""Patches that a window serves on average, from which on all of it is read; of fewer, the box that
-they need."""
+"""See `RandomPatches.few`."""
 
 
 class Geometry(NamedTuple):
@@ -72,6 +71,8 @@ class RandomPatches:
     """By image and sample, where patches may lie, if not everywhere."""
     trained: NDArray[np.bool_] | None = None
     """Whether each sample, image by image, may be drawn from; by default all may."""
+    few: int = FEW
+    """Where windows serve fewer patches on average, only the box is read that these need."""
     is_random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -198,7 +199,7 @@ class RandomEpoch:
         each = self._n * weight / weight.sum() / n_windows
         few = np.minimum(plan.bytes_of_windows, (each * patch_bytes).astype(np.int64) + 1)
         window_bytes = np.where(each < 1, few, plan.bytes_of_windows)
-        self._has_few = (each < FEW) & ~images.each(lambda e: e.in_memory)[image]
+        self._has_few = (each < plan.few) & ~images.each(lambda e: e.in_memory)[image]
         order = rng.permutation(np.flatnonzero(weight))
         self._order, self._weight = order, weight
         self._until = np.concatenate([[0.0], np.cumsum(weight[order])])
@@ -244,11 +245,11 @@ class RandomEpoch:
             begin += grid.before(inside * grid.n_samples, losses) / length * self._weight[of]
         return min(max(ceil(begin / self._step - self._offset), 0), self._n)
 
-    def region(self, window: int, *, whole: bool = False) -> Region:
+    def region(self, window: int) -> Region:
         """Return what to read of a window: all, or as far as the patches reach, if they are few."""
         run = int(self.table.run_of(np.array(window)))
         of = self._order[run]
-        if self._has_few[of] and not whole:
+        if self._has_few[of]:
             near = max(self.first(window) - 2, 0), min(self.first(window + 1) + 2, self._n)
             marks = np.arange(*near)
             return reach(self.places(marks[self.windows(marks) == window]))

@@ -71,9 +71,8 @@ class PatchList:
         image, sample = self.image[numbers], self.sample[numbers]
         return Places(image, sample, start, size, numbers, start[:, :0])
 
-    def region(self, window: int, *, whole: bool = False) -> Region:
+    def region(self, window: int) -> Region:
         """Return the box of a patch."""
-        del whole
         return reach(self.places(np.array([window])))
 
 

@@ -121,9 +121,8 @@ class TileGrid:
             return int(np.searchsorted(self._listed, rank))
         return int(rank - np.searchsorted(self._excluded, rank))
 
-    def region(self, window: int, *, whole: bool = False) -> Region:
+    def region(self, window: int) -> Region:
         """Return what to read of a window: as far as its tiles reach."""
-        del whole
         return reach(self.places(np.arange(self.first(window), self.first(window + 1))))
 
     def _tile_of(self, extent: Extent, block: Sequence[int] | None) -> tuple[int, ...]:
@@ -266,6 +265,6 @@ class BlockTiles:
         block = np.searchsorted(self.ends, numbers, side="right") - 1
         return self.grid.places(self._first[block] + numbers - self.ends[block])
 
-    def region(self, window: int, *, whole: bool = False) -> Region:
+    def region(self, window: int) -> Region:
         """Return what to read of a block: as far as its tiles reach."""
-        return self.grid.region(window, whole=whole)
+        return self.grid.region(window)

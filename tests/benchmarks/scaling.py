@@ -7,16 +7,18 @@ of 512 MiB, 8 held-out patches. Each row runs in a process of its own.
 
 With ``--ranks``, 64 ranks of 4 loader processes each go through the plan of an epoch over 340 GB,
 without reading: every place is drawn once, shares are equal, and the table says what windows are
-read by more than one rank. With ``--images``, the cost per image of 100,000 small arrays.
+read by more than one rank. With ``--images``, the cost of 100,000 small arrays that are open.
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
@@ -98,6 +100,7 @@ def measure(n: int, side: int) -> dict[str, float]:
     import torch
 
     torch.zeros(1).share_memory_()
+    data_module(1, BLOCK).setup("fit")  # imports
     imported = resident_mib()
     start = time.perf_counter()
     data = data_module(n, side)
@@ -142,20 +145,40 @@ def simulate_ranks() -> None:
 
 
 def many_images(n: int = 100_000) -> None:
-    """Time set-up, statistics and first batch over many small images in memory."""
-    from careamics_dm import ArrayDataModule
+    """Time what is done with many small images in memory, once they are open, in CPU time."""
+    from careamics_dm.datamodule.patch_datamodule import PatchDataModule
+    from careamics_dm.images.array_stack import ArrayStack
+    from careamics_dm.sources.listing import Listing
+
+    class OpenDataModule(PatchDataModule):
+        def list_sources(self, data, what):  # type: ignore[no-untyped-def]
+            return Listing(data)
+
+        def open_source(self, source, axes):  # type: ignore[no-untyped-def]
+            return [source]
 
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 9, (64, 64), np.uint8) for _ in range(n)]
-    before, start = resident_mib(), time.perf_counter()
-    data = ArrayDataModule(train_data=images, axes="YX")
-    data.setup("fit")
-    opened, memory = time.perf_counter(), resident_mib()
-    next(iter(data.train_dataloader()))
-    first = time.perf_counter()
-    print(f"opening {(opened - start) / n * 1e6:.0f} µs, {(memory - before) / n * 2**20:.0f} bytes")
-    print(f"statistics and first batch {(first - opened) / n * 1e6:.0f} µs,", end=" ")
-    print(f"{(resident_mib() - memory) / n * 2**20:.0f} bytes per image")
+
+    def run(n: int, show: Callable[..., object]) -> None:
+        pixels = (rng.integers(0, 9, (64, 64), np.uint8) for _ in range(n))
+        data = OpenDataModule(
+            train_data=[ArrayStack(image, "YX", f"image {i}") for i, image in enumerate(pixels)]
+        )
+        for name, task in {
+            "set-up": lambda: data.setup("fit"),
+            "statistics": data.measure_statistics,
+            "first batch": lambda: next(iter(data.train_dataloader())),
+        }.items():
+            gc.collect()
+            before, start = resident_mib(), time.process_time()
+            task()
+            took = time.process_time() - start
+            gc.collect()
+            memory = (resident_mib() - before) / n * 2**20
+            show(f"{name}: {took / n * 1e6:.1f} µs, {memory:.0f} bytes per image")
+
+    run(20, str)  # imports
+    run(n, print)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_windows_are_whole_blocks_that_do_not_overlap_and_cover_the_axis(
 def test_shift_and_weight_together_make_origins_exactly_equally_likely(
     size: int, patch: int, block: int, window: int
 ) -> None:
-    """The claim in the docstring of `Axis`: shifts as likely as the weight that they leave."""
+    """The claim of `random_patches`: shifts are as likely as the weight that they leave."""
     axis = Axis(size, patch, block, window)
     totals, likely = axis.totals(), np.zeros(axis.n_origins)
     for shift in range(axis.m):

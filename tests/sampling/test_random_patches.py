@@ -129,15 +129,14 @@ def test_as_many_patches_as_asked_for_lie_inside_images_where_they_may(
 def test_marks_are_in_the_order_of_their_windows_which_hold_them(
     patches: RandomPatches, epoch: int
 ) -> None:
-    located = patches.epoch(epoch)
+    located, whole = patches.epoch(epoch), replace(patches, few=0).epoch(epoch)
     found = located.places(np.arange(len(patches)))
     np.testing.assert_array_equal(located.windows(np.arange(len(patches))), found.window)
     assert (np.diff(found.window) >= 0).all()
     for window in np.unique(found.window).tolist():
         mine = np.flatnonzero(found.window == window)
         assert abs(located.first(window) - mine[0]) <= 1  # rounding
-        for whole in (False, True):
-            region = located.region(window, whole=whole)
+        for region in (located.region(window), whole.region(window)):
             assert (found.image[mine] == region.image).all()
             assert (found.sample[mine] >= region.sample).all()
             assert (found.sample[mine] < region.sample + region.n_samples).all()
@@ -156,10 +155,10 @@ def test_what_is_read_at_once_stays_within_the_budget() -> None:
 
 def test_windows_do_not_overlap_and_are_whole_blocks() -> None:
     extents = on_disk((200, 200), block=(16, 16))
-    located = RandomPatches(tuple(extents), (10, 10), 3000, 0, 64 * 64).epoch(0)
+    located = RandomPatches(tuple(extents), (10, 10), 3000, 0, 64 * 64, few=0).epoch(0)
     seen = np.zeros((200, 200), int)
     for window in range(int(located.table.first[-1])):
-        region = located.region(window, whole=True)
+        region = located.region(window)
         assert all(a % 16 == 0 for a in region.start)
         assert all(b % 16 == 0 or b == 200 for b in region.stop)
         seen[tuple(map(slice, region.start, region.stop))] += 1

@@ -88,11 +88,11 @@ def test_the_windows_of_a_block_are_those_of_its_places(every: list[Stream]) -> 
 def test_blocks_grow_and_then_keep_to_their_bytes() -> None:
     extent = Extent(1, (4000, 4000), (100, 100), 1, False)
     unit = 250_000
-    epoch = RandomPatches((extent,), (20, 20), 40_000, 0, unit).epoch(0)
+    epoch = RandomPatches((extent,), (20, 20), 40_000, 0, unit, few=0).epoch(0)
     stream = Stream(epoch, 0, 2, key_of(0), unit, 4)
 
     def n_bytes(block) -> int:
-        regions = [epoch.region(window, whole=True) for window in stream.windows(block).tolist()]
+        regions = [epoch.region(window) for window in stream.windows(block).tolist()]
         return sum(int(np.prod(np.subtract(r.stop, r.start))) for r in regions)
 
     sizes = [n_bytes(block) for block in stream.blocks(0)]
