@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.axes import layout_of
+from careamics_dm.images.axes import shared_layout
 from careamics_dm.images.boxes import Boxes, common
 from careamics_dm.images.image_stack import Channels, Groups, Metadata, StoredArray
 from careamics_dm.images.region import read_padded
@@ -43,7 +43,7 @@ class ArrayStack:
         **metadata: Unpack[Metadata],
     ) -> None:
         self.array = array
-        self.layout = layout_of(axes, tuple(array.shape))
+        self.layout = shared_layout(axes, tuple(array.shape))
         self.original_axes, self.original_data_shape = axes, self.layout.shape
         self.data_shape = self.layout.data_shape  # asked for often
         self.source = source
@@ -63,7 +63,7 @@ class ArrayStack:
         # Per sample and channel, of an array that was loaded.
         self._valid: list[list[Boxes | None]] | None = None
         if block_shape is not None:
-            block = layout_of(axes, block_shape)
+            block = shared_layout(axes, block_shape)
             self.block_shape = tuple(block.size(axis) for axis in block.spatial_axes)
             self.samples_per_block = self.layout.samples_in(block_shape)
         if self.data_dtype.kind not in "biuf":

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,10 @@ class Layout:
     axes: str
     shape: tuple[int, ...]
     z_as_samples: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without what is derived."""
+        return Layout, (self.axes, self.shape, self.z_as_samples)
 
     @cached_property
     def spatial_axes(self) -> str:
@@ -164,7 +169,7 @@ class Layout:
         return replace(self, axes="C" + self.axes, shape=(n_channels, *self.shape))
 
 
-layout_of = lru_cache(maxsize=4096)(Layout)
+shared_layout = lru_cache(maxsize=4096)(Layout)
 """Images of one shape share theirs."""
 
 

@@ -18,7 +18,7 @@ from careamics_dm.models.distributed_scores import (
     mean_over_channels,
     merged,
 )
-from careamics_dm.models.inference import mirror_up, restore_in_all_orientations
+from careamics_dm.models.inference import mirror_up, restore, restore_in_all_orientations
 from careamics_dm.models.learning_plan import LearningPlan, MakeOptimizer, MakeScheduler
 from careamics_dm.models.reach import reach_of
 from careamics_dm.models.trainer_data import (
@@ -331,10 +331,10 @@ class RestorationModule(L.LightningModule):
 
     def _restore(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Restore images of any size; with their standard deviation if over all orientations."""
+        if not self.test_time_augmentation:
+            return restore(self, image, self.size_divisor), None
         # Before it is turned, so that pixels have one place on the network's grid.
         larger, inner = mirror_up(image, self.size_divisor), [slice(n) for n in image.shape[2:]]
-        if not self.test_time_augmentation:
-            return self(larger)[:, :, *inner].float(), None  # half precision would round again
         both = restore_in_all_orientations(self, larger, quarter_turns=self.quarter_turns)
         return both[0][:, :, *inner], both[1][:, :, *inner]
 

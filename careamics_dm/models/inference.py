@@ -28,6 +28,14 @@ def restore_in_all_orientations(
     return mean, (squares / len(orientations)).sqrt()
 
 
+def restore(
+    network: Callable[[Tensor], Tensor], image: Tensor, size_divisor: int | Sequence[int]
+) -> Tensor:
+    """Restore an image of any size, ``(N, C, (Z), Y, X)``, as float32."""
+    inner = [slice(n) for n in image.shape[2:]]
+    return network(mirror_up(image, size_divisor))[:, :, *inner].float()
+
+
 def mirror_up(x: Tensor, size_divisor: int | Sequence[int]) -> Tensor:
     """Extend each spatial axis to the next multiple by reflection at its far end."""
     for axis, divisor in enumerate(per_axis(size_divisor, x.ndim - 2), start=2):

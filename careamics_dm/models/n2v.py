@@ -11,8 +11,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.models.batch import Batch, unpack
 from careamics_dm.models.masking import Masking
-from careamics_dm.models.trainer_data import Build, data_of, warn_of_correlated_noise
-from careamics_dm.sampling.keyed_random import key_of
+from careamics_dm.models.trainer_data import (
+    Build,
+    data_of,
+    generator_of_step,
+    parts_of,
+    warn_of_correlated_noise,
+)
 
 _SEED = 42
 _KEY = "mask_seed"
@@ -84,11 +89,9 @@ class N2VModule(RestorationModule):
     def configure_model(self) -> None:
         """Check what `RestorationModule.configure_model` does, noise and turns of patches, too."""
         super().configure_model()
-        data = data_of(self)
-        parts = getattr(data, "parts", {"": data}).values()
-        settings = [getattr(part, "settings", None) for part in parts]  # others' data have none
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            warn_of_correlated_noise(parts)
+        warn_of_correlated_noise(self)
+        # Others' data have no settings.
+        settings = [getattr(part, "settings", None) for part in parts_of(data_of(self))]
         turns = any(o.transpose for s in settings for o in getattr(s, "orientations", ()))
         if turns and not self.quarter_turns and self.trainer.state.fn == TrainerFn.FITTING:
             raise ValueError(
@@ -141,8 +144,7 @@ class N2VModule(RestorationModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """See `RestorationModule.training_step`; blind spots follow from the place in the run."""
-        key = key_of(self._seed, self.current_epoch, batch_idx, self.global_rank)
-        self._drawn = torch.Generator(unpack(batch)[0].device).manual_seed(int(key))
+        self._drawn = generator_of_step(self, self._seed, batch, batch_idx)
         loss = super().training_step(batch, batch_idx)
         self._drawn = None
         return loss

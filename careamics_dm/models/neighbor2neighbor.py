@@ -3,16 +3,14 @@
 from typing import Any
 
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from careamics_dm.images import argument_checks as check
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.models.batch import Batch, unpack
-from careamics_dm.models.inference import mirror_up
+from careamics_dm.models.inference import restore
 from careamics_dm.models.learning_plan import MakeOptimizer, MakeScheduler
-from careamics_dm.models.trainer_data import Build, data_of, warn_of_correlated_noise
-from careamics_dm.sampling.keyed_random import key_of
+from careamics_dm.models.trainer_data import Build, generator_of_step, warn_of_correlated_noise
 
 _SEED = 42
 _PAIRS = ((0, 1), (1, 0), (2, 3), (3, 2), (0, 2), (2, 0), (1, 3), (3, 1))
@@ -73,14 +71,11 @@ class Neighbor2NeighborModule(RestorationModule):
     def configure_model(self) -> None:
         """Check what `RestorationModule.configure_model` does, and the noise of the images."""
         super().configure_model()
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            data = data_of(self)
-            warn_of_correlated_noise(getattr(data, "parts", {"": data}).values())
+        warn_of_correlated_noise(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """See `RestorationModule.training_step`; pairs follow from the place in the run."""
-        key = key_of(_SEED, self.current_epoch, batch_idx, self.global_rank)
-        self._drawn = torch.Generator(unpack(batch)[0].device).manual_seed(int(key))
+        self._drawn = generator_of_step(self, _SEED, batch, batch_idx)
         loss = super().training_step(batch, batch_idx)
         self._drawn = None
         return loss
@@ -92,15 +87,10 @@ class Neighbor2NeighborModule(RestorationModule):
         pairs = draw_pairs(image, self._drawn or fixed)
         first, second = take_pairs(image, pairs)
         with torch.no_grad():
-            whole = take_pairs(self._restored(image), pairs)
-        error = self._restored(first) - second
+            whole = take_pairs(restore(self, image, self.size_divisor), pairs)
+        error = restore(self, first, self.size_divisor) - second
         correction = error - (whole[0] - whole[1])
         return error.square().mean() + self.gamma * correction.square().mean()
-
-    def _restored(self, image: Tensor) -> Tensor:
-        inner = [slice(n) for n in image.shape[2:]]
-        restored: Tensor = self(mirror_up(image, self.size_divisor))
-        return restored[:, :, *inner].float()
 
 
 def draw_pairs(image: Tensor, generator: torch.Generator | None = None) -> Tensor:

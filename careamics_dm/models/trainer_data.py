@@ -2,10 +2,11 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import lightning as L
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from careamics_dm.errors import DataError
+from careamics_dm.models.batch import Batch, unpack
 from careamics_dm.models.unet import UNet, pool_for
+from careamics_dm.sampling.keyed_random import key_of
 
 
 class BuildNetwork(Protocol):
@@ -163,8 +166,16 @@ def lack_of_targets(module: str, learns_from: str, role: str) -> ValueError:
     )
 
 
-def warn_of_correlated_noise(parts: Iterable[Any]) -> None:
+def parts_of(data: Any) -> list[Any]:
+    """Return the data modules that data consist of."""
+    return [*getattr(data, "parts", {"": data}).values()]
+
+
+def warn_of_correlated_noise(module: L.LightningModule) -> None:
     """Warn of training images whose noise a model that needs independent pixels would learn."""
+    if module.trainer.state.fn != TrainerFn.FITTING:
+        return
+    parts = parts_of(data_of(module))
     images = [part.images_of("train") for part in parts if hasattr(part, "images_of")]
     stacks = [stack for found in images for stack in found.stacks]
     reasons = {s.source: why for s in stacks if (why := getattr(s, "correlated_noise", ""))}
@@ -176,6 +187,14 @@ def warn_of_correlated_noise(parts: Iterable[Any]) -> None:
             "alone learn such noise instead of removing it. Train on full resolution (level=0), "
             "and on images without lossy compression."
         )
+
+
+def generator_of_step(
+    module: L.LightningModule, seed: int, batch: Batch, batch_idx: int
+) -> torch.Generator:
+    """Make the random numbers of a training step: a function of seed, epoch, batch and rank."""
+    key = key_of(seed, module.current_epoch, batch_idx, module.global_rank)
+    return torch.Generator(unpack(batch)[0].device).manual_seed(int(key))
 
 
 def configure_scheduler(

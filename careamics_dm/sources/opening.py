@@ -25,9 +25,7 @@ Opened = list[ImageStack] | None
 
 T = TypeVar("T")
 OPENERS = 8  # threads that open files: opening waits for the disk, not for a core
-TASKS = (
-    256  # of these threads: of many sources, a task each would take longer than to open an array
-)
+TASKS = 256  # at least, of many sources: a task for each array takes longer than opening it
 
 
 def open_images(

@@ -221,7 +221,8 @@ def _joined(blocks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
             yield some[0] if len(some) == 1 else np.concatenate(some, axis=1)
             some = []
         some.append(block)
-    yield from [np.concatenate(some, axis=1)] * bool(some)
+    if some:
+        yield np.concatenate(some, axis=1)
 
 
 def _warn_of_values(blocks: Iterator[NDArray[Any]], side: Side) -> Iterator[NDArray[Any]]:

@@ -719,11 +719,11 @@ def test_planes_are_blocks_and_huge_ones_are_read_by_sub_blocks(
     assert only(open_czi(path, "SCYX")).block_shape == (H, W)
 
 
-def test_a_stack_pickles_to_about_a_kilobyte(tmp_path: Path) -> None:
+def test_a_stack_pickles_to_less_than_a_kilobyte(tmp_path: Path) -> None:
     tiles = planes(T=range(20), Z=range(5), C=[0, 1])
     stack = only(open_czi(write_czi(tmp_path / "a.czi", tiles), "SCZYX"))
     stack.array[0:1, 0:1, 0:1, 0:1, 0:1]
-    assert len(pickle.dumps(stack)) < 1200
+    assert len(pickle.dumps(stack)) < 1024
     stack.close()
 
 

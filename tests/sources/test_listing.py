@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
-from careamics_dm import TiffDataModule
+from careamics_dm import TiffDataModule, ZarrDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.sources.listing import Listing, list_files, pair, read_manifest
 
@@ -420,6 +421,15 @@ class TestSamePixels:
         )
         good.setup("fit")  # other files with the same pixels can't be told apart
         good.setup("test")
+
+    def test_so_is_a_link_inside_a_store(self, tmp_path: Path):
+        group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+        group.create_array("x", data=np.ones((32, 32), np.uint16))
+        (tmp_path / "a.zarr/y").symlink_to(tmp_path / "a.zarr/x")
+        one, other = (f"file://{tmp_path}/a.zarr/{name}" for name in "xy")
+        data = ZarrDataModule(train_data=one, val_data=other, patch_size=(8, 8), axes="YX")
+        with pytest.raises(DataError, match=r"val_data: 1 image\(s\) are in train_data too"):
+            data.setup("fit")
 
     def test_other_channels_of_the_same_file_may_validate(self, tmp_path: Path):
         tifffile.imwrite(
