@@ -17,6 +17,10 @@ class DataError(ValueError):
     """Bad input, told in one message: what is wrong, where, and what to do."""
 
 
+class FaultOfFirstRank(DataError):
+    """What the first rank has found wrong and reports; in the others, which end with it."""
+
+
 def truncated(path: object, end: int, size: int) -> DataError:
     """Make the error for a file that ends before what it refers to, in bytes."""
     return DataError(

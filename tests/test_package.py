@@ -43,6 +43,12 @@ def test_what_a_loader_process_imports_is_torch_alone():
     assert loaded("careamics_dm.formats.zarr.opening") == "['torch', 'zarr']"
 
 
+def test_training_imports_readers_and_writers_when_it_needs_them():
+    """Lightning imports torchmetrics, which imports matplotlib."""
+    assert loaded("careamics_dm.cli.train") == "['torch', 'lightning', 'matplotlib', 'hydra']"
+    assert loaded("careamics_dm.cli.application") == "['hydra']"
+
+
 @pytest.mark.parametrize("name", careamics_dm.__all__)
 def test_every_public_name_is_there_and_explained(name):
     value = getattr(careamics_dm, name)

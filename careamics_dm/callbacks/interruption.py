@@ -10,15 +10,11 @@ from typing import Any
 import lightning as L
 import torch
 
-from careamics_dm.callbacks.training import LAST
+from careamics_dm.callbacks.stop_signals import LAST, OF_SCHEDULERS
 
 MESSAGE = (
     b"\nStopping after this batch (in validation, after it); press Ctrl+C again to stop at once.\n"
 )
-OF_SCHEDULERS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
-)
-"""Signals by which schedulers end a run, or announce its time limit; Windows lacks the latter."""
 
 
 class StopOnRequest(L.Callback):

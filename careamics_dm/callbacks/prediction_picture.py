@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.evaluation.places_plot import Place, plot_places
+from careamics_dm.evaluation.planes import is_rgb, label_of, middle_plane, name_of
 from careamics_dm.images.image_set import ImageSet
-from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.image_stack import Channels, ImageStack
 from careamics_dm.images.region import Region, read_region
-from careamics_dm.images.stack_view import layout_of
 from careamics_dm.models.trainer_data import data_of
 from careamics_dm.prediction.stitching import crop_in_tile
 from careamics_dm.sources.ranks import gather
-from careamics_dm.sources.source_path import absolute, file_of
 
 FRACTIONS = (1 / 6, 1 / 2, 5 / 6)
 """Where places lie along samples, depth, rows and columns."""
@@ -67,7 +66,8 @@ class PredictionPicture(L.Callback):
         """Take what tiles show of the places; called by Lightning."""
         if not isinstance(outputs, Mapping) or not {"prediction", "region"} <= set(outputs):
             return
-        places = self._of_images(data_of(pl_module))
+        data = data_of(pl_module)
+        places = self._of_images(data)
         for tile, row in zip(outputs["prediction"], outputs["region"].tolist(), strict=True):
             image, sample, *corners = row
             _, first, stop = np.reshape(corners, (3, -1))
@@ -75,10 +75,10 @@ class PredictionPicture(L.Callback):
                 low, high = np.maximum(place.start, first), np.minimum(place.stop, stop)
                 if place.sample != sample or (low >= high).any():
                     continue
+                kept = tile[(_channels(data, image, number, len(tile)), *crop_in_tile(row))]
                 if (image, number) not in self._restored:
-                    size = np.subtract(place.stop, place.start)
+                    size = len(kept), *np.subtract(place.stop, place.start)
                     self._restored[image, number] = np.full(size, np.nan, np.float32)
-                kept = tile[(number % len(tile), *crop_in_tile(row))]
                 inside = kept[_slices(low - first, high - first)].detach().cpu().float().numpy()
                 box = _slices(low - place.start, high - place.start)
                 self._restored[image, number][box] = inside
@@ -100,7 +100,7 @@ class PredictionPicture(L.Callback):
         for image, number in sorted(restored):
             region = self._of_images(data)[image][number]
             place = _draft(images, region, number, restored[image, number])
-            rows.setdefault(_name(images.stacks[image]), []).append(place)
+            rows.setdefault(name_of(images.stacks[image]), []).append(place)
         self.path = folder_of_shard(self.folder, data.settings.shard) / "prediction.png"
         plot_places(rows, self.path)
 
@@ -114,7 +114,8 @@ class PredictionPicture(L.Callback):
         if not self._places:
             stacks, among = data.predict_stacks, data.predict_images
             chosen = {among[i] for i in (0, (len(among) - 1) // 2, -1)}
-            self._places = {i: _places(i, stacks[i]) for i in chosen}
+            channels = data.images_of("predict").channels
+            self._places = {i: _places(i, stacks[i], channels[i]) for i in chosen}
         return self._places
 
 
@@ -123,8 +124,8 @@ def folder_of_shard(folder: Path, shard: str | None) -> Path:
     return folder if shard is None else folder / f"shard_{shard.replace('/', '_of_')}"
 
 
-def _places(image: int, stack: ImageStack) -> list[Region]:
-    """Choose up to three planes of an image."""
+def _places(image: int, stack: ImageStack, channels: Channels) -> list[Region]:
+    """Choose up to three planes of an image; the same one for channels of a small image."""
     axes = [
         (n, LARGEST if d >= len(stack.data_shape) - 3 else 1) for d, n in enumerate(_size(stack))
     ]
@@ -133,7 +134,10 @@ def _places(image: int, stack: ImageStack) -> list[Region]:
         start = [max(min(int(fraction * n) - m // 2, n - m), 0) for n, m in axes]
         ends = [min(a + m, n) for a, (n, m) in zip(start, axes, strict=True)]
         found.append(Region(image, start[0], tuple(start[1:]), tuple(ends[1:])))
-    return list(dict.fromkeys(found))
+    different = list(dict.fromkeys(found))
+    n = stack.data_shape[1] if channels is None else len(channels)
+    # Of a small image, all there is, once for each of the first three channels.
+    return different if len(different) > 1 else found[: 1 if is_rgb(stack, channels, n) else n]
 
 
 def _size(stack: ImageStack) -> tuple[int, ...]:
@@ -141,8 +145,16 @@ def _size(stack: ImageStack) -> tuple[int, ...]:
     return (stack.data_shape[0], *stack.data_shape[2:])
 
 
+def _channels(data: Any, image: int, number: int, n: int) -> slice:
+    """Choose one of ``n`` predicted channels for a place, or all of RGB."""
+    images = data.images_of("predict")
+    if is_rgb(images.stacks[image], images.channels[image], n):
+        return slice(n)
+    return slice(number % n, number % n + 1)
+
+
 def _slices(start: NDArray[np.int64], stop: NDArray[np.int64]) -> tuple[slice, ...]:
-    return tuple(map(slice, start.tolist(), stop.tolist()))
+    return slice(None), *map(slice, start.tolist(), stop.tolist())
 
 
 def _draft(images: ImageSet, region: Region, number: int, restored: NDArray[np.float32]) -> Place:
@@ -150,28 +162,9 @@ def _draft(images: ImageSet, region: Region, number: int, restored: NDArray[np.f
     stack, channels = images.stacks[region.image], images.channels[region.image]
     noisy = read_region(stack, region, channels)
     chosen = range(stack.data_shape[1]) if channels is None else channels
-    label = _label(stack, region, chosen[number % len(noisy)] if len(noisy) > 1 else None)
+    rgb, n = len(restored) == 3, len(noisy)
+    label = label_of(stack, region, chosen[number % n] if n > 1 and not rgb else None)
+    before = noisy if rgb else noisy[number % n, None]
     scale = getattr(stack, "scale", None) or {}
-    plane = restored.shape[-2:]
-    before, after = noisy[number % len(noisy)].reshape(plane), restored.reshape(plane)
-    return Place(before, after, label, scale.get("X"))
-
-
-def _label(stack: ImageStack, region: Region, channel: int | None) -> str:
-    """Say where a place is: its channel, and its index along axes longer than 1."""
-    words = []
-    if channel is not None:
-        names = getattr(stack, "channel_names", None) or ()
-        words.append(names[channel] if channel < len(names) else f"C {channel}")
-    layout = layout_of(stack)
-    sizes = [layout.size(axis) for axis in layout.sample_axes]
-    index = [int(i) for i in np.unravel_index(region.sample, sizes)] if sizes else []
-    at = [*zip(layout.sample_axes, index, sizes, strict=True)]
-    if layout.spatial_axes == "ZYX":
-        at.append(("Z", region.start[0], layout.size("Z")))
-    return ", ".join([*words, *(f"{axis} {i}" for axis, i, n in at if n > 1)])
-
-
-def _name(stack: ImageStack) -> str:
-    """Return the name of a file, and of the image in it."""
-    return absolute(stack.source).relative_to(file_of(stack.source).parent).as_posix()
+    planes = middle_plane(before, rgb=rgb), middle_plane(restored, rgb=rgb)
+    return Place(*planes, label, scale.get("X"))

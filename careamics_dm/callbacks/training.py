@@ -6,16 +6,16 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.image import imread
 
+from careamics_dm.callbacks.stop_signals import LAST
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.comparison_plot import plot_comparison
 from careamics_dm.evaluation.planes import around, middle, restored_planes
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.models.trainer_data import data_of
 
-LAST = "last.ckpt"
-"""To resume from, beside a model.ckpt that holds the best weights."""
 LARGEST = {"Y": 256, "X": 256, "Z": 16}
 """The most pixels per axis in the picture of an epoch."""
 
@@ -71,7 +71,13 @@ class SaveModel(ModelCheckpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ask the model which weights to save; called by Lightning."""
+        # Lightning would look whether the folder is empty in a way that imports s3fs.
+        wanted, self.save_top_k = self.save_top_k, 0
         super().setup(trainer, pl_module, stage)
+        self.save_top_k = wanted
+        assert self.dirpath is not None
+        if stage == "fit" and Path(self.dirpath).is_dir() and any(Path(self.dirpath).iterdir()):
+            rank_zero_warn(f"Checkpoint directory {self.dirpath} exists and is not empty.")
         self._best = (self.keep or getattr(pl_module, "keeps", "last")) == "best"
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

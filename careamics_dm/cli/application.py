@@ -1,5 +1,6 @@
 """What the four commands share: run folders, objects from configuration, plain errors."""
 
+import gc
 import logging
 import os
 import signal
@@ -7,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,18 +17,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from careamics_dm.callbacks.interruption import OF_SCHEDULERS
-from careamics_dm.callbacks.training import LAST
+from careamics_dm.callbacks.stop_signals import LAST, OF_SCHEDULERS
 from careamics_dm.cli import BASE, HAS_WHITELIST
 from careamics_dm.cli.config_errors import explain, left_out, outdated
 from careamics_dm.cli.distributed_run import join_others, one_job, requeue
-from careamics_dm.cli.precision import native_precision
+from careamics_dm.cli.given_paths import check_given_paths
 from careamics_dm.cli.secrets import hide_in_files, hiding_output
 from careamics_dm.cli.sweep import compare_begun
-from careamics_dm.cli.trust import to_trust
 from careamics_dm.errors import DataError
 from careamics_dm.images import argument_checks as check
 
@@ -44,10 +43,10 @@ _COUNTS = (
 )
 """Settings of the trainer that are whole numbers; Lightning does not look at all of them."""
 _NOISE = (
-    "Checkpoint directory .* exists and is not empty",  # it is the folder of the run
     "Couldn't infer the batch indices",  # places travel in the batch
     "Total length of `list` across ranks is zero",  # n_val_patches=0
     ".* but local rank has zero length",  # a process without a block to predict
+    "Checkpoint directory .* exists and is not empty",  # it is the folder of the run
     "Experiment logs directory .* exists and is not empty",  # of a run that goes on in its folder
     "The dirpath has changed",  # a resumed run has a folder of its own
     "Be aware that when using `ckpt_path`, callbacks",  # of the training, when predicting
@@ -63,18 +62,27 @@ _SMALL_TALK = (
 """What Lightning says where our commands say what matters."""
 
 
-for _logger in ("utilities.rank_zero", "trainer.connectors.signal_connector"):
-    logging.getLogger(f"lightning.pytorch.{_logger}").addFilter(
+for _name in ("utilities.rank_zero", "trainer.connectors.signal_connector"):
+    logging.getLogger(f"lightning.pytorch.{_name}").addFilter(
         lambda record: not any(text in record.getMessage() for text in _SMALL_TALK)
     )
+for _name in ("pytorch", "fabric"):
+    # As Lightning does if it is imported before Hydra sets up logging, after which it would leave
+    # its messages to Hydra, for each to be printed with the time.
+    _logger = logging.getLogger(f"lightning.{_name}")
+    if not _logger.handlers:
+        _logger.addHandler(logging.StreamHandler())
+        _logger.propagate = False
 
 
 class _Refused(BaseException):
     """A user's fault on its way out; not an Exception, or Hydra would print a part of it."""
 
 
-def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
-    """Run a function of a plain configuration and the folder of the run as a Hydra application.
+def start(name: str) -> Any:
+    """Run a command as a Hydra application: its ``main`` of a plain configuration and a folder.
+
+    Its module, and with it torch, is imported once the paths on the command line have been found.
 
     A mistake in configuration or data ends the program with one readable message;
     ``HYDRA_FULL_ERROR=1`` shows the stack trace instead. In a sweep the other jobs still run.
@@ -84,12 +92,16 @@ def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
     @hydra.main(config_path="pkg://careamics_dm.conf", config_name=name, **_MAIN)
     def job(config: DictConfig) -> Any:
         folder = Path(HydraConfig.get().runtime.output_dir)
+        run: Callable[[dict[str, Any], Path], Any] | None = None
         hide_in_files()
         try:
             plain = _plain(config, name)
             # Relative paths start where the program was started, whatever hydra.job.chdir is.
-            with chdir(HydraConfig.get().runtime.cwd), _one_job(folder), _without_noise():
-                return run(plain, folder)
+            with chdir(HydraConfig.get().runtime.cwd):
+                check_given_paths(name, plain, overridden())
+                run = _import_main(name)
+                with _one_job(folder), _without_noise():
+                    return run(plain, folder)
         except Exception as error:
             message = explain(error, in_job=True)
             if message is None:
@@ -102,13 +114,15 @@ def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
         except (KeyboardInterrupt, SystemExit) as stop:
             # Lightning turns the former into the latter, once everything is cleaned up.
             request = stop if isinstance(stop, KeyboardInterrupt) else stop.__context__
-            if not isinstance(request, KeyboardInterrupt):
+            if run is None or not isinstance(request, KeyboardInterrupt):
                 raise
+            from lightning.pytorch.utilities import rank_zero_only  # late: by now it is there
+
             for number in (signal.SIGINT, *OF_SCHEDULERS):
                 signal.signal(number, signal.SIG_IGN)  # it ends already
             by = signal.Signals(next(iter(request.args), signal.SIGINT))
             why = "stopped from the keyboard" if by == signal.SIGINT else f"ended by {by.name}"
-            again = "" if by in (signal.SIGINT, signal.SIGTERM) else requeue()
+            again = "" if by in (signal.SIGINT, signal.SIGTERM) else rank_zero_only(requeue)()
             rank_zero_only(_report)(name, f"{why}.{again}{_how_to_go_on(name, config, folder)}")
             sys.exit(128 + by)
 
@@ -128,6 +142,25 @@ def start(name: str, run: Callable[[dict[str, Any], Path], Any]) -> Any:
     sys.exit(1)
 
 
+def _import_main(name: str) -> Callable[[dict[str, Any], Path], Any]:
+    """Import a command, and with it torch and Lightning.
+
+    Meanwhile the garbage collector is paused: it would scan their modules again and again, for a
+    sixth of the time.
+    """
+    rests = gc.isenabled() and "torch" not in sys.modules
+    if rests:
+        gc.disable()
+    try:
+        main: Callable[[dict[str, Any], Path], Any]
+        main = import_module(f"careamics_dm.cli.{name}").main
+        return main
+    finally:
+        if rests:
+            gc.freeze()  # modules stay
+            gc.enable()
+
+
 def build(config: dict[str, Any], key: str, **arguments: Any) -> Any:
     """Make the object that a part of a plain configuration describes; ``None`` stays ``None``."""
     part = config[key]
@@ -136,6 +169,8 @@ def build(config: dict[str, Any], key: str, **arguments: Any) -> Any:
     for name in _COUNTS if key == "trainer" else ():
         check.number(f"trainer.{name}", part.get(name), -1, optional=True)
     if key == "trainer" and part.get("precision") == "auto":
+        from careamics_dm.cli.precision import native_precision  # late: imports torch
+
         part = part | {"precision": native_precision(part.get("accelerator", "auto"))}
     # What the user's own configuration names may be called, and nothing else.
     allowed = {"_execution_whitelist_": sorted(set(targets(part)))} if HAS_WHITELIST else {}
@@ -241,6 +276,8 @@ def _how_to_go_on(name: str, config: DictConfig, folder: Path) -> str:
     left = [path for path in (folder / LAST, folder / "model.ckpt") if path.exists()]
     if not left:
         return ""
+    from careamics_dm.cli.trust import to_trust  # late: imports torch
+
     needed = ",".join(sorted(to_trust(OmegaConf.to_container(config))))
     trusted = f" 'trusted=[{needed}]'" if needed else ""
     return f" Continue with careamics-train checkpoint={left[0]}{trusted}"

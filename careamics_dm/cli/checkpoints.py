@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from careamics_dm.cli.careamics_checkpoint import as_ours, is_careamics
+from careamics_dm.cli.given_paths import checkpoint_file, unusable
 from careamics_dm.cli.secrets import hide
 from careamics_dm.cli.trust import check_plain, is_finite
 from careamics_dm.errors import DataError, blame_others
@@ -64,7 +65,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if is_careamics(content):
         content = as_ours(content, path)
     if type(content) is not dict or type(content.get(KEY)) is not dict:
-        raise _unusable(path, "was not written by careamics-train: it has no configuration")
+        raise unusable(path, "was not written by careamics-train: it has no configuration")
     config, weights = content[KEY], content.get("state_dict")
     data = [
         value
@@ -73,7 +74,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     ]
     parts = all(type(config.get(part)) is dict for part in ("model", "data"))
     if weights is None or len(data) != 1 or not parts or not content.keys() >= _LIGHTNINGS:
-        raise _unusable(path, "is incomplete: it lacks weights, or the state of data or training")
+        raise unusable(path, "is incomplete: it lacks weights, or the state of data or training")
     check_plain(config, path)
     check_plain(data[0], path)
     _check_weights(weights, path)
@@ -108,19 +109,7 @@ def _epochs(content: dict[str, Any]) -> int:
 
 def read_checkpoint(path: str | Path) -> Any:
     """Read what is in a checkpoint, without running any code in it."""
-    if "://" in str(path):
-        raise DataError(
-            f"checkpoint: {path} is a URL, but checkpoints are read from local files. Copy it to "
-            "this machine and give that path."
-        )
-    path = Path(path).expanduser()
-    if path.is_dir():
-        inside = " or ".join(sorted(str(file) for file in path.glob("*.ckpt")))
-        if not inside:
-            raise _unusable(path, "is a folder without a checkpoint")
-        raise DataError(f"checkpoint: {path} is a folder. Name a file in it: {inside}.")
-    if not path.is_file():
-        raise _unusable(path, f"does not exist (seen from {Path.cwd()})")
+    path = checkpoint_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make it fail in any way
@@ -132,15 +121,15 @@ def read_checkpoint(path: str | Path) -> Any:
                 "save plain tensors."
             ) from error
         why = "is not a readable checkpoint: no checkpoint at all, or damaged"
-        raise _unusable(path, why) from error
+        raise unusable(path, why) from error
 
 
 def _check_weights(weights: Any, path: str | Path) -> None:
     if not isinstance(weights, dict) or not all(type(name) is str for name in weights):
-        raise _unusable(path, "is damaged: its weights have no names")
+        raise unusable(path, "is damaged: its weights have no names")
     for name, weight in weights.items():
         if fault := _fault_of_weight(weight):
-            raise _unusable(path, f"is damaged: its weight {name[:80]} {fault}")
+            raise unusable(path, f"is damaged: its weight {name[:80]} {fault}")
 
 
 def _fault_of_weight(weight: Any) -> str:
@@ -158,12 +147,12 @@ def _fault_of_weight(weight: Any) -> str:
 def _check_data(data: dict[str, Any], path: str | Path) -> None:
     statistics, counts = data["statistics"], (data["n_channels"], data.get("n_target_channels"))
     if any(type(n) is not int or n < 1 for n in counts if n is not None):
-        raise _unusable(path, f"is damaged: its numbers of channels are {counts}")
+        raise unusable(path, f"is damaged: its numbers of channels are {counts}")
     if type(statistics) is not dict or not statistics.keys() <= {"image", "target"}:
-        raise _unusable(path, "is damaged: its statistics are not of images and targets")
+        raise unusable(path, "is damaged: its statistics are not of images and targets")
     for kind, numbers in statistics.items():
         if fault := _fault_of_statistics(numbers):
-            raise _unusable(path, f"is damaged: its statistics of the {kind}s {fault}")
+            raise unusable(path, f"is damaged: its statistics of the {kind}s {fault}")
 
 
 def _fault_of_statistics(numbers: Any) -> str:
@@ -182,7 +171,3 @@ def _fault_of_statistics(numbers: Any) -> str:
     if not all(map(is_finite, chain(*columns))) or min(affine.scale) <= 0:
         return f"are {numbers}; they must be finite, and the scale above 0"
     return ""
-
-
-def _unusable(path: str | Path, why: str) -> DataError:
-    return DataError(f"checkpoint: {path} {why}. Name another model.ckpt of a run.")

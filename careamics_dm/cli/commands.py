@@ -1,9 +1,8 @@
-"""The four commands as they are installed; ``--help`` imports neither torch nor Lightning."""
+"""The four commands as they are installed; ``--help`` and wrong paths need no torch."""
 
 import os
 import sys
 from functools import partial
-from importlib import import_module
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -15,9 +14,9 @@ def _run(command: str) -> None:
     flags = {text for text in sys.argv[1:] if text.startswith("-")}
     try:
         if not (flags & {"--help", "-h"} and _print_help(command)):
-            from careamics_dm.cli.application import start  # imports torch
+            from careamics_dm.cli.application import start  # late: --help needs no more
 
-            start(command, import_module(f"careamics_dm.cli.{command}").main)
+            start(command)
         sys.stdout.flush()
     except KeyboardInterrupt as stop:  # before or after the jobs; SIGTERM is its argument
         sys.exit(128 + (stop.args[0] if stop.args else 2))

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     HydraException,
@@ -15,19 +14,18 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from careamics_dm.datamodule.settings import SharedSettings
-from careamics_dm.errors import DataError
-from careamics_dm.sources.ranks import FaultOfFirstRank
+from careamics_dm.errors import DataError, FaultOfFirstRank
 
 _HYDRAS = (HydraException, OmegaConfBaseException)
 # Errors whose own message usually says enough.
-_CLEAR = (ValueError, OSError, ImportError, MisconfigurationException)
+_CLEAR = (ValueError, OSError, ImportError)
 # What a user's configuration, data or machine can cause.
-_USERS_FAULTS = (*_CLEAR, *_HYDRAS, ArithmeticError, MemoryError, torch.OutOfMemoryError)
+_USERS_FAULTS = (*_CLEAR, *_HYDRAS, ArithmeticError, MemoryError)
+_MISCONFIGURED, _OUT_OF_MEMORY = "MisconfigurationException", "OutOfMemoryError"
+"""Those of Lightning and torch by name: there may be an error before these are imported."""
 _FORMER = {
     r"\+*(patch_filter|normalization|augmentation)@.*?=(.*)": r"write data/\1=\2",
     r"\+*experiment_data.*": "leave it out: experiment=NAME is enough",
@@ -41,8 +39,6 @@ _FLAGS = (
     *("shell-completion", "config-path", "config-name", "config-dir", "experimental-rerun"),
 )
 """Options of Hydra."""
-_OF_DATA = re.compile(rf"(?<![\w.])({'|'.join(SharedSettings.__annotations__)})(?==)")
-"""Settings of the data in messages, which name them as in Python."""
 _NO_TEXT = r"[-+.\d_eE]+|null|true|false|[-+]?(inf|nan)|[\[{].*"
 
 
@@ -60,17 +56,18 @@ def explain(error: BaseException, *, in_job: bool) -> str | None:
     if str(error).startswith("Early stopping conditioned on"):
         validation = "Is there any validation, data.n_val_patches or data.val_data?"
         return f"callbacks: early stopping has nothing to watch. {validation} {error}"
-    if "TorchDynamoException" in (kind.__name__ for kind in type(error).__mro__):  # slow to import
+    if _is(error, "TorchDynamoException"):
         why = str(error).splitlines()[0].rstrip(".")
         return f"model.compile: the network can't be compiled ({why}). Set model.compile=false."
-    if not isinstance(error, _USERS_FAULTS) and not _place(error):
+    known = isinstance(error, _USERS_FAULTS) or _is(error, _MISCONFIGURED, _OUT_OF_MEMORY)
+    if not known and not _place(error):
         return None
     if not in_job and isinstance(error, OSError) and not isinstance(error, HydraException):
         return (
             f"the folder of the run, {error.filename}, can't be created or written to "
             f"({error.strerror}). Choose another with hydra.run.dir=FOLDER."
         )
-    return _wrong_argument(error) or _OF_DATA.sub(r"data.\1", _explain_cause(error))
+    return _wrong_argument(error) or _as_given(_explain_cause(error))
 
 
 def outdated(arguments: Sequence[str]) -> str:
@@ -84,6 +81,25 @@ def outdated(arguments: Sequence[str]) -> str:
             if match := re.fullmatch(pattern, argument):
                 return f"{argument} was for an earlier version: {match.expand(advice)}."
     return ""
+
+
+def _is(error: BaseException, *names: str) -> bool:
+    """Whether an error is of a class with one of these names."""
+    return any(kind.__name__ in names for kind in type(error).__mro__)
+
+
+def _is_clear(error: BaseException) -> bool:
+    return isinstance(error, _CLEAR) or _is(error, _MISCONFIGURED)
+
+
+def _as_given(text: str) -> str:
+    """Write settings of the data, which messages name as in Python, as on the command line."""
+    if not re.search(r"(?<![\w./])\w+=", text):
+        return text
+    from careamics_dm.datamodule.settings import SharedSettings  # late: imports torch
+
+    names = "|".join(SharedSettings.__annotations__)
+    return re.sub(rf"(?<![\w./])({names})(?==)", r"data.\1", text)
 
 
 def _is_flag(name: str) -> bool:
@@ -133,7 +149,7 @@ def _explain_cause(error: BaseException) -> str:
     cause, where = _cause(error), _place(error)
     text = str(cause).strip()
     if where or isinstance(error, InstantiationException):
-        text = text if isinstance(cause, _CLEAR) else _with_type(cause)
+        text = text if _is_clear(cause) else _with_type(cause)
         if not where or isinstance(cause, DataError):  # which already names its argument
             return f"{where}.{text}" if where and re.match(r"\w+=", text) else text
         return f"{where}: {text}"
@@ -156,7 +172,7 @@ def _mistyped_value(error: BaseException) -> str:
     """
     cause = _cause(error)
     built = isinstance(error, InstantiationException) or _place(error)  # Hydra 1.3, 1.4
-    clear = isinstance(cause, DataError) or (built and isinstance(cause, _CLEAR))
+    clear = isinstance(cause, DataError) or (built and _is_clear(cause))
     if clear or not isinstance(cause, TypeError | ValueError | AssertionError):
         return ""
     settings = HydraConfig.get()

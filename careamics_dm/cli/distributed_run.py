@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-
-import lightning as L
-import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_only
+from typing import TYPE_CHECKING
 
 from careamics_dm.errors import DataError
+
+if TYPE_CHECKING:
+    import lightning as L
 
 BEGAN = "CAREAMICS_DM_BEGAN"
 """When a run began, or its job of SLURM: with it the name of the folder ends, in all processes."""
@@ -27,9 +27,9 @@ def join_others() -> None:
     environment = os.environ
     if JOB in environment and environment.get("LOCAL_RANK", "0") != "0":
         sys.argv[1:] = json.loads(environment[JOB])
-    elif _n_started() > 1 and _ELASTIC in environment:
+    elif n_started() > 1 and _ELASTIC in environment:
         environment[BEGAN] = _agree()
-    elif _n_started() > 1:
+    elif n_started() > 1:
         # The same when the job is started again.
         environment[BEGAN] = f"slurm-{environment['SLURM_JOB_ID']}-{environment['SLURM_STEP_ID']}"
 
@@ -45,13 +45,15 @@ def one_job(overrides: Sequence[str], folder: str) -> Iterator[None]:
     try:
         yield
     finally:
+        import torch.distributed as dist  # late: commands begin without torch
+
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
         os.environ.clear()  # Lightning would take the next job for one that others have started
         os.environ.update(before)
 
 
-def _n_started() -> int:
+def n_started() -> int:
     """Return how many processes ``srun`` or torchrun has started together with this one."""
     if _ELASTIC in os.environ:  # also where srun has started torchrun
         return int(os.environ["WORLD_SIZE"])
@@ -70,6 +72,8 @@ def _agree() -> str:
         return ""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise DataError("give the processes of this run a folder in common: hydra.run.dir=FOLDER.")
+    import torch.distributed as dist  # late, as above
+
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(*address, is_master=False)  # type: ignore[attr-defined]
     key = "careamics_dm/began"
@@ -84,13 +88,13 @@ def is_restarted() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in counts)
 
 
-def connect(trainer: L.Trainer) -> None:
+def connect(trainer: "L.Trainer") -> None:
     """Connect processes that were started together: what one finds wrong, all hear of.
 
     Processes that Lightning starts come later, when the first one has found nothing wrong. Refuse a
     trainer that leaves some of them out.
     """
-    if (n := _n_started()) == 1:
+    if (n := n_started()) == 1:
         return
     if n != trainer.world_size:
         raise DataError(
@@ -101,7 +105,6 @@ def connect(trainer: L.Trainer) -> None:
     trainer.strategy.setup_environment()
 
 
-@rank_zero_only
 def requeue() -> str:
     """Ask SLURM, if this is one of its jobs, to start it again; return what became of that.
 

@@ -1,11 +1,11 @@
 """What a training run ends with: a picture of a denoised image, and scores against the truth."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tifffile
 import torch
 from numpy.typing import NDArray
 
@@ -15,13 +15,17 @@ from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.comparison_plot import plot_denoised
 from careamics_dm.evaluation.metrics import Scores
-from careamics_dm.evaluation.planes import Planes, middle, middle_plane, restored_planes
-from careamics_dm.formats.tiff.datamodule import open_tiff
-from careamics_dm.formats.zarr.discovery import ZarrSource
-from careamics_dm.formats.zarr.opening import open_zarr
-from careamics_dm.formats.zarr.store_files import Place
+from careamics_dm.evaluation.planes import (
+    Planes,
+    is_rgb,
+    label_of,
+    middle,
+    middle_plane,
+    name_of,
+    restored_planes,
+)
 from careamics_dm.images.array_stack import ArrayStack
-from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.image_stack import Channels, ImageStack
 from careamics_dm.images.plane_stack import suit_patch
 from careamics_dm.images.region import Region, read_region
 from careamics_dm.models.base import RestorationModule
@@ -43,6 +47,8 @@ def read_truth(truth: NDArray[Any] | str, stack: ImageStack) -> ImageStack:
     """
     clean: Any = truth
     if not isinstance(clean, np.ndarray):
+        import tifffile  # late: of the sample, it is an array
+
         try:
             file = Path(clean).expanduser()
             clean = np.load(file) if file.suffix == ".npy" else tifffile.imread(file)
@@ -68,18 +74,19 @@ def draw_result(
     Returns "psnr_noisy", "psnr", "si_psnr" and "ssim", empty without ground truth.
     """
     scores: dict[str, float] = {}
-    if prediction is not None:
-        source = data.predict_stacks[0].source
-        planes, scores = _read_prediction(data, prediction)
-    elif isinstance(model, RestorationModule):
-        images = data.images_of("train")
-        source = images.stacks[0].source
-        planes = restored_planes(model, data, images, middle(images.stacks[0]))
-    else:
+    if prediction is None and not isinstance(model, RestorationModule):
         return {}
+    images = data.images_of("train" if prediction is None else "predict")
+    stack, channels = images.stacks[0], images.channels[0]
+    if prediction is not None:
+        planes, scores = _read_prediction(data, prediction)
+    else:
+        planes = restored_planes(model, data, images, middle(stack))
     path, clean = folder / "denoised.png", planes.get("clean")
-    title = f"middle of {Path(source).name}" if clean is None else None
-    plot_denoised(planes["noisy"], planes["denoised"], path, clean, title=title)
+    title = _title(stack, channels, planes["noisy"]) if clean is None else None
+    pixel_size = (getattr(stack, "scale", None) or {}).get("X")
+    shown = planes["noisy"], planes["denoised"], path, clean
+    plot_denoised(*shown, title=title, pixel_size=pixel_size)
     print(f"picture          {path}")
     if scores:
         print(f"PSNR             {scores['psnr_noisy']:.2f} dB -> {scores['psnr']:.2f} dB")
@@ -88,6 +95,18 @@ def draw_result(
         compact: Any = {name: plane.astype(np.float32) for name, plane in planes.items()}
         np.savez_compressed(folder / PLANES, **compact)
     return scores
+
+
+def _title(stack: ImageStack, channels: Channels, plane: NDArray[Any]) -> str:
+    """Name an image, and the plane and channel of it in a picture."""
+    region = middle(stack)
+    if len(region.start) == 3:
+        z = (region.start[0] + region.stop[0]) // 2
+        region = region._replace(start=(z, *region.start[1:]))
+    chosen = range(stack.data_shape[1]) if channels is None else channels
+    several = len(chosen) > 1 and plane.ndim == 2
+    label = label_of(stack, region, chosen[0] if several else None)
+    return ", ".join(filter(None, [name_of(stack), label]))
 
 
 def _read_prediction(
@@ -99,22 +118,28 @@ def _read_prediction(
     written = _open_result(prediction.writer)
     denoised = suit_patch(written, len(stack.data_shape) - 2, z_as_samples=True)
     region = middle(stack)
-    planes = {
-        "noisy": middle_plane(read_region(stack, region, channels)),
-        "denoised": middle_plane(read_region(denoised, region, None)),
-    }
+    noisy, restored = read_region(stack, region, channels), read_region(denoised, region, None)
+    plane = partial(middle_plane, rgb=is_rgb(stack, channels, len(restored)))
+    planes = {"noisy": plane(noisy), "denoised": plane(restored)}
     if truth is None:
         return planes, {}
-    planes["clean"] = middle_plane(read_region(truth, region, channels))
+    planes["clean"] = plane(read_region(truth, region, channels))
     before = _score(truth, stack, channels, channels)
     return planes, {"psnr_noisy": before["psnr"]} | _score(truth, denoised, None, channels)
 
 
 def _open_result(writer: ResultWriter) -> ImageStack:
     """Open the first result, a TIFF or an OME-Zarr image."""
+    # Late: training begins before; a result is of one format.
     path = writer.paths[0]
     if path.suffix.lower() in TIFF:
+        from careamics_dm.formats.tiff.datamodule import open_tiff
+
         return open_tiff(path)[0]
+    from careamics_dm.formats.zarr.discovery import ZarrSource
+    from careamics_dm.formats.zarr.opening import open_zarr
+    from careamics_dm.formats.zarr.store_files import Place
+
     options = getattr(writer, "storage_options", None)
     source = ZarrSource(Place(as_text(path)), "image")
     return open_zarr(source, storage_options=options)[0]

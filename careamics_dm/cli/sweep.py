@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from careamics_dm.cli.secrets import hide
-from careamics_dm.evaluation.comparison_plot import plot_comparison
 from careamics_dm.evaluation.text_table import align, format_number, write_csv
 
 NOTES = ".jobs"
@@ -131,6 +130,8 @@ def compare(sweep: Path) -> str:
     lines = [_text(rows, means, printed), f"comparison       {sweep / 'comparison.csv'}"]
     scenes, titles = read_scenes(jobs, keys)
     if scenes:
+        from careamics_dm.evaluation.comparison_plot import plot_comparison  # late: imports torch
+
         plot_comparison(scenes, sweep / "comparison.png", titles=titles)
         lines.append(f"picture          {sweep / 'comparison.png'}")
     return "\n".join(lines)

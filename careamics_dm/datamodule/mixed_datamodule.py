@@ -13,7 +13,7 @@ from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.images import argument_checks as check
 from careamics_dm.loading.loader import PatchLoader
-from careamics_dm.loading.patch_extraction import RawBatch
+from careamics_dm.loading.raw_batch import RawBatch
 from careamics_dm.transforms.normalization import Side
 
 _PART = "part"

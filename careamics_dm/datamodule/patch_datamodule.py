@@ -11,18 +11,18 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from careamics_dm.datamodule import documentation
+from careamics_dm.datamodule.held_out_data import HeldOutData
 from careamics_dm.datamodule.loaders import Loaders, Results, Role, epoch_of
+from careamics_dm.datamodule.measured_statistics import statistics_of
 from careamics_dm.datamodule.settings import Settings, SharedSettings
 from careamics_dm.datamodule.source_opener import SourceOpener
-from careamics_dm.datamodule.statistics import statistics_of
-from careamics_dm.datamodule.validation import HeldOutData
 from careamics_dm.errors import DataError
 from careamics_dm.images import argument_checks as check
 from careamics_dm.images.image_set import ImageSet, describe
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Region
 from careamics_dm.loading.loader import PatchLoader
-from careamics_dm.loading.patch_extraction import Batch
+from careamics_dm.loading.raw_batch import Batch
 from careamics_dm.sampling.validation_split import table_of
 from careamics_dm.sources.listing import Listing
 from careamics_dm.transforms.batch_transform import BatchTransform

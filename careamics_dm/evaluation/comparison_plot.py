@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from careamics_dm.evaluation.figure import RED, display_range, draw, new_figure, range_within, save
+from careamics_dm.evaluation.figure import (
+    RED,
+    display_range,
+    draw,
+    draw_scale_bar,
+    new_figure,
+    range_within,
+    save,
+)
 from careamics_dm.evaluation.metrics import psnr
 
 Box = tuple[int, int, int, int]  # y, x, height, width in pixels
@@ -28,22 +36,25 @@ def plot_denoised(
     *,
     zoom: Box | None = None,
     title: str | None = None,
+    pixel_size: tuple[float, str] | None = None,
 ) -> Figure:
     """Draw an image before and after denoising, each with an enlarged part below it.
 
     Parameters
     ----------
     noisy, denoised : ndarray
-        ``Y X``, same shape and unit.
+        ``Y X``, or ``Y X 3`` of RGB; same shape and unit.
     path : str or Path
         PNG to write; its folder is created if missing.
     clean : ndarray, optional
-        The ground truth, ``Y X``: drawn as well, and the titles then give the PSNR in dB.
+        The ground truth: drawn as well, and the titles then give the PSNR in dB.
     zoom : tuple of int, optional
         ``(y, x, height, width)`` in pixels of the part to enlarge; by default the quarter (in
         height and width) with the most detail.
     title : str, optional
         A line above the figure.
+    pixel_size : tuple of float and str, optional
+        Along X, with its unit, for a scale bar.
 
     Returns
     -------
@@ -60,7 +71,8 @@ def plot_denoised(
     if clean is not None:
         titles = {name: f"{name} {psnr(clean, image):.1f} dB" for name, image in scene.items()}
         scene["clean"] = clean
-    return plot_comparison([scene], path, titles=titles, zoom=zoom, title=title)
+    how: Any = {"titles": titles, "zoom": zoom, "title": title, "pixel_size": pixel_size}
+    return plot_comparison([scene], path, **how)
 
 
 def plot_comparison(
@@ -71,10 +83,11 @@ def plot_comparison(
     titles: Mapping[str, str] | None = None,
     zoom: Box | None = None,
     title: str | None = None,
+    pixel_size: tuple[float, str] | None = None,
 ) -> Figure:
     """Draw several versions of an image as `plot_denoised` does, and of others on further rows.
 
-    A scene is the versions of one image by name, ``Y X``; ``titles`` are those of panels, by name.
+    A scene is the versions of one image by name; ``titles`` are those of panels, by name.
     All panels of a scene enlarge the same part and share one display range, which the ``reference``
     determines, or else the median of all images except "noisy". Only "noisy" gets a range of its
     own where its intensities hardly overlap with the others, as in another unit.
@@ -97,6 +110,8 @@ def plot_comparison(
         for pair, name in zip(panels[2 * row : 2 * row + 2].T, names, strict=False):
             own = range_within(scene[name], limits) if name == "noisy" else limits
             _draw_with_zoom(pair, scene[name], box, own)
+            if pixel_size is not None and pair[0] is panels[0, 0]:
+                draw_scale_bar(pair[0], scene[name].shape, *pixel_size)
             pair[0].set_title((titles or {}).get(name, name), fontsize=10, parse_math=False)
         for axes in panels[2 * row : 2 * row + 2, len(names) :].flat:
             axes.set_axis_off()
@@ -106,8 +121,9 @@ def plot_comparison(
 def _check(scene: Scene, zoom: Box | None) -> None:
     shapes = {name: image.shape for name, image in scene.items()}
     shape = next(iter(shapes.values()))
-    if set(shapes.values()) != {shape} or len(shape) != 2 or 0 in shape:
-        raise ValueError(f"images must be Y X planes of one shape, not {shapes}")
+    is_plane = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+    if set(shapes.values()) != {shape} or not is_plane or 0 in shape:
+        raise ValueError(f"images must be Y X (or Y X 3) planes of one shape, not {shapes}")
     if zoom is not None:
         top, left, height, width = zoom
         inside = 0 <= top <= shape[0] - height and 0 <= left <= shape[1] - width
@@ -141,7 +157,7 @@ def _typical(scene: Scene, reference: str) -> NDArray[Any]:
 
 def _heights(image: NDArray[Any], box: Box) -> list[float]:
     """Return the heights of the panels of an image and of its zoom, in widths of a panel."""
-    return [min(max(y / x, 0.3), 3) for y, x in (image.shape, box[2:])]
+    return [min(max(y / x, 0.3), 3) for y, x in (image.shape[:2], box[2:])]
 
 
 def _draw_with_zoom(
@@ -162,7 +178,8 @@ def _detail(image: NDArray[Any]) -> Box:
     pixels = np.nan_to_num(image.astype(np.float64))
     change = np.abs(np.diff(pixels, axis=0, append=pixels[-1:]))
     change += np.abs(np.diff(pixels, axis=1, append=pixels[:, -1:]))
-    height, width = (max(1, size // 4) for size in image.shape)
+    change = change.reshape(*image.shape[:2], -1).sum(axis=2)  # of all colours
+    height, width = (max(1, size // 4) for size in image.shape[:2])
     total = np.pad(change.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width]
     top, left = np.unravel_index(np.argmax(sums + total[:-height, :-width]), sums.shape)

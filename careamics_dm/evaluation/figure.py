@@ -4,16 +4,20 @@ Figures are made without ``pyplot``: nothing global changes, and any thread of a
 display can draw.
 """
 
+from math import floor, log10
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 DPI = 150
 RED = "#ff3b30"
+BAR = 0.3
+"""The longest scale bar, in widths of a panel."""
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
@@ -33,11 +37,30 @@ def save(figure: Figure, path: str | Path) -> Figure:
 
 
 def draw(axes: Axes, image: NDArray[Any], limits: tuple[float, float]) -> None:
-    """Draw an image without ticks or frame; pixels of small images stay visible as squares."""
+    """Draw an image without ticks or frame; pixels of small images stay visible as squares.
+
+    It is ``Y X``, or ``Y X 3`` of RGB, whose colours share the range.
+    """
     smooth = "nearest" if max(image.shape) <= 256 else "auto"
+    if image.ndim == 3:
+        low, high = limits
+        image = np.clip((np.nan_to_num(image) - low) / (high - low), 0, 1)
     axes.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation=smooth)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+
+
+def draw_scale_bar(axes: Axes, shape: tuple[int, ...], size: float, unit: str) -> None:
+    """Draw a scale bar whose length is 1, 2 or 5 times a power of ten."""
+    longest = BAR * shape[1] * size
+    power = 10.0 ** floor(log10(longest))
+    length = max(n * power for n in (1, 2, 5) if n * power <= longest)
+    width, height = length / size, max(shape[0] / 50, 1)
+    left, top = 0.95 * shape[1] - width, 0.95 * shape[0] - height
+    axes.add_patch(Rectangle((left, top), width, height, fc="white", ec="black", lw=0.5))
+    text = axes.text(left + width / 2, top - height, f"{length:g} {unit}", fontsize=7)
+    text.set(color="white", ha="center", va="bottom", parse_math=False)
+    text.set_bbox({"facecolor": "black", "alpha": 0.4, "pad": 1, "linewidth": 0})
 
 
 def display_range(image: NDArray[Any]) -> tuple[float, float]:

@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, log10
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from careamics_dm.evaluation.figure import display_range, draw, new_figure, range_within, save
-
-BAR = 0.3
-"""The longest scale bar, in widths of a panel."""
+from careamics_dm.evaluation.figure import (
+    display_range,
+    draw,
+    draw_scale_bar,
+    new_figure,
+    range_within,
+    save,
+)
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Place:
     """A part of an image plane, before and after denoising."""
 
     noisy: NDArray[Any]
-    """``Y X``."""
+    """``Y X``, or ``Y X 3`` of RGB."""
     denoised: NDArray[Any]
-    """``Y X``, the same part."""
+    """The same part."""
     label: str
     """Where it is, such as "Z 3, T 12"; may be empty."""
     pixel_size: tuple[float, str] | None = None
@@ -59,7 +60,7 @@ def plot_places(images: Mapping[str, Sequence[Place]], path: str | Path) -> Figu
         raise ValueError("there is no place to draw")
     n_columns = max(map(len, rows.values()))
     tall = [
-        max(min(max(y / x, 0.3), 3) for y, x in (place.noisy.shape for place in places))
+        max(min(max(y / x, 0.3), 3) for y, x in (place.noisy.shape[:2] for place in places))
         for places in rows.values()
     ]
     figure = new_figure(4.2 * n_columns, 2.1 * sum(tall) + 0.6 * len(rows))
@@ -76,18 +77,5 @@ def plot_places(images: Mapping[str, Sequence[Place]], path: str | Path) -> Figu
             before.set_title(place.label or "noisy", fontsize=8, parse_math=False)
             after.set_title("denoised", fontsize=8)
             if place.pixel_size is not None:
-                _draw_bar(before, place.noisy.shape, *place.pixel_size)
+                draw_scale_bar(before, place.noisy.shape, *place.pixel_size)
     return save(figure, path)
-
-
-def _draw_bar(axes: Axes, shape: tuple[int, ...], size: float, unit: str) -> None:
-    """Draw a scale bar whose length is 1, 2 or 5 times a power of ten."""
-    longest = BAR * shape[1] * size
-    power = 10.0 ** floor(log10(longest))
-    length = max(n * power for n in (1, 2, 5) if n * power <= longest)
-    width, height = length / size, max(shape[0] / 50, 1)
-    left, top = 0.95 * shape[1] - width, 0.95 * shape[0] - height
-    axes.add_patch(Rectangle((left, top), width, height, fc="white", ec="black", lw=0.5))
-    text = axes.text(left + width / 2, top - height, f"{length:g} {unit}", fontsize=7)
-    text.set(color="white", ha="center", va="bottom", parse_math=False)
-    text.set_bbox({"facecolor": "black", "alpha": 0.4, "pad": 1, "linewidth": 0})

@@ -202,15 +202,6 @@ def _is_by_planes(stack: ImageStack) -> bool:
     return len(stack.data_shape) == 4 and sizes.get("Z", 1) > 1
 
 
-def nan_message(source: str, value: Any, sample: int, channel: int, where: Sequence[int]) -> str:
-    """Say where a NaN or infinity is, and what can be done about it."""
-    return (
-        f"{source}: {value} at sample {sample}, channel {channel}, "
-        f"{'ZYX'[-len(where) :]}={tuple(where)}. Correct the file, or set nan_policy to zero (NaN "
-        "and infinity become 0) or skip (such patches are replaced by others)."
-    )
-
-
 def count_channels(stack: ImageStack, chosen: Sequence[int] | None) -> int:
     """Count the channels that are read of an image."""
     return stack.data_shape[1] if chosen is None else len(chosen)

@@ -1,5 +1,6 @@
 """Pixels that processes share without a copy each: files mapped into memory, shared memory."""
 
+import mmap
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -9,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.images.file_stamp import FileStamp
+
+AT_ONCE = 2**24
+"""Bytes of a file from which a box is copied before they are left: pages count as memory."""
 
 
 class MappedArray:
@@ -40,7 +44,30 @@ class MappedArray:
             self._stamp.check()
         order: Any = self.order
         mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
-        return np.array(mapped[box], subok=False)
+        found = mapped[box]
+        pixels = np.empty_like(found, subok=False)
+        here, there = (pixels, found) if order == "C" else (pixels.T, found.T)
+        within = (d for d, n_bytes in enumerate(there.strides) if n_bytes <= AT_ONCE)
+        axis = next(within, there.ndim - 1)
+        step = max(AT_ONCE // there.strides[axis], 1)
+        for outer in np.ndindex(here.shape[:axis]):
+            for first in range(0, here.shape[axis], step):
+                part = *outer, slice(first, first + step)
+                here[part] = there[part]
+                leave_pages(mapped)
+        return pixels
+
+
+def leave_pages(mapped: NDArray[Any]) -> None:
+    """Leave the pages of a map to the system, which brings what was written to disk in its time.
+
+    Until then, they count as memory of this process.
+    """
+    root: Any = mapped
+    while isinstance(root, np.ndarray):
+        root = root.base
+    if isinstance(root, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        root.madvise(mmap.MADV_DONTNEED)
 
 
 def file_of(array: np.memmap[Any, Any]) -> MappedArray | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from math import ceil, prod
 from typing import Any
 
@@ -15,21 +16,17 @@ from careamics_dm.errors import DataError
 from careamics_dm.images.extent import Extents
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.region import Blocks, Region
-from careamics_dm.loading.foreground import Foreground, Marker, Marks
-from careamics_dm.loading.patch_extraction import (
-    Batch,
-    NanPolicy,
-    PairedImages,
-    region_of_patch,
-)
+from careamics_dm.loading.filtered_patches import FilteredPatches, Marker, Marks
+from careamics_dm.loading.patch_extraction import NanPolicy, PairedImages, region_of_patch
 from careamics_dm.loading.prefetch import Loaded, Reader, threads_for
+from careamics_dm.loading.raw_batch import Batch
 from careamics_dm.loading.read_schedule import FixedPass, RandomPass, Step
 from careamics_dm.loading.shared_blocks import SharedBlocks
+from careamics_dm.sampling.epoch_streams import UNBOUNDED, Share, Stream, count_streams
 from careamics_dm.sampling.filters.base import PatchFilter
-from careamics_dm.sampling.keyed_random import fractions, key_of
+from careamics_dm.sampling.keyed_random import key_of
 from careamics_dm.sampling.random_patches import RandomEpoch, RandomPatches
 from careamics_dm.sampling.read_windows import WINDOWS, PatchList, Places
-from careamics_dm.sampling.streams import Share, Stream, count_streams
 from careamics_dm.sampling.tiling import BlockTiles, TileGrid
 
 Plan = RandomPatches | TileGrid | BlockTiles | PatchList
@@ -40,7 +37,7 @@ ORIGINS_PER_BYTE = 6
 MIXED = 2
 """Windows of a stream whose patches are shuffled together."""
 STEPS = 8
-"""The first block of a stream is so much smaller than a window, where images are."""
+"""How many times smaller than a window the first block of a stream is, where images are small."""
 TRIES = 100
 """Other patches to try where no patch of a batch can be used."""
 
@@ -65,7 +62,7 @@ class PatchDataset(IterableDataset[Batch]):
         Bound on decoded bytes held, shared out over loader processes; a single window may exceed
         it.
     seed : int
-        Shuffles.
+        Seed of the order of random patches and of their orientation.
     n_orientations : int
         Above 1, batches carry how many of their patches get which orientation.
     with_region : bool
@@ -78,7 +75,7 @@ class PatchDataset(IterableDataset[Batch]):
     keep : bool
         Whether a set that fits ``pool_bytes`` is kept for other epochs, in ``images.kept``.
     patch_filter : PatchFilter, optional
-        What patches must meet; others are replaced by random ones that do, see `Foreground`.
+        What patches must meet; others are replaced by random ones that do, see `FilteredPatches`.
 
     Yields
     ------
@@ -92,7 +89,7 @@ class PatchDataset(IterableDataset[Batch]):
     Raises
     ------
     DataError
-        A filter, but a plan that has no other patches to draw.
+        A filter with a plan that has no other patches to draw.
     """
 
     def __init__(
@@ -231,10 +228,9 @@ class PatchDataset(IterableDataset[Batch]):
         """Say what a process draws, from a patch of all ranks on."""
         (first, stop), size = self._numbers(patch), self.batch_size or 1
         if isinstance(plan, RandomEpoch) or (self.plan.is_random and isinstance(plan, TileGrid)):
-            streams, n_turns = self._streams(plan, epoch), self.n_orientations
-            turn = partial(self._turns, key_of(self.seed, epoch, 2))
-            mine = range(worker, len(streams), workers)
-            return RandomPass(streams, mine, first, stop, size, n_turns, turn)
+            streams, turn_key = self._streams(plan, epoch), key_of(self.seed, epoch, 2)
+            mine, turns = range(worker, len(streams), workers), (self.n_orientations, turn_key)
+            return RandomPass(self.share, streams, mine, first, stop, size, *turns)
         numbers = (np.arange(first, stop) + self.share.rank * stop) % max(len(plan), 1)
         return FixedPass(plan, numbers, self._ends(first, stop) - first, size, worker, workers)
 
@@ -245,16 +241,19 @@ class PatchDataset(IterableDataset[Batch]):
         keeps = self.keep and fits(self.extents, self.pool_bytes // workers)
         in_memory = all(e.in_memory for e in self.extents.kinds)
         at_hand = (in_memory and self._marker is None) or (keeps and self._has_all())
-        budget, load = self.pool_bytes // workers, self._load_kept if keeps else self._load
+        budget = self.pool_bytes // workers
+        load: Callable[[Region], Loaded] = partial(self._load, keeps)
         if isinstance(plan, BlockTiles):
-            shared = SharedBlocks(self._pair, self.extents, budget // 4)
-            budget, load = budget // 2, shared.load
+            load = SharedBlocks(self._pair, self.extents, budget // 4).load
+            budget //= 2
         needs, n_threads = (iter(()), 0) if at_hand else (schedule.needs(), threads_for(workers))
         reader = Reader(load, partial(self._find, plan, keeps), needs, budget, n_threads)
         self._readers.add(reader)
         if self._marker is not None and isinstance(schedule, RandomPass):
-            foreground = Foreground(self._marker, reader, (self.seed, epoch), in_memory=in_memory)
-            schedule.draw = foreground.draw
+            filtered = FilteredPatches(
+                self._marker, reader, (self.seed, epoch), in_memory=in_memory
+            )
+            schedule.draw = filtered.draw
         return reader
 
     def _cut(
@@ -283,7 +282,9 @@ class PatchDataset(IterableDataset[Batch]):
         seed = self.seed, epoch, self.share.rank, step.number, int(step.place[0]), 5
         rng, n = np.random.default_rng(seed), len(plan)
         numbers = rng.permutation(n) if n <= TRIES else rng.integers(n, size=TRIES)
-        return self._pair.read_finite(plan.places(numbers), step.n)
+        places = plan.places(numbers)
+        regions = (region_of_patch(places, row) for row in range(len(numbers)))
+        return [*islice(filter(None, map(self._pair.read_patch, regions)), step.n)]
 
     def _has_all(self) -> bool:
         """Whether all that is kept has been read, and marked."""
@@ -294,21 +295,14 @@ class PatchDataset(IterableDataset[Batch]):
 
     def _streams(self, places: RandomEpoch | TileGrid, epoch: int) -> list[Stream]:
         """Return the streams of this rank."""
-        window_bytes: int | None = max(self.pool_bytes // WINDOWS // STEPS, 1)
-        growth: int | None = MIXED * STEPS
+        window_bytes, growth = max(self.pool_bytes // WINDOWS // STEPS, 1), MIXED * STEPS
         if self.keep and fits(self.extents, self.pool_bytes):
-            growth = None
+            growth = WINDOWS * STEPS  # the last block may be as large as the pool
             if epoch > 0 or (self._marker is None and all(e.in_memory for e in self.extents.kinds)):
-                window_bytes = None  # all is there, so all is mixed
+                window_bytes = UNBOUNDED  # all is there, so all is mixed
         key, n = key_of(self.seed, epoch, 1), self.n_streams
         mine = range(self.share.rank, n, self.share.world_size)
         return [Stream(places, s, n, key, window_bytes, growth) for s in mine]
-
-    def _turns(self, key: np.uint64, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return a random orientation for each patch of this rank."""
-        of_all = numbers * self.share.world_size + self.share.rank
-        found: NDArray[np.int64] = (fractions(key, of_all) * self.n_orientations).astype(np.int64)
-        return found
 
     def _find(self, plan: EpochPlan, keeps: bool, window: int) -> tuple[Region, int]:
         """Return what to read of a window, whole samples if they are kept, and its bytes."""
@@ -324,22 +318,18 @@ class PatchDataset(IterableDataset[Batch]):
         n_bytes = n_pixels * region.n_samples * extent.pixel_bytes
         return region, 0 if extent.in_memory else n_bytes
 
-    def _load(self, region: Region) -> Loaded:
-        """Read a region, and mark what passes the filter; called in threads."""
-        blocks = self._pair.read(region)
-        return Loaded(blocks, *(self._marker.mark(region, blocks) if self._marker else ()))
-
-    def _load_kept(self, region: Region) -> Loaded:
-        """Return a whole sample, which is read and marked once for all epochs."""
-        key, kept = (region.image, region.sample), self.images.kept
+    def _load(self, keeps: bool, region: Region) -> Loaded:
+        """Read a region and mark what passes the filter, or take what is kept; in threads."""
+        key = region.image, region.sample
+        kept, marks = (self.images.kept, self._marks) if keeps else ({}, {})
         blocks = kept.get(key) or self._pair.read(region)
         if not self.extents[region.image].in_memory:
             kept[key] = blocks
         if self._marker is None:
             return Loaded(blocks)
-        if key not in self._marks:
-            self._marks[key] = self._marker.mark(region, blocks)
-        return Loaded(blocks, *self._marks[key])
+        if key not in marks:
+            marks[key] = self._marker.mark(region, blocks)
+        return Loaded(blocks, *marks[key])
 
 
 def fits(extents: Extents, pool_bytes: int) -> bool:

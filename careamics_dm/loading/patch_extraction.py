@@ -1,50 +1,20 @@
 """Patches, copied out of decoded regions of images and their targets."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.frame_pairs import read_pair
-from careamics_dm.images.image_set import ImageSet, nan_message
+from careamics_dm.images.image_set import ImageSet
+from careamics_dm.images.nan_message import nan_message
 from careamics_dm.images.region import Blocks, Region, read_samples
 from careamics_dm.sampling.read_windows import Places
 
 Patches = list[NDArray[Any]]
-Batch = dict[str, Any]
-
 NanPolicy = Literal["error", "zero", "skip"]
-_FOR_MPS = {
-    torch.uint16: torch.int32,
-    torch.uint32: torch.int64,
-    torch.uint64: torch.float32,
-    torch.float64: torch.float32,
-}
-"""Dtypes that Apple's devices lack, and what goes over in their place."""
-
-
-class RawBatch(Batch):
-    """A batch as stored, which a data module has yet to normalise and augment."""
-
-    def to(self, device: torch.device) -> "RawBatch":
-        """Move the pixels to a device, in a dtype that it has; called by Lightning.
-
-        Where tiles belong stays here, where results are put together.
-        """
-        pixels = {key: storable(self[key], device) for key in ("image", "target") if key in self}
-        # From pinned memory, where the loader puts batches for CUDA, while the host computes.
-        at_once = device.type == "cuda"
-        moved = {key: x.to(device, non_blocking=at_once) for key, x in pixels.items()}
-        return RawBatch(self | moved)
-
-
-def storable(x: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return pixels in a dtype that a device has."""
-    return x.to(_FOR_MPS.get(x.dtype, x.dtype)) if device.type == "mps" else x
 
 
 class PairedImages:
@@ -79,11 +49,6 @@ class PairedImages:
             return None
         self.apply_nan_policy(patches, lambda row: region, None)
         return tuple(patches)
-
-    def read_finite(self, places: Places, n: int) -> list[Blocks]:
-        """Read patches one by one until ``n`` have no NaN."""
-        regions = (region_of_patch(places, row) for row in range(len(places.image)))
-        return [*islice(filter(None, map(self.read_patch, regions)), n)]
 
     def as_in_batches(self, side: int, pixels: NDArray[Any]) -> NDArray[Any]:
         """Return pixels of images (0) or targets (1) in the dtype of batches."""

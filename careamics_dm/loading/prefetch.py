@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from careamics_dm.images.region import Blocks, Region
 from careamics_dm.loading.read_schedule import Key, Need
-from careamics_dm.sampling.allowed_origins import OriginMask
+from careamics_dm.sampling.allowed_origins import OriginBits
 
 READERS = 4
 """Threads that read, at most; all loader processes together have no more than there are cores."""
@@ -22,8 +22,8 @@ class Loaded(NamedTuple):
     """A region in memory: image and, where there is one, target; with a filter, also `Marks`."""
 
     blocks: Blocks
-    passing: Sequence[OriginMask] = ()
-    rejected: Sequence[OriginMask] = ()
+    passing: Sequence[OriginBits] = ()
+    rejected: Sequence[OriginBits] = ()
 
 
 class Reader:
@@ -53,14 +53,10 @@ class Reader:
         self._ended: set[Key] = set()  # needs that ended before all their windows were pulled
         self._pool = ThreadPoolExecutor(n_threads, "reader") if n_threads else None
 
-    def region(self, window: int) -> Region:
-        """Return the region of a window."""
-        return self._look_up(window)[0]
-
     def origins(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return image, sample and first pixel of the region of each window, ``(N, 2 + D)``."""
         unique, inverse = np.unique(windows, return_inverse=True)
-        regions = [self.region(window) for window in unique.tolist()]
+        regions = [self._look_up(window)[0] for window in unique.tolist()]
         found = np.array([(r.image, r.sample, *r.start) for r in regions], np.int64)
         return found[inverse]
 
@@ -69,7 +65,7 @@ class Reader:
         while not (window in self._live or window in self._users or self._next is None):
             self._pull()
         if window not in self._live:
-            self._live[window] = self._load(self.region(window))
+            self._live[window] = self._load(self._look_up(window)[0])
         content = self._live[window]
         if isinstance(content, Future):
             content = self._live[window] = content.result()

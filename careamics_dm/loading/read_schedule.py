@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from careamics_dm.sampling.keyed_random import Numbers
+from careamics_dm.sampling.epoch_streams import Block, Share, Stream
+from careamics_dm.sampling.keyed_random import Numbers, fractions
 from careamics_dm.sampling.read_windows import PatchList, Places
-from careamics_dm.sampling.streams import Block, Stream
 from careamics_dm.sampling.tiling import BlockTiles, TileGrid
 
 Key = tuple[int, int]
-"""Of a need: of a stream and the first position of a block, or of 0 and the first patch."""
+"""Of a need: a stream and the first position of a block; or 0 and the first patch."""
 
 PORTION = 2048
 """Patches to locate together."""
@@ -23,18 +23,12 @@ PORTION = 2048
 class Step(NamedTuple):
     """A batch, or this process's part of one."""
 
-    rows: slice
-    """Of a portion."""
-    place: Numbers
-    """Where in the batch these rows belong."""
-    n: int
-    """Patches of the batch, those of other processes included."""
-    orientation: tuple[int, ...]
-    """How many of them get which orientation."""
-    number: int
-    """Of the first patch, on this rank."""
-    ended: list[Key]
-    """Needs that end with it."""
+    rows: slice  # of a portion
+    place: Numbers  # where in the batch these rows belong
+    n: int  # patches of the batch, those of other processes included
+    orientation: tuple[int, ...]  # how many of them get which orientation
+    number: int  # of the first patch, on this rank
+    ended: list[Key]  # needs that end with it
 
 
 class Portion(NamedTuple):
@@ -57,13 +51,10 @@ class FixedPass:
     """Batches of places in their order: of validation, test and prediction."""
 
     plan: TileGrid | BlockTiles | PatchList
-    numbers: Numbers
-    """Of this rank, from its first batch on."""
-    ends: Numbers
-    """The rows of them at which a batch ends, full or not."""
+    numbers: Numbers  # of this rank, from its first batch on
+    ends: Numbers  # the rows of them at which a batch ends, full or not
     batch_size: int
-    worker: int
-    """Makes every ``workers``-th batch."""
+    worker: int  # makes every workers-th batch
     workers: int
 
     def needs(self) -> Iterator[Need]:
@@ -98,19 +89,15 @@ class RandomPass:
     Patch number ``i`` of a rank is of its stream ``i % n``.
     """
 
-    streams: Sequence[Stream]
-    """All of this rank."""
-    mine: range
-    """Which of them this process serves."""
-    first: int
-    """Of this rank's patches."""
+    share: Share
+    streams: Sequence[Stream]  # all of this rank
+    mine: range  # which of them this process serves
+    first: int  # of this rank's patches
     stop: int
     batch_size: int
     n_orientations: int
-    turn: Callable[[Numbers], Numbers]
-    """The orientation of patches, by their number on this rank."""
-    draw: Callable[[Stream, Block, int, int], Places] | None = None
-    """Draws positions of a block otherwise than the epoch does."""
+    turn_key: np.uint64  # of the orientation of patches
+    draw: Callable[[Stream, Block, int, int], Places] | None = None  # in place of the epoch
 
     def needs(self) -> Iterator[Need]:
         """Yield the windows to read, in the order of need."""
@@ -170,7 +157,9 @@ class RandomPass:
         """Draw parts of blocks, and order the patches into batches."""
         number = np.arange(first, stop)
         # In a batch, patches that are turned alike stand together.
-        turned = (number - first) // self.batch_size * self.n_orientations + self.turn(number)
+        of_all = number * self.share.world_size + self.share.rank
+        turn = (fractions(self.turn_key, of_all) * self.n_orientations).astype(np.int64)
+        turned = (number - first) // self.batch_size * self.n_orientations + turn
         counts = np.bincount(turned, minlength=len(ended) * self.n_orientations)
         own = [np.arange(low, high) * len(self.streams) + s for s, _, low, high in parts]
         row = np.full(len(number), -1)  # of each number, among mine

@@ -20,7 +20,7 @@ from careamics_dm.models.distributed_scores import (
 )
 from careamics_dm.models.inference import mirror_up, restore, restore_in_all_orientations
 from careamics_dm.models.learning_plan import LearningPlan, MakeOptimizer, MakeScheduler
-from careamics_dm.models.reach import reach_of
+from careamics_dm.models.receptive_field import reach_of
 from careamics_dm.models.trainer_data import (
     Build,
     build_network,

@@ -22,7 +22,9 @@ class UNet(nn.Module):
     al., 2019), layer for layer that of CAREamics 0.3.5 so that its weights can be used: two 3^D
     convolutions per level, each with batch normalisation and ReLU; max pooling by 2; a bottleneck
     with twice the filters; linear upsampling; concatenated skip connections; a final 1^D
-    convolution.
+    convolution. Weights begin as random numbers of variance one over the number of inputs (LeCun
+    et al., 1998): with PyTorch's third of it, signals fade from layer to layer, and training starts
+    later and sometimes fails.
 
     Parameters
     ----------
@@ -69,12 +71,13 @@ class UNet(nn.Module):
 
     References
     ----------
-    Ronneberger et al., "U-Net: Convolutional networks for biomedical image segmentation",
-    MICCAI 2015. Weigert et al., "Content-aware image restoration: pushing the limits of
-    fluorescence microscopy", Nature Methods 2018. Krull et al., "Noise2Void: learning denoising
-    from single noisy images", CVPR 2019. Höck et al., "N2V2: fixing Noise2Void checkerboard
-    artifacts with modified sampling strategies and a tweaked network architecture", ECCV
-    Workshops 2022. Zhang, "Making convolutional networks shift-invariant again", ICML 2019.
+    LeCun et al., "Efficient BackProp", Neural networks: tricks of the trade, 1998. Ronneberger et
+    al., "U-Net: Convolutional networks for biomedical image segmentation", MICCAI 2015. Weigert et
+    al., "Content-aware image restoration: pushing the limits of fluorescence microscopy", Nature
+    Methods 2018. Krull et al., "Noise2Void: learning denoising from single noisy images", CVPR
+    2019. Höck et al., "N2V2: fixing Noise2Void checkerboard artifacts with modified sampling
+    strategies and a tweaked network architecture", ECCV Workshops 2022. Zhang, "Making
+    convolutional networks shift-invariant again", ICML 2019.
 
     Examples
     --------
@@ -134,6 +137,11 @@ class UNet(nn.Module):
         top = widths[0]  # not halved, and without a skip connection in N2V2
         self.up.append(self._block(top if n2v2 else 2 * top, top, top, batch_norm))
         self.head = _CONV[dims](top, out_channels, 1, groups=self.groups)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
 
     @property
     def size_divisor(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import Box
+from careamics_dm.images.shared_memory import leave_pages
 from careamics_dm.prediction.result_file import ResultImage
 
 Mapped = np.memmap[Any, np.dtype[Any]]
@@ -64,6 +65,7 @@ class MappedFile:
     def put(self, box: Box, pixels: NDArray[Any]) -> None:
         """Write pixels to a box."""
         self.pixels[box] = pixels
+        leave_pages(self.pixels)
 
     def flush(self) -> None:
         """Bring pixels to disk."""

@@ -31,8 +31,8 @@ from careamics_dm.prediction.result_file import (
     predicted_channels,
 )
 from careamics_dm.prediction.result_paths import check_space, check_writable, result_paths
+from careamics_dm.sampling.epoch_streams import images_of_shard
 from careamics_dm.sampling.result_blocks import ImageBlocks
-from careamics_dm.sampling.streams import images_of_shard
 from careamics_dm.sources.data_warnings import say
 from careamics_dm.sources.ranks import agreed, by_first
 from careamics_dm.sources.source_path import as_text, is_url

@@ -108,8 +108,8 @@ class TiffDescription:
         unit = "µm" if self._size("X", "µm") else self.scale.get("X", (1, "µm"))[1]
         options = self._resolution(unit) if unit.isascii() or unit == "µm" else {}
         lost = [] if options else self._stated("YX")
-        if options:
-            metadata["unit"] = "um" if unit == "µm" else unit
+        # Without a unit, Bio-Formats takes pixels for micrometers.
+        metadata["unit"] = ("um" if unit == "µm" else unit) if options else "pixel"
         spacing = self._size("Z", unit) if options else None
         if spacing:
             metadata["spacing"] = spacing

@@ -12,7 +12,6 @@ from careamics_dm.prediction.mapped_file import MappedFile
 from careamics_dm.prediction.result_file import ResultFile, ResultImage
 from careamics_dm.prediction.result_writer import ResultWriter
 from careamics_dm.prediction.tiff_description import TiffDescription
-from careamics_dm.prediction.tiff_file import map_tiff, write_again
 from careamics_dm.sources.source_path import TIFF
 
 COMPRESSIONS = ("zlib", "zstd", "lzw")
@@ -70,6 +69,8 @@ class TiffWriter(ResultWriter):
 
     def open(self, image: ResultImage, *, begin: bool) -> ResultFile:
         """Open a TIFF; see `ResultWriter`."""
+        from careamics_dm.prediction.tiff_file import map_tiff, write_again  # late: tifffile
+
         if self.compression is None and self.tile is None:
             return MappedFile(image, map_tiff, begin=begin)
         again = partial(write_again, image=image, compression=self.compression, tile=self.tile)

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import zarr
 from fsspec.core import url_to_fs
-from zarr.storage import FsspecStore, LocalStore
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.image_stack import ImageStack
@@ -35,6 +33,8 @@ class Target(NamedTuple):
 
     def open(self, path: Path) -> Any:
         """Return the store at a path or URL."""
+        from zarr.storage import FsspecStore, LocalStore  # late: most runs write TIFFs
+
         if is_url(path):
             return FsspecStore.from_url(as_text(path), storage_options=dict(self.options))
         return LocalStore(path)
@@ -102,6 +102,8 @@ class Target(NamedTuple):
         former = self.read(path)
         if former is not None and ome_part(wanted).items() <= former.items():
             return False
+        import zarr  # late, as above
+
         group = zarr.open_group(self.open(path), mode="a", zarr_format=self.zarr_format)
         group.update_attributes(wanted)
         return bool(model)
@@ -166,6 +168,8 @@ def _describe_collection(
     target: Target, store: Path, series: Sequence[str], order: Sequence[str]
 ) -> bool:
     """Describe a collection, with images in the order of the source's, as far as it has one."""
+    import zarr  # late, as above
+
     listed = (target.read(store / "OME") or {}).get("series", [])
     series = _in_order({*listed, *series}, order)
     changed = target.describe(store / "OME", "Series", {"series": series})

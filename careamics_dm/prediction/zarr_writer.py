@@ -12,7 +12,6 @@ from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.prediction.result_file import ResultFile, ResultImage
 from careamics_dm.prediction.result_paths import ZARR, explained
 from careamics_dm.prediction.result_writer import ResultWriter
-from careamics_dm.prediction.zarr_file import ZarrFile
 from careamics_dm.prediction.zarr_layout import parts
 from careamics_dm.prediction.zarr_store import Target, describe_store
 from careamics_dm.sources.source_path import is_url
@@ -79,6 +78,8 @@ class ZarrWriter(ResultWriter):
 
     def open(self, image: ResultImage, *, begin: bool) -> ResultFile:
         """Open an image; see `ResultWriter`."""
+        from careamics_dm.prediction.zarr_file import ZarrFile  # late: imports zarr
+
         # The display range of a source does not suit another output, such as uncertainty.
         return ZarrFile(image, self.target, self.output == "prediction", begin=begin)
 

@@ -1,6 +1,6 @@
 """Origins of patches that masks, gaps or filters allow, as boxes or a bit each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -121,35 +121,14 @@ def origins_near(
     return tuple(start), tuple(stop)
 
 
-class OriginMask:
-    """The allowed origins of one sample, a bit each.
+class OriginBits:
+    """Origins of one sample, a bit each; `allow` sets some, at first none is set.
 
-    A patch may be drawn where the mask, ``(Z) Y X``, is non-zero at the patch's central pixel
-    (index ``size // 2`` along each axis; the central pixel of an axis that is shorter than the
-    patch).
+    All are in a row, in groups that are counted and searched as one.
     """
 
-    def __init__(self, mask: NDArray[Any], patch_size: Sequence[int]) -> None:
-        centre = tuple(
-            slice(p // 2, p // 2 + max(n - p, 0) + 1) if n >= p else slice(n // 2, n // 2 + 1)
-            for n, p in zip(mask.shape, patch_size, strict=True)
-        )
-        allowed = mask[centre] != 0
-        self._clear(allowed.shape, patch_size)
-        self.allow(0, allowed)
-        self.count()
-
-    @classmethod
-    def none(cls, shape: Sequence[int], patch_size: Sequence[int]) -> "OriginMask":
-        """Forbid all of ``shape`` origins, to `allow` some and then `count` them."""
-        mask = cls.__new__(cls)
-        mask._clear(shape, patch_size)
-        return mask
-
-    def _clear(self, shape: Sequence[int], patch_size: Sequence[int]) -> None:
-        self.shape, self.patch_size = tuple(shape), tuple(patch_size)
-        self.n_origins = prod(shape)
-        # Bits of all origins in a row, in groups that are counted and searched as one.
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape, self.n_origins = tuple(shape), prod(shape)
         self.bits = np.zeros((-(-self.n_origins // (8 * GROUP)), GROUP), np.uint8)
 
     def allow(self, first: int, allowed: NDArray[np.bool_]) -> None:
@@ -158,8 +137,27 @@ class OriginMask:
         begin = first * prod(self.shape[1:]) // 8
         self.bits.reshape(-1)[begin : begin + len(bits)] |= bits
 
-    def count(self) -> None:
-        """Count what is allowed, so that origins can be drawn."""
+
+class OriginMask(OriginBits):
+    """The allowed origins of one sample of an image with a mask.
+
+    A patch may be drawn where the mask, ``(Z) Y X``, is non-zero at the patch's central pixel
+    (index ``size // 2`` along each axis; the central pixel of an axis that is shorter than the
+    patch).
+    """
+
+    def __init__(self, mask: NDArray[Any], patch_size: Sequence[int]) -> None:
+        centre = tuple(
+            slice(p // 2, p // 2 + n - p + 1) if n >= p else slice(n // 2, n // 2 + 1)
+            for n, p in zip(mask.shape, patch_size, strict=True)
+        )
+        allowed = mask[centre] != 0
+        super().__init__(allowed.shape)
+        self.patch_size = tuple(patch_size)
+        self.allow(0, allowed)
+        self._count()
+
+    def _count(self) -> None:
         self._until = _count_until(self.bits)
         self.n_allowed = int(self._until[-1])
         self._by_kind: tuple[Sequence[Axis], Numbers] | None = None
@@ -172,14 +170,13 @@ class OriginMask:
             near = [np.arange(a, b) for a, b in zip(start, stop, strict=True)]
             origin = np.ravel_multi_index(np.ix_(*near), self.shape).reshape(-1)
             np.bitwise_and.at(flat, origin >> 3, ~(FIRST_BIT >> (origin & 7).astype(np.uint8)))
-        self.count()
+        self._count()
 
     def allows(self, starts: Numbers) -> NDArray[np.bool_]:
         """Whether each of ``(N, D)`` origins is allowed."""
         origin = np.ravel_multi_index(tuple(starts.T), self.shape)
         bits = self.bits.reshape(-1)[origin >> 3] & (FIRST_BIT >> (origin & 7).astype(np.uint8))
-        allowed: NDArray[np.bool_] = bits != 0
-        return allowed
+        return np.asarray(bits != 0)
 
     def within(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
         """Whether each origin of a box is allowed, ``(Z) Y X``."""
@@ -187,8 +184,7 @@ class OriginMask:
         a, b = start[0] * row, stop[0] * row
         bits = np.unpackbits(self.bits.reshape(-1)[a >> 3 : -(-b >> 3)])[a & 7 : (a & 7) + b - a]
         rest = tuple(map(slice, start[1:], stop[1:]))
-        allowed: NDArray[np.bool_] = bits.reshape(-1, *self.shape[1:])[(slice(None), *rest)] != 0
-        return allowed
+        return np.asarray(bits.reshape(-1, *self.shape[1:])[(slice(None), *rest)] != 0)
 
     def at(self, number: Numbers) -> Numbers:
         """Return allowed origins, ``(N, D)``, by their numbers, from 0 to below `n_allowed`."""
@@ -258,13 +254,17 @@ def _by_kind(axis: Axis) -> list[tuple[Values, Numbers]]:
     return found
 
 
+Masks = Mapping[tuple[int, int], OriginMask | ValidOrigins]
+"""By image and sample, where patches may lie, if not everywhere."""
+
+
 class OriginMasks:
     """The allowed origins of several samples, drawn from as one.
 
     ``numbers``, ``(M, 2)``, are the region, and the sample of it, that each mask is of.
     """
 
-    def __init__(self, masks: Sequence[OriginMask], numbers: Numbers) -> None:
+    def __init__(self, masks: Sequence[OriginBits], numbers: Numbers) -> None:
         self._numbers = numbers
         self._shapes = np.array([mask.shape for mask in masks], np.int64)
         n_groups = [len(mask.bits) for mask in masks]
@@ -274,16 +274,16 @@ class OriginMasks:
         self._until = _count_until(self._bits)
         self.n_allowed = int(self._until[-1])
 
-    def draw(self, n: int, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
-        """Draw uniformly: regions ``(n,)``, and samples and origins in them ``(n, 1 + D)``."""
+    def draw(self, n: int, rng: np.random.Generator) -> Numbers:
+        """Draw uniformly: region, sample in it, and origin, ``(n, 2 + D)``."""
         rest = _find_allowed(self._bits, self._until, rng.integers(self.n_allowed, size=n))
         mask = self._of_group[rest // (8 * GROUP)]
         rest -= self._first[mask] * 8 * GROUP
-        places = np.empty((n, 1 + self._shapes.shape[1]), np.int64)
-        places[:, 0] = self._numbers[mask, 1]
-        for d in range(places.shape[1] - 1, 0, -1):
-            rest, places[:, d] = np.divmod(rest, self._shapes[mask, d - 1])
-        return self._numbers[mask, 0], places
+        places = np.empty((n, 2 + self._shapes.shape[1]), np.int64)
+        places[:, :2] = self._numbers[mask]
+        for d in range(self._shapes.shape[1] - 1, -1, -1):
+            rest, places[:, 2 + d] = np.divmod(rest, self._shapes[mask, d])
+        return places
 
 
 def _count_until(bits: NDArray[np.uint8]) -> Numbers:

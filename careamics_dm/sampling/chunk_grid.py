@@ -176,11 +176,9 @@ class Losses(NamedTuple):
     """What masks, gaps and held-out patches take from the weights of windows, by rank."""
 
     rank: Numbers
-    begin: Values
-    """Where what is left of each window begins, and ends."""
-    end: Values
-    until: Values
-    """What is lost before each, and in all."""
+    begin: Values  # where what is left of each window begins
+    end: Values  # and ends
+    until: Values  # what is lost before each, and in all
 
 
 class WindowGrid:
@@ -234,11 +232,8 @@ class WindowGrid:
 
     def lose(self, rank: Numbers, weight: Values) -> Losses:
         """Take weights away from windows, each named once or repeatedly."""
-        order = np.argsort(rank, kind="stable")
-        order = order[rank[order] >= 0]
-        first = np.flatnonzero(np.diff(rank[order], prepend=-1))
-        lost = np.add.reduceat(weight[order], first) if len(first) else np.zeros(0)
-        ranks = rank[order][first]
+        ranks, inverse = np.unique(rank[rank >= 0], return_inverse=True)
+        lost = np.bincount(inverse, weight[rank >= 0])
         index = list(np.unravel_index(ranks, self._order.shape))
         lengths = (of[i] for of, i in zip(self._order.lengths, index, strict=True))
         full = np.prod(np.stack([np.asarray(of, float) for of in lengths]), axis=0)

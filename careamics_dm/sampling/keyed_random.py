@@ -51,8 +51,7 @@ def fractions(key: np.uint64, numbers: Numbers) -> NDArray[np.float64]:
 def permuted(key: np.uint64, numbers: Numbers, n: int) -> Numbers:
     """Return where a random permutation of ``range(n)`` takes each number of it."""
     if n <= SMALL:  # a network of so few bits would prefer some permutations
-        order: Numbers = np.argsort(mixed(key, np.arange(n)))[numbers]
-        return order
+        return np.asarray(np.argsort(mixed(key, np.arange(n)))[numbers])
     bits = (n - 1).bit_length()
     found = _exchange(key, numbers, bits)
     while len(outside := np.flatnonzero(found >= n)):
@@ -75,5 +74,4 @@ def _exchange(key: np.uint64, numbers: Numbers, bits: int) -> Numbers:
         z >>= np.uint64(33)
         z &= masks[i % 2]
         halves[i % 2] ^= z
-    found: Numbers = (halves[0] << low | halves[1]).astype(np.int64)
-    return found
+    return np.asarray((halves[0] << low | halves[1]).astype(np.int64))

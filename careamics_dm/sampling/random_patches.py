@@ -23,7 +23,7 @@ patch crosses ``c`` block borders, is inside a window, times the weight ``1 / (m
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from careamics_dm.errors import DataError
 from careamics_dm.images.extent import Extent, Extents
 from careamics_dm.images.region import Region
-from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins, total_weights
+from careamics_dm.sampling.allowed_origins import Masks, OriginMask, ValidOrigins, total_weights
 from careamics_dm.sampling.chunk_grid import Axis, Losses, Values, WindowGrid, axis_of, window_shape
 from careamics_dm.sampling.keyed_random import Numbers, fractions, key_of
 from careamics_dm.sampling.read_windows import Places, Runs, WindowTable, reach, sample_runs
@@ -50,8 +50,7 @@ class Geometry(NamedTuple):
     """Runs of samples whose windows are alike."""
 
     runs: Numbers
-    n: int
-    """Samples of each run."""
+    n: int  # samples of each run
     axes: list[Axis]
     window_bytes: int
 
@@ -62,17 +61,12 @@ class RandomPatches:
 
     extents: Sequence[Extent]
     patch_size: tuple[int, ...]
-    n_patches: int
-    """Of an epoch, over all ranks."""
+    n_patches: int  # of an epoch, over all ranks
     seed: int
-    window_bytes: int | None = None
-    """Decoded bytes to read in one go; ``None``: whole samples."""
-    allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None
-    """By image and sample, where patches may lie, if not everywhere."""
-    trained: NDArray[np.bool_] | None = None
-    """Whether each sample, image by image, may be drawn from; by default all may."""
-    few: int = FEW
-    """Where windows serve fewer patches on average, only the box is read that these need."""
+    window_bytes: int | None = None  # decoded bytes to read in one go; None: whole samples
+    allowed: Masks | None = None
+    trained: NDArray[np.bool_] | None = None  # samples to draw from, image by image; None: all
+    few: int = FEW  # where windows serve fewer patches on average, only what these need is read
     is_random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -131,8 +125,7 @@ class RandomPatches:
     @cached_property
     def sizes(self) -> Numbers:
         """Size of each image, ``(I, D)``, at least that of a patch."""
-        sizes: Numbers = np.maximum(self.images.each(lambda e: e.size), self.patch_size)
-        return sizes
+        return np.asarray(np.maximum(self.images.each(lambda e: e.size), self.patch_size))
 
     @cached_property
     def area(self) -> Values:
@@ -161,10 +154,7 @@ class RandomPatches:
             Geometry(
                 np.array(mine),
                 n,
-                [
-                    axis_of(*c)
-                    for c in zip(e.size, self.patch_size, e.block, shapes[e], strict=True)
-                ],
+                list(map(axis_of, e.size, self.patch_size, e.block, shapes[e])),
                 prod(shapes[e]) * e.pixel_bytes * n * (not e.in_memory),
             )
             for (e, n), mine in found.items()
@@ -176,8 +166,7 @@ class Ruler(NamedTuple):
 
     grid: WindowGrid
     losses: Losses | None
-    length: float
-    """Weight of all its windows."""
+    length: float  # weight of all its windows
 
 
 class RandomEpoch:
@@ -213,8 +202,7 @@ class RandomEpoch:
     def windows(self, marks: Numbers) -> Numbers:
         """Return the window of each mark; ascending, as marks are."""
         run, rank = self._find(marks)
-        windows: Numbers = self.table.first[run] + rank // self._plan.runs.n[self._order[run]]
-        return windows
+        return np.asarray(self.table.first[run] + rank // self._plan.runs.n[self._order[run]])
 
     def places(self, marks: Numbers) -> Places:
         """Return where the patches of marks lie."""
@@ -236,7 +224,7 @@ class RandomEpoch:
 
     def first(self, window: int) -> int:
         """Return the first mark in a window, or after it; rounding may make it a neighbour."""
-        run = int(self.table.run_of(np.array(window)))
+        run = self.table.run_of(window)
         if run == len(self._order):
             return self._n
         begin, of = float(self._until[run]), int(self._order[run])
@@ -247,7 +235,7 @@ class RandomEpoch:
 
     def region(self, window: int) -> Region:
         """Return what to read of a window: all, or as far as the patches reach, if they are few."""
-        run = int(self.table.run_of(np.array(window)))
+        run = self.table.run_of(window)
         of = self._order[run]
         if self._has_few[of]:
             near = max(self.first(window) - 2, 0), min(self.first(window + 1) + 2, self._n)

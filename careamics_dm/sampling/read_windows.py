@@ -22,18 +22,12 @@ WINDOWS = 32
 class Places(NamedTuple):
     """Where patches lie, a row each."""
 
-    image: Numbers
-    """``(N,)`` index of the stack."""
-    sample: Numbers
-    """``(N,)`` index along ``S``."""
-    start: Numbers
-    """``(N, D)`` origin, pixels, ``(Z) Y X``."""
-    size: Numbers
-    """``(N, D)`` size, pixels."""
-    window: Numbers
-    """``(N,)`` number of the read window that serves it."""
-    crop: Numbers
-    """``(N, 2 D)`` start and stop of what to keep of a tile; ``(N, 0)`` of other patches."""
+    image: Numbers  # (N,) index of the stack
+    sample: Numbers  # (N,) index along S
+    start: Numbers  # (N, D) origin, pixels, (Z) Y X
+    size: Numbers  # (N, D) size, pixels
+    window: Numbers  # (N,) number of the read window that serves it
+    crop: Numbers  # (N, 2 D) start and stop of what to keep of a tile; (N, 0) of other patches
 
 
 def reach(places: Places) -> Region:
@@ -126,13 +120,13 @@ class WindowTable:
         self._until = np.concatenate([[0], np.cumsum(n_windows * window_bytes)])
         self._bytes = window_bytes
 
-    def run_of(self, window: Numbers) -> Numbers:
-        """Return the run of each window."""
-        return np.searchsorted(self.first, window, side="right") - 1
+    def run_of(self, window: int) -> int:
+        """Return the run of a window."""
+        return int(np.searchsorted(self.first, window, side="right")) - 1
 
     def bytes_before(self, window: int) -> int:
         """Count the bytes of all windows before one."""
-        run = int(self.run_of(np.array(window)))
+        run = self.run_of(window)
         rest = window - self.first[run]
         return int(self._until[run] + (rest * self._bytes[run] if rest else 0))
 

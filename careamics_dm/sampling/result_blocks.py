@@ -23,14 +23,10 @@ PARTS = 16
 class ImageBlocks:
     """The blocks of an image: of some samples each, and in these on a regular grid."""
 
-    samples: int
-    """Length of S."""
-    size: tuple[int, ...]
-    """``(Z) Y X``, pixels."""
-    together: int
-    """Samples of a block; the last ones may have fewer."""
-    shape: tuple[int, ...]
-    """``(Z) Y X``, pixels; at the far end of an axis less."""
+    samples: int  # length of S
+    size: tuple[int, ...]  # (Z) Y X, pixels
+    together: int  # samples of a block; the last ones may have fewer
+    shape: tuple[int, ...]  # of a block, (Z) Y X, pixels; at the far end of an axis less
 
     @property
     def _grid(self) -> tuple[int, ...]:
@@ -66,9 +62,9 @@ def image_blocks(
 ) -> ImageBlocks:
     """Divide an image into blocks of whole units of the file, of about `BLOCK_BYTES`.
 
-    And of whole chunks of the source or steps of tiles, where these are larger than a unit; of
-    several samples where whole ones are small. It depends on nothing that may differ from run to
-    run.
+    They are also made of whole chunks of the source, or steps of tiles, where these are larger than
+    a unit, and of several samples where whole ones are small. The result depends on
+    nothing that differs from run to run.
     """
     steps = [
         n if t >= n else min(_step(t, _in_blocks(o, t, d), d), n)

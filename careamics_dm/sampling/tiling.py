@@ -4,7 +4,7 @@ Number ``k`` is found by arithmetic: first the run of samples, then along each a
 and the tile in it. Only what is left out, or chosen, is listed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from math import ceil, prod
 from typing import ClassVar, Self
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from careamics_dm.images.extent import Extent, Extents
 from careamics_dm.images.region import Region
-from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
+from careamics_dm.sampling.allowed_origins import Masks
 from careamics_dm.sampling.chunk_grid import SeparableOrder, window_shape
 from careamics_dm.sampling.keyed_random import Numbers
 from careamics_dm.sampling.read_windows import Places, Runs, WindowTable, reach, sample_runs
@@ -44,20 +44,19 @@ class TileGrid:
         self,
         extents: Sequence[Extent],
         tile_size: Sequence[int] | None,
-        overlap: Sequence[int] | None = None,
+        overlap: Sequence[int] = (0, 0, 0),
         *,
-        divisor: int | Sequence[int] = 1,
+        divisor: Sequence[int] = (1, 1, 1),
         window_bytes: int | None = None,
         blocks: Sequence[ImageBlocks] | None = None,
         chosen: NDArray[np.bool_] | None = None,
-        allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins] | None = None,
+        allowed: Masks | None = None,
         seed: int | None = None,
     ) -> None:
         self._seed, self.is_random = seed, seed is not None
         self._listed: Numbers | None = None
         self._excluded = np.zeros(0, np.int64)
-        self.overlap = tuple(overlap or [0] * 3)
-        self.divisor = (divisor,) * 3 if isinstance(divisor, int) else tuple(divisor)
+        self.overlap, self.divisor = tuple(overlap), tuple(divisor)
         both = zip(tile_size or (), self.divisor, strict=False)
         self.tile_size = tuple(ceil(t / d) * d for t, d in both)
         together = None if blocks is None else np.array([of.together for of in blocks])
@@ -68,11 +67,8 @@ class TileGrid:
         shapes = [blocks[i].shape if blocks else None for i in runs.image.tolist()]
         columns = zip(alike.kind[runs.image].tolist(), runs.n.tolist(), shapes, strict=True)
         kind = np.array([number.setdefault(key, len(number)) for key in columns], np.int64)
-        how = self.overlap, self.divisor, window_bytes
-        self._layouts = [
-            _Layout(alike.kinds[k], n, self._tile_of(alike.kinds[k], block), *how, block)
-            for k, n, block in number
-        ]
+        how = self.tile_size, self.overlap, self.divisor, window_bytes
+        self._layouts = [_Layout(alike.kinds[k], n, *how, block) for k, n, block in number]
         self._order(runs, kind)
         if allowed:
             self._exclude(allowed)
@@ -112,7 +108,7 @@ class TileGrid:
 
     def first(self, window: int) -> int:
         """Return the first tile in a window, or after it."""
-        run = int(self.table.run_of(np.array(window)))
+        run = self.table.run_of(window)
         if run == len(self._kind):
             return len(self)
         layout = self._layouts[self._kind[run]]
@@ -125,11 +121,6 @@ class TileGrid:
         """Return what to read of a window: as far as its tiles reach."""
         return reach(self.places(np.arange(self.first(window), self.first(window + 1))))
 
-    def _tile_of(self, extent: Extent, block: Sequence[int] | None) -> tuple[int, ...]:
-        if block is None:
-            return self.tile_size or extent.size
-        return fitting_tile(self.tile_size, extent.size, self.divisor)
-
     def _order(self, runs: Runs, kind: Numbers) -> None:
         """Put the runs in an order, and count."""
         self._runs, self._kind = runs, kind
@@ -139,7 +130,7 @@ class TileGrid:
         self.table = WindowTable(n_windows, window_bytes)
         self.largest_window = int(window_bytes.max(initial=0))
 
-    def _exclude(self, allowed: Mapping[tuple[int, int], OriginMask | ValidOrigins]) -> None:
+    def _exclude(self, allowed: Masks) -> None:
         """Leave out tiles whose origins are not allowed."""
         lost = [self._excluded]
         for run, here in self._runs.having(allowed).items():
@@ -157,8 +148,7 @@ class TileGrid:
         if self._listed is not None:
             return self._listed[numbers]
         before = self._excluded - np.arange(len(self._excluded))
-        ranks: Numbers = numbers + np.searchsorted(before, numbers, side="right")
-        return ranks
+        return np.asarray(numbers + np.searchsorted(before, numbers, side="right"))
 
     def _places(self, ranks: Numbers) -> Places:
         run = np.searchsorted(self._until, ranks, side="right") - 1
@@ -189,7 +179,10 @@ class _Layout:
         window_bytes: int | None,
         block: Sequence[int] | None,
     ) -> None:
-        self.tile, self.n_samples = tuple(tile), n_samples
+        if block:
+            tile = fitting_tile(tile, extent.size, divisor)
+        self.tile = tile = tuple(tile) or extent.size
+        self.n_samples = n_samples
         read = block or window_shape(extent, tile, window_bytes)
         axes = [
             tile_axis(*of)

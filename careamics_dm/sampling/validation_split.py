@@ -12,13 +12,12 @@ from careamics_dm.errors import DataError
 from careamics_dm.images.extent import Extent, Extents
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
-from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
+from careamics_dm.sampling.allowed_origins import Masks
 from careamics_dm.sampling.folds import deal, n_folds_of, units
 from careamics_dm.sampling.image_origins import origin_masks
 from careamics_dm.sampling.read_windows import WINDOWS, PatchList
 from careamics_dm.sampling.tiling import TileGrid
 
-Masks = Mapping[tuple[int, int], OriginMask | ValidOrigins]
 NEW_RUN = "To train its model further on other images, start a new run with weights=FILE."
 HoldOut = Literal["patches", "samples", "images", "files"]
 VAL_PATCHES = 8
@@ -31,15 +30,10 @@ COLUMNS = ("split", "image", "sample", "start", "size")
 class Split:
     """Validation patches of the training data, and what they leave to train on."""
 
-    patches: PatchList | TileGrid
-    """The validation patches."""
-    trained: NDArray[np.bool_] | None = None
-    """Whether each sample, image by image, is trained on; ``None``: all are, but for
-    ``avoided``."""
-    elsewhere: PatchList | None = None
-    """The same places in other samples that show the same scene."""
-    words: str = ""
-    """What is held out, where that is whole samples."""
+    patches: PatchList | TileGrid  # that validate
+    trained: NDArray[np.bool_] | None = None  # each sample, image by image; None: all but avoided
+    elsewhere: PatchList | None = None  # the same places in all samples that show the same scene
+    words: str = ""  # what is held out, where that is whole samples
 
     @property
     def avoided(self) -> PatchList | None:
@@ -48,17 +42,16 @@ class Split:
             return None
         return self.patches if self.elsewhere is None else self.elsewhere
 
-    def to_rows(self, stacks: Sequence[ImageStack]) -> list[list[Any]]:
+    def to_rows(self, images: ImageSet) -> list[list[Any]]:
         """Return plain values for a checkpoint: ``[source, sample, *origin]`` for each patch.
 
         Of samples that are held out as a whole, ``[source, sample]`` for each.
         """
         if isinstance(self.patches, PatchList):
-            return to_rows(self.patches, stacks)
+            return to_rows(self.patches, images.stacks)
         assert self.trained is not None
-        named = zip(image_names(stacks), stacks, strict=True)
-        samples = [[name, s] for name, stack in named for s in range(stack.data_shape[0])]
-        return [samples[row] for row in np.flatnonzero(~self.trained).tolist()]
+        names, held_out = image_names(images.stacks), images.extents().samples(~self.trained)
+        return [[names[i], sample] for i, sample in held_out.T.tolist()]
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ def make_split(rule: SplitRule, images: ImageSet, restored: Mapping[str, Any]) -
         return None
     rows, patch_size = restored.get("held_out"), rule.patch_size
     if rows and len(rows[0]) == 2:
-        trained = _trained_from_rows(rows, images.stacks)
+        trained = _trained_from_rows(rows, images)
         return _whole(rule, images, trained, _words(trained, images))
     # Patches of another size would not lie on the same grid.
     if rows and tuple(restored["patch_size"]) == patch_size:
@@ -113,8 +106,8 @@ def _patches(rule: SplitRule, images: ImageSet, patches: PatchList) -> Split:
     row = np.repeat(np.arange(len(patches)), samples)
     sample = np.concatenate([np.arange(n) for n in samples])
     places = np.column_stack([patches.image[row], sample, patches.start[row]])
-    image, sample, *start = np.unique(places, axis=0).T
-    elsewhere = PatchList(image, sample, np.stack(start, axis=1), patches.patch_size)
+    places = np.unique(places, axis=0)
+    elsewhere = PatchList(places[:, 0], places[:, 1], places[:, 2:], patches.patch_size)
     return Split(patches, elsewhere=elsewhere)
 
 
@@ -157,23 +150,12 @@ def _whole(rule: SplitRule, images: ImageSet, trained: NDArray[np.bool_], words:
     return Split(plan, trained, words=f"{words}; {len(plan)} patches")
 
 
-def _trained_from_rows(
-    rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack]
-) -> NDArray[np.bool_]:
+def _trained_from_rows(rows: Sequence[Sequence[Any]], images: ImageSet) -> NDArray[np.bool_]:
     """Read back what `Split.to_rows` wrote of whole samples."""
-    advice = f"Train on the same data, or give val_data. {NEW_RUN}"
-    number = image_numbers(rows, stacks, "samples", advice)
-    samples = [stack.data_shape[0] for stack in stacks]
-    first = np.cumsum([0, *samples])
-    trained = np.ones(first[-1], bool)
-    for source, sample in rows:
-        i = number[source]
-        if sample >= samples[i]:
-            raise DataError(
-                f"train_data: the checkpoint holds out sample {sample} of {source} for validation, "
-                f"but the image has {samples[i]} sample(s). {advice}"
-            )
-        trained[first[i] + sample] = False
+    image, sample = np.array(_numbers_of(rows, images.stacks, ())).T
+    first = images.extents().first
+    trained = np.ones(sum(stack.data_shape[0] for stack in images.stacks), bool)
+    trained[first[image] + sample] = False
     return trained
 
 
@@ -261,37 +243,35 @@ def image_names(stacks: Sequence[ImageStack]) -> list[str]:
     return sources
 
 
-def image_numbers(
-    rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], what: str, advice: str
-) -> dict[str, int]:
-    """Find images by name; all that rows of a checkpoint name must be there."""
-    number = {name: i for i, name in enumerate(image_names(stacks))}
-    if missing := sorted({row[0] for row in rows} - set(number)):
-        raise DataError(
-            f"train_data: the checkpoint holds out validation {what} of {', '.join(missing)}, "
-            f"which is not among the training data. {advice}"
-        )
-    return number
-
-
 def from_rows(
     rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], patch_size: Sequence[int]
 ) -> PatchList:
-    """Read what `to_rows` wrote; `DataError` where an image is missing, or is smaller now."""
-    advice = f"Train on the same data with the same patch_size, or give val_data. {NEW_RUN}"
-    number = image_numbers(rows, stacks, "patches", advice)
-    for source, s, *origin in rows:
-        samples, _, *size = stacks[number[source]].data_shape
-        fits = len(origin) == len(size) == len(patch_size) and s < samples
-        if not fits or any(a + p > n for a, p, n in zip(origin, patch_size, size, strict=True)):
+    """Read back what `to_rows` wrote; `DataError` where an image is missing, or is smaller now."""
+    places = np.array(_numbers_of(rows, stacks, patch_size))
+    return PatchList(places[:, 0], places[:, 1], places[:, 2:], patch_size)
+
+
+def _numbers_of(
+    rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], patch_size: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """Replace the names in rows of a checkpoint by numbers of images, which must have the rest."""
+    number = {name: i for i, name in enumerate(image_names(stacks))}
+    advice = f"Train on the same data, or give val_data. {NEW_RUN}"
+    if missing := sorted({row[0] for row in rows} - set(number)):
+        raise DataError(
+            f"train_data: the validation data of the checkpoint are in {', '.join(missing)}, which "
+            f"the training data lack. {advice}"
+        )
+    for name, sample, *origin in rows:
+        samples, _, *size = stacks[number[name]].data_shape
+        fits = sample < samples and len(origin) == (len(size) if patch_size else 0)
+        if not fits or any(a + p > n for a, p, n in zip(origin, patch_size, size, strict=False)):
+            patch = f"a patch of {tuple(patch_size)} at {tuple(origin)} in " if origin else ""
             raise DataError(
-                f"train_data: the checkpoint holds out a validation patch of {source}, sample "
-                f"{s}, at {tuple(origin)}, but the image has {samples} sample(s) of "
-                f"{tuple(size)} and patch_size is {tuple(patch_size)}. {advice}"
+                f"train_data: the checkpoint validates on {patch}sample {sample} of {name}, but "
+                f"the image has {samples} sample(s) of {tuple(size)}. {advice}"
             )
-    places = np.array([(number[name], *place) for name, *place in rows], np.int64)
-    image, sample, *start = places.reshape(len(rows), 2 + len(patch_size)).T
-    return PatchList(image, sample, np.stack(start, axis=1), patch_size)
+    return [(number[name], *place) for name, *place in rows]
 
 
 def n_by_default(images: ImageSet, patch_size: Sequence[int], split: Split | None) -> int:

@@ -64,13 +64,11 @@ def list_files(data: Data, extensions: Sequence[str], what: str) -> Listing:
     ``extensions`` are in lower case, with the dot. ``what`` is the name of the argument, for
     messages; a manifest's rows are chosen by it. All faults of a list come in one message.
     """
-    if isinstance(data, Sequence) and not isinstance(data, str | bytes):
-        if not data:
-            raise DataError(f"{what}: the list is empty. Name at least one file.")
-        paths = [_as_path(item, what) for item in data]
+    paths = named_paths(data, what)
+    if not isinstance(data, str | os.PathLike):
         _check_files(paths, extensions, what)
         return Listing([*paths])
-    path = _as_path(data, what)
+    (path,) = paths
     if path.is_dir():
         return Listing(_search(path, extensions, what), root=path)
     if path.exists():
@@ -78,15 +76,30 @@ def list_files(data: Data, extensions: Sequence[str], what: str) -> Listing:
         if path.suffix.lower() in MANIFESTS and path.suffix.lower() not in extensions:
             return read_manifest(path, what, extensions)
         return Listing([path])
-    if glob.has_magic(str(path)):
-        # Path.glob would take hidden files too.
-        found = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
-        files = [name for name in found if name.is_file() or _is_store(name, extensions)]
-        files = _each_once(files, what)
-        if not files:
-            raise DataError(f"{what}: no file matches the pattern {path}. Check the pattern.")
-        return Listing([*files])
-    raise DataError(f"{what}: {path} does not exist (seen from {Path.cwd()}). Check the path.")
+    # Path.glob would take hidden files too.
+    found = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+    files = [name for name in found if name.is_file() or _is_store(name, extensions)]
+    files = _each_once(files, what)
+    if not files:
+        raise DataError(f"{what}: no file matches the pattern {path}. Check the pattern.")
+    return Listing([*files])
+
+
+def named_paths(data: Data, what: str) -> list[Path]:
+    """Return the path that an argument names, which may be a glob, or the paths of a list.
+
+    Raises a DataError if there is none, or nothing at some of them.
+    """
+    if isinstance(data, Sequence) and not isinstance(data, str | bytes):
+        if not data:
+            raise DataError(f"{what}: the list is empty. Name at least one file.")
+        paths = [_as_path(item, what) for item in data]
+        _check_exist(paths, what)
+        return paths
+    path = _as_path(data, what)
+    if not path.exists() and not glob.has_magic(str(path)):
+        raise DataError(f"{what}: {path} does not exist (seen from {Path.cwd()}). Check the path.")
+    return [path]
 
 
 def read_manifest(path: Path, what: str, extensions: Sequence[str] = ()) -> Listing:
@@ -135,6 +148,7 @@ def read_manifest(path: Path, what: str, extensions: Sequence[str] = ()) -> List
 
     inputs, targets, masks = files("input") or [], files("target"), files("mask")
     named = [file for file in (*inputs, *(targets or ()), *(masks or ())) if isinstance(file, Path)]
+    _check_exist(named, what)
     _check_files(named, extensions, what)
     extra = sorted(columns - set(COLUMNS))
     keys = [{key: row[key] for key in extra if row.get(key)} for _, row in chosen]
@@ -183,12 +197,15 @@ def at_home(path: Path) -> Path:
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
-def _check_files(paths: list[Path], extensions: Sequence[str], what: str) -> None:
+def _check_exist(paths: list[Path], what: str) -> None:
     if faults := [str(path) for path in paths if not path.exists()]:
         raise DataError(
             f"{what}: {len(faults)} file(s) do not exist: {_some(faults, 20)} (seen from "
             f"{Path.cwd()}). Check the paths."
         )
+
+
+def _check_files(paths: list[Path], extensions: Sequence[str], what: str) -> None:
     for path in paths:
         _check_kind(path, what)
     if folders := [str(p) for p in paths if p.is_dir() and not _is_store(p, extensions)]:

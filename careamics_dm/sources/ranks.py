@@ -8,15 +8,11 @@ from typing import Any, TypeVar, cast
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
-from careamics_dm.errors import DataError
+from careamics_dm.errors import FaultOfFirstRank
 
 Found = TypeVar("Found")
 TURN = 60
 """Seconds after which ranks that wait hear that the first one is still busy."""
-
-
-class FaultOfFirstRank(DataError):
-    """What the first rank has found wrong and reports; in the others, which end with it."""
 
 
 def are_connected() -> bool:

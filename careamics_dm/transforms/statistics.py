@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.extent import Extent
-from careamics_dm.images.image_set import PROGRESS_AFTER, ImageSet, nan_message
+from careamics_dm.images.image_set import PROGRESS_AFTER, ImageSet
+from careamics_dm.images.nan_message import nan_message
 from careamics_dm.images.region import Region, read_samples
 from careamics_dm.sampling.chunk_grid import window_shape
 from careamics_dm.sampling.keyed_random import key_of, permuted

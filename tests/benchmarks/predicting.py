@@ -8,6 +8,9 @@
   on as many tiles (goal: 95 %).
 - ``ranks``: one volume by the U-Net on one and on two processes of one thread each (goal: 1.7
   times as fast), whose results are compared.
+- ``careamics``, with ``--careamics PYTHON`` of an environment that has CAREamics 0.3.5: planes by
+  the default U-Net of each side, one thread, same tiles and overlap, to the kind of file they come
+  from; the sides take turns.
 
 Each prediction runs in a process of its own. Exits with 1 if memory or results are not as promised.
 """
@@ -22,6 +25,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import lightning as L
@@ -30,6 +34,7 @@ import psutil
 import tifffile
 import torch
 import zarr
+from side import Side
 from storing import ZSTD, write_ome_volume
 
 import careamics_dm
@@ -38,6 +43,8 @@ from careamics_dm import N2VModule, UNet
 LIMIT_MIB = 1024
 CHUNKS = (32, 256, 256)
 KINDS = ("zarr", "tiff")
+TILE, OVERLAP = (256, 256), (48, 48)
+"""Of planes; CAREamics overlaps so much unless told otherwise."""
 
 
 class Peak(threading.Thread):
@@ -76,24 +83,33 @@ class Nothing(L.LightningModule):
         return {"prediction": batch["image"], "region": batch["region"]}
 
 
-def predict(source: str, folder: str, *, to: str, unet: bool, ranks: int) -> None:
+def predict(
+    source: str,
+    folder: str,
+    *,
+    to: str,
+    unet: bool,
+    ranks: int,
+    overlap: list[int] | None = None,
+) -> None:
     """Predict in this process, and say when imports are done and how long it took."""
     torch.set_num_threads(1 if unet else torch.get_num_threads())
     print("ready", flush=True)
     sys.stdin.readline()
     kind = careamics_dm.ZarrDataModule if ".zarr" in source else careamics_dm.TiffDataModule
-    tile = (256, 256) if unet else (32, 256, 256)
+    tile = TILE if unet else (32, 256, 256)
     data = kind(
         predict_data=source,
         axes="ZYX",
         patch_size=tile,
         tile_size=tile,
-        tile_overlap=None if unet else (0, 0, 0),
+        tile_overlap=overlap if unet else (0, 0, 0),
         batch_size=4 if unet else 1,
         normalization="none",
         z_as_samples=unet,
     )
     writer = careamics_dm.ZarrWriter if to == "zarr" else careamics_dm.TiffWriter
+    torch.manual_seed(0)  # one network, however many processes
     model = N2VModule(UNet(1, dims=2, independent_channels=False)) if unet else Nothing()
     trainer = L.Trainer(
         accelerator="cpu",
@@ -241,11 +257,39 @@ def ranks() -> bool:
     return bool(error < 1e-6)
 
 
+def careamics(python: str, planes: int, rounds: int) -> None:
+    """Print the seconds of both sides, in turns."""
+    print(
+        f"\n{planes} planes of 2048² by the U-Net, one thread; medians of {rounds} rounds, seconds"
+    )
+    print("\n| from and to | here | CAREamics | times as fast |\n|-|-|-|-|")
+    with tempfile.TemporaryDirectory() as name:
+        other = Side("careamics_prediction.py", python, threads=1)
+        other.ask("train", folder=name)
+        for kind in KINDS:
+            source, ours, theirs = write(Path(name), kind, planes), [], []
+            url = f"file://{source}/0" if kind == "zarr" else str(source)
+            for n in range(rounds):
+                how: dict[str, Any] = {"to": kind, "unet": True, "ranks": 1, "overlap": OVERLAP}
+                ours.append(run(source, Path(name) / f"here_{kind}_{n}", **how)[0])
+                out = str(Path(name) / f"there_{kind}_{n}")
+                how = {"kind": kind, "tile": TILE, "overlap": OVERLAP}
+                theirs.append(other.ask("predict", source=url, folder=out, **how))
+            ratio = median(b / a for a, b in zip(ours, theirs, strict=True))
+            print(
+                f"| {kind} | {median(ours):.1f} | {median(theirs):.1f} | {ratio:.2f} |", flush=True
+            )
+        other.close()
+
+
 def main() -> int:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gib", type=float, default=8)
-    parser.add_argument("--only", choices=["memory", "throughput", "ranks"])
+    parser.add_argument("--only", choices=["memory", "throughput", "ranks", "careamics"])
+    parser.add_argument("--careamics", help="Python of an environment that has CAREamics 0.3.5")
+    parser.add_argument("--planes", type=int, default=4, help="for the comparison with it")
+    parser.add_argument("--rounds", type=int, default=3, help="likewise")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -257,6 +301,8 @@ def main() -> int:
         throughput()
     if given.only in (None, "ranks"):
         good &= ranks()
+    if given.careamics and given.only in (None, "careamics"):
+        careamics(given.careamics, given.planes, given.rounds)
     if given.only in (None, "memory"):
         good &= memory(given.gib)
     return int(not good)

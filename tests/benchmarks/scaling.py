@@ -118,8 +118,8 @@ def measure(n: int, side: int) -> dict[str, float]:
 
 def simulate_ranks() -> None:
     """Draw an epoch by 64 ranks of 4 processes each, without pixels."""
+    from careamics_dm.sampling.epoch_streams import Share, Stream, count_streams
     from careamics_dm.sampling.keyed_random import key_of
-    from careamics_dm.sampling.streams import Share, Stream, count_streams
 
     data = data_module(*SIZES["340 GB"])
     plan = data.train_dataloader().patches.plan

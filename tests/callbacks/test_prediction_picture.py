@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from matplotlib.image import imread
 from modules import Identity, trainer
+from PIL import Image
 
 from careamics_dm import ArrayDataModule, PredictionPicture, TiffDataModule
 from careamics_dm.callbacks import prediction_picture
@@ -103,8 +104,31 @@ def test_names_of_channels_and_a_scale_bar(tmp_path, drawn):
     tifffile.imwrite(tmp_path / "in/cells.ome.tif", image, metadata=metadata)
     data = TiffDataModule(predict_data=tmp_path / "in", patch_size=(8, 8), normalization="none")
     predict(data, tmp_path)
-    ((name, (place,)),) = drawn.items()
-    assert (name, place.label, place.pixel_size) == ("cells.ome.tif", "DAPI", (0.2, "µm"))
+    ((name, places),) = drawn.items()
+    assert name == "cells.ome.tif"
+    assert [(p.label, p.pixel_size) for p in places] == [
+        ("DAPI", (0.2, "µm")),
+        ("GFP", (0.2, "µm")),
+    ]
+    for place, channel in zip(places, image, strict=True):
+        assert np.array_equal(place.noisy, channel)
+        assert np.array_equal(place.denoised, channel + 1000.0)
+
+
+@pytest.mark.parametrize("channels", [None, [2]])
+def test_rgb_is_drawn_in_colour_and_a_selected_channel_in_grey(tmp_path, drawn, channels):
+    image = RNG.integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(image).save(tmp_path / "in/slide.tif")
+    how = {"patch_size": (8, 8), "normalization": "none", "channels": channels}
+    pixels = predict(TiffDataModule(predict_data=tmp_path / "in", **how), tmp_path)
+    ((place,),) = drawn.values()
+    expected = image if channels is None else image[..., 2]
+    assert np.array_equal(place.noisy, expected)
+    assert np.array_equal(place.denoised, expected + 1000.0)
+    assert place.label == ""
+    in_colour = (pixels[..., 0] != pixels[..., 2]).any()
+    assert in_colour == (channels is None)
 
 
 def test_modules_without_places_have_no_picture(tmp_path):

@@ -303,7 +303,9 @@ class TestValidation:
         state = first.state_dict()
         state["held_out"][0][0] = "gone.tif"
         other = module()
-        with pytest.raises(DataError, match=r"validation patches of gone\.tif.*weights=FILE"):
+        with pytest.raises(
+            DataError, match=r"validation data of the checkpoint are in gone\.tif.*weights=FILE"
+        ):
             other.load_state_dict(state)
             other.setup("fit")
 

@@ -182,3 +182,16 @@ def test_denoised_refuses_what_it_cannot_show(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="outside"):
             plot_denoised(NOISY, DENOISED, tmp_path / "a.png", zoom=zoom)
     assert not list(tmp_path.iterdir())
+
+
+def test_rgb_is_drawn_in_colour_with_a_scale_bar(tmp_path: Path) -> None:
+    noisy = np.stack([NOISY, NOISY / 2, NOISY * 0], axis=2)
+    figure = plot_denoised(noisy, noisy + 1, tmp_path / "a.png", pixel_size=(0.5, "µm"))
+    images = shown(figure)
+    colours = images["noisy"].get_array()
+    assert colours.shape == (60, 80, 3)
+    assert 0 <= colours.min() and colours.max() == 1
+    assert colours[..., 0].mean() > colours[..., 1].mean() > colours[..., 2].mean()
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["10 µm"]
+    pixels = imread(tmp_path / "a.png")
+    assert (pixels[..., 0] > pixels[..., 2] + 0.3).any()

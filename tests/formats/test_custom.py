@@ -620,6 +620,7 @@ class TestCommandLine:
         assert [r.shape for r in results] == [pixels.shape for pixels in mystacks.values()]
 
     def test_mistakes_are_told(self, tmp_path):
+        (tmp_path / "in").mkdir()
         message = refuse("train", tmp_path, "data=custom", "data.train_data=in")
         assert "read_func, image_stack_loader: neither is given" in message
         data = ("data=custom", "data.train_data=in", "data.read_func=nothing.here")

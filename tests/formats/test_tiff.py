@@ -627,6 +627,44 @@ def test_colour_pages_that_were_appended(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole(stack), array)
 
 
+@pytest.mark.parametrize("n_stacks", [2, 3])
+@pytest.mark.parametrize("n_planes", [3, 4])
+@pytest.mark.parametrize("said", ["ZYX", "TZYX"])
+def test_appended_stacks_of_as_many_planes_as_colours(
+    tmp_path: Path, said: str, n_planes: int, n_stacks: int
+) -> None:
+    array, path = numbers((n_stacks, n_planes, 20, 30)), tmp_path / "a.tif"
+    # What tifffile chooses by itself for such a stack, with a warning.
+    how: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate"}
+    for planes in array:
+        one = planes if said == "ZYX" else planes[None]
+        tifffile.imwrite(path, one, append=True, metadata={"axes": said}, **how)
+    for axes in ("auto", "SZYX", "TZYX"):
+        stack = open_tiff(path, axes)
+        assert stack.original_axes == axes.replace("auto", "SZYX")
+        assert (stack.data_shape, stack.is_rgb) == ((n_stacks, 1, n_planes, 20, 30), False)
+        np.testing.assert_array_equal(whole(stack), array)
+    with pytest.raises(DataError, match="ZYX"):
+        open_tiff(path, "SCYX")
+    last = open_tiff(path, series=n_stacks - 1)
+    assert (last.original_axes, last.is_rgb) == (said, False)
+    np.testing.assert_array_equal(whole(last).squeeze(), array[-1])
+
+
+@pytest.mark.parametrize("said", [{}, {"axes": "YXS"}, {"axes": "CYX"}])
+@pytest.mark.parametrize("n_colours", [3, 4])
+def test_appended_colours_stay_colours(
+    tmp_path: Path, said: dict[str, str], n_colours: int
+) -> None:
+    axes = said.get("axes", "YXS")
+    array = numbers((2, 20, 30, n_colours) if axes == "YXS" else (2, n_colours, 20, 30), "uint8")
+    for page in array:
+        tifffile.imwrite(tmp_path / "a.tif", page, append=True, photometric="rgb", metadata=said)
+    stack = open_tiff(tmp_path / "a.tif")
+    assert (stack.original_axes, stack.is_rgb) == ("S" + axes.replace("S", "C"), True)
+    np.testing.assert_array_equal(whole(stack), array)
+
+
 @pytest.mark.parametrize("ome", [True, False], ids=["images of OME", "pages of other sizes"])
 def test_all_images_of_a_file_are_read(tmp_path: Path, ome: bool) -> None:
     arrays = [numbers((20 + i, 30)) for i in range(9)]

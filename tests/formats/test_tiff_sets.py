@@ -1,5 +1,6 @@
 """Sets of TIFF files: what was named is read, nothing else, nothing less, nothing twice."""
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from tiff_files import mm_stack, nd_tiff, numbers, ome_set, scan_image
 
 from careamics_dm.errors import DataError
-from careamics_dm.formats.tiff.datamodule import TiffDataModule
+from careamics_dm.formats.tiff.datamodule import TiffDataModule, open_tiff
 from careamics_dm.images.array_stack import ArrayStack
 
 STACK = numbers((6, 2, 20, 24))
@@ -280,6 +281,57 @@ def test_frames_slices_and_channels_of_scanimage(
     scan_image(tmp_path / "a.tif", STACK.reshape(-1, 20, 24)[:n_pages], 1, settings)
     size = (2, 16, 16) if "Z" in axes else (16, 16)
     assert read(module_of(tmp_path, patch_size=size)) == {"a.tif": (axes, found)}
+
+
+CLASSIC = {
+    "equal": [0] * 12,
+    "longer from frame 10": [0] * 9 + [16] * 3,
+    "last longer": [0] * 11 + [400],
+    "first longer": [400] + [0] * 11,
+}
+"""Characters that the description of each page is longer: tifffile goes by the first five."""
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("extra", CLASSIC.values(), ids=CLASSIC)
+def test_classic_files_of_scanimage(tmp_path: Path, extra: list[int], in_memory: bool) -> None:
+    pages, path = STACK.reshape(-1, 20, 24), tmp_path / "a.tif"
+    scan_image(path, pages, 1, PLANAR, bigtiff=False, extra=extra)
+    how = {"patch_size": (16, 16), "in_memory": in_memory}
+    assert read(module_of(path, **how)) == {"a.tif": ("TYX", [*range(12)])}
+    for n in (11, 7):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: whole.index(pages[n].tobytes()) + 500])
+        with pytest.raises(DataError, match=r"a\.tif: truncated.*incomplete=trim"):
+            module_of(path, **how)
+        with pytest.warns(UserWarning, match=f"truncated.*are read, {n} page"):
+            module = module_of(path, **how, incomplete="trim")
+        assert read(module) == {"a.tif": ("TYX", [*range(n)])}
+
+
+def test_classic_files_whose_links_have_too_few_bits(tmp_path: Path) -> None:
+    path, side, n_pages = tmp_path / "a.tif", 20_000, 12
+    text = b"scanimage.SI5 = <end>\0"
+    with path.open("wb") as file:
+        file.write(struct.pack("<2sHI", b"II", 42, 8))
+        for i in range(n_pages):
+            start = file.tell()
+            pixels = start + 2 + 9 * 12 + 4 + len(text)
+            tags = [
+                (256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 8), (259, 3, 1, 1),
+                (262, 3, 1, 1), (270, 2, len(text), pixels - len(text)), (273, 4, 1, pixels),
+                (278, 4, 1, side), (279, 4, 1, side**2),
+            ]  # fmt: skip
+            numbers = [(tag, kind, n, value % 2**32) for tag, kind, n, value in tags]
+            file.write(struct.pack("<H", 9) + b"".join(struct.pack("<HHII", *t) for t in numbers))
+            link = pixels + side**2 if i < n_pages - 1 else 0
+            file.write(struct.pack("<I", link % 2**32) + text + bytes([i + 1]))
+            file.seek(pixels + side**2)  # the rest is a hole that takes no room on the disk
+        file.write(bytes(4096))
+    stack = open_tiff(path, "TYX")[0]
+    assert stack.data_shape == (n_pages, 1, side, side)
+    first = [stack.extract_patch(i, None, (0, 0), (1, 1))[0, 0, 0] for i in range(n_pages)]
+    assert first == [*range(1, n_pages + 1)]
 
 
 def test_split_files_of_scanimage_are_images(tmp_path: Path) -> None:

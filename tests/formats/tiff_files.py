@@ -109,12 +109,23 @@ def nd_tiff(folder: Path, files: dict[str, NDArray[Any]]) -> None:
     (folder / "NDTiff.index").write_bytes(index)
 
 
-def scan_image(path: Path, pages: NDArray[Any], first: int, settings: dict[str, Any]) -> None:
-    """Write a file of ScanImage that starts at frame ``first`` of the recording."""
+def scan_image(
+    path: Path,
+    pages: NDArray[Any],
+    first: int,
+    settings: dict[str, Any],
+    *,
+    bigtiff: bool = True,
+    extra: Sequence[int] = (),
+) -> None:
+    """Write a file of ScanImage that starts at frame ``first`` of the recording.
+
+    The descriptions of its pages are equally long, but for ``extra`` characters of each.
+    """
     software = "\n".join(f"SI.{name} = {value}" for name, value in settings.items())
-    with tifffile.TiffWriter(path, bigtiff=True) as file:
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as file:
         for i, page in enumerate(pages):
-            text = f"frameNumbers = {first + i}"
+            text = f"frameNumbers = {first + i:<8}" + "." * (extra[i] if extra else 0)
             file.write(page, software=software, description=text, metadata=None, contiguous=False)
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from careamics_dm.errors import DataError
+from careamics_dm.images import shared_memory
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import Layout
 from careamics_dm.images.image_stack import ImageStack
@@ -22,6 +23,7 @@ from careamics_dm.images.shared_memory import MappedArray
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+PROC = Path("/proc/self/status")
 # No deadlines: they tell how busy the machine is.
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -331,3 +333,28 @@ def test_processes_that_are_spawned_share_one_copy_of_arrays_in_memory() -> None
     assert all(stack.in_memory for stack in stacks)
     # Nothing of it remains in an ordinary pickle.
     assert len(pickle.dumps(stacks[0])) < 1000 + stacks[0].array.nbytes
+
+
+@pytest.mark.skipif(not PROC.exists(), reason="Linux says what a process holds")
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_little_of_a_mapped_file_is_in_memory_at_a_time(tmp_path, order, monkeypatch):
+    array = np.random.default_rng(0).integers(0, 2**16, (64, 512, 1024), np.uint16)
+    file = mapped(array if order == "C" else array.T, tmp_path / "a", order)
+    before, found, leave = resident_of_files(), [], shared_memory.leave_pages
+
+    def look_and_leave(pages):
+        found.append(resident_of_files() - before)
+        leave(pages)
+
+    monkeypatch.setattr(shared_memory, "leave_pages", look_and_leave)
+    box = (slice(1, 63), slice(0, 512), slice(3, 6))  # a little of each page of the file
+    read = file[box if order == "C" else box[::-1]]
+    np.testing.assert_array_equal(read if order == "C" else read.T, array[box])
+    assert len(found) == 4
+    assert max(found) < 20 * 2**20
+
+
+def resident_of_files() -> int:
+    """Bytes of mapped files in the memory of this process."""
+    lines = PROC.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) * 2**10

@@ -23,9 +23,9 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.loading.dataset import PatchDataset
 from careamics_dm.loading.loader import PatchLoader
+from careamics_dm.sampling.epoch_streams import Share
 from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.read_windows import PatchList
-from careamics_dm.sampling.streams import Share
 from careamics_dm.sampling.tiling import TileGrid
 
 pytestmark = pytest.mark.usefixtures("files_close")

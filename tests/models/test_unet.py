@@ -48,6 +48,20 @@ def test_no_batch_norm() -> None:
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_weights_begin_with_a_variance_of_one_over_their_inputs(dims: int) -> None:
+    torch.manual_seed(0)
+    network = UNet(2, dims=dims)  # of independent channels: each has its own inputs
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d):
+            assert layer.bias is not None
+            assert not layer.bias.any()
+            if layer.weight.numel() > 1000:
+                assert layer.weight.var().item() * layer.weight[0].numel() == pytest.approx(
+                    1, abs=0.1
+                )
+
+
 @pytest.mark.parametrize("n2v2", [False, True])
 def test_channels_are_independent(n2v2: bool) -> None:
     network = UNet(3, dims=2, first_filters=4, n2v2=n2v2).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import struct
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from modules import trainer
 
 from careamics_dm import ArrayDataModule, TiffDataModule, TiffWriter, ZarrWriter
@@ -413,6 +415,37 @@ def test_two_processes_share_the_blocks_of_one_image_and_write_what_one_does(tmp
     one, two = ((tmp_path / f"shares/{i}").read_text().splitlines() for i in range(2))
     assert not set(one) & set(two)
     assert min(len(one), len(two)) >= 0.4 * (len(one) + len(two))
+
+
+@FORKS
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_two_processes_write_every_chunk_of_an_image_once(tmp_path, version, monkeypatch):
+    image = np.random.default_rng(0).poisson(200, (2100, 1100)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", image, metadata={"axes": "YX"})
+    tiles = {"axes": "YX", "tile_size": (512, 512), "tile_overlap": (16, 16)}
+    store, real = zarr.storage.LocalStore, zarr.storage.LocalStore.set
+
+    async def write_down(self, key, value):
+        with (tmp_path / f"keys_{os.getpid()}").open("a") as file:
+            file.write(f"{self.root.name}/{key}\n")
+        await real(self, key, value)
+
+    def predict_to(name, devices):
+        writer = ZarrWriter(tmp_path / name, ngff_version=version)
+        predict(tmp_path / "a.tif", tmp_path / name, writer=writer, devices=devices, **tiles)
+        return zarr.open_group(tmp_path / name / "a.zarr", mode="r")["0"]
+
+    whole = predict_to("whole", 1)
+    monkeypatch.setattr(store, "set", write_down)
+    shared = predict_to("out", 2)
+    np.testing.assert_array_equal(shared[:], whole[:])
+    keys = [path.read_text().split() for path in tmp_path.glob("keys_*")]
+    chunks = [[key for key in some if re.fullmatch(r"0/(c/)?\d+/\d+", key)] for some in keys]
+    edge = (whole.shards or whole.chunks)[0]
+    assert sum(bool(some) for some in chunks) == 2
+    written_by_both = [key for some in chunks for key in some]
+    assert len(written_by_both) == len({*written_by_both})
+    assert len(written_by_both) == -(-2100 // edge) * -(-1100 // edge)
 
 
 @FORKS

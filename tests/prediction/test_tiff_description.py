@@ -138,6 +138,31 @@ def test_one_channel_stays_a_hyperstack(tmp_path):
         assert dimensions(file, 0)[1] == [3, 4, 1, 12, 10, 1]
 
 
+def test_without_a_pixel_size_the_unit_is_a_pixel(tmp_path):
+    """Bio-Formats takes no unit for a micrometer."""
+    image = result(tmp_path / "a.tif", "CYX")
+    MappedFile(image, map_tiff, begin=True).finish()
+    with tifffile.TiffFile(image.path) as file:
+        assert file.imagej_metadata["unit"] == "pixel"
+    assert open_tiff(image.path)[0].scale == {}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what it holds")
+def test_what_was_written_is_left_to_the_system(tmp_path):
+    def resident():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
+
+    image = result(tmp_path / "a.tif", "ZYX", sizes={"Z": 16, "Y": 512, "X": 1024})
+    file, before = MappedFile(image, map_tiff, begin=True), resident()
+    pixels = np.random.default_rng(0).random(image.layout.shape, np.float32)
+    for z in range(16):
+        file.put((slice(z, z + 1), slice(0, 512), slice(0, 1024)), pixels[z : z + 1])
+    assert resident() - before < 4 * 2**10  # KiB; all of it are 32 MiB
+    file.finish()
+    np.testing.assert_array_equal(tifffile.imread(image.path), pixels)
+
+
 @pytest.mark.parametrize("channels", [None, [0]])
 def test_rgb_results_are_rgb_only_with_all_colours(channels):
     image = result("a.tif", "YXC", "u1", sizes={"C": 3}, is_rgb=True, channels=channels)

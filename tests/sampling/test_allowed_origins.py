@@ -120,11 +120,11 @@ def test_of_several_samples_every_allowed_origin_is_drawn_equally_often(every: l
     assert several.n_allowed == sum(mask.sum() for mask in every)
     if several.n_allowed:
         n = 40 * several.n_allowed
-        region, places = several.draw(n, np.random.default_rng(0))
-        assert (places[:, 0] == 3).all()
+        drawn = several.draw(n, np.random.default_rng(0))
+        assert (drawn[:, 1] == 3).all()
         for i, mask in enumerate(every):
             times = np.zeros(mask.shape, int)
-            np.add.at(times, tuple(places[region == 7 + i, 1:].T), 1)
+            np.add.at(times, tuple(drawn[drawn[:, 0] == 7 + i, 2:].T), 1)
             assert not times[~mask].any()
             assert (abs(times[mask] - 40) < 6 * np.sqrt(40)).all()
 

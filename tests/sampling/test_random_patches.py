@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from careamics_dm.errors import DataError
 from careamics_dm.images.extent import Extent
 from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
+from careamics_dm.sampling.epoch_streams import Stream
 from careamics_dm.sampling.random_patches import RandomPatches
-from careamics_dm.sampling.streams import Stream
 
 if TYPE_CHECKING:
     from careamics_dm.sampling.read_windows import Places

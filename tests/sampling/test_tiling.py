@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from careamics_dm.images.extent import Extent
 from careamics_dm.sampling.allowed_origins import OriginMask
+from careamics_dm.sampling.epoch_streams import Share
 from careamics_dm.sampling.result_blocks import ImageBlocks, image_blocks
-from careamics_dm.sampling.streams import Share
 from careamics_dm.sampling.tiling import BlockTiles, TileGrid
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def test_the_kept_parts_of_tiles_cover_every_pixel_exactly_once(
     case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int], divisor: int
 ) -> None:
     extents, tile, overlap, budget = case
-    grid = TileGrid(extents, tile, overlap, divisor=divisor, window_bytes=budget)
+    grid = TileGrid(extents, tile, overlap, divisor=(divisor,) * 3, window_bytes=budget)
     assert all((counts == 1).all() for counts in cover(grid, extents))
 
 
@@ -100,7 +100,7 @@ def test_tiles_lie_on_the_grid_of_the_network_and_end_where_it_would_extend_the_
     case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int], divisor: int
 ) -> None:
     extents, tile, overlap, budget = case
-    grid = TileGrid(extents, tile, overlap, divisor=divisor, window_bytes=budget)
+    grid = TileGrid(extents, tile, overlap, divisor=(divisor,) * 3, window_bytes=budget)
     tiles = places(grid)
     size = np.array([extents[i].size for i in tiles.image])
     assert (tiles.start % divisor == 0).all() and (tiles.size % divisor == 0).all()
@@ -118,7 +118,7 @@ def test_a_kept_part_is_half_the_overlap_away_from_the_edge_of_its_tile(
     case: tuple[list[Extent], tuple[int, ...], tuple[int, ...], int], divisor: int
 ) -> None:
     extents, tile, overlap, budget = case
-    grid = TileGrid(extents, tile, overlap, divisor=divisor, window_bytes=budget)
+    grid = TileGrid(extents, tile, overlap, divisor=(divisor,) * 3, window_bytes=budget)
     tiles, crop = places(grid), crops(grid)
     size, n_axes = np.array([extents[i].size for i in tiles.image]), len(tile)
     margin = np.minimum(overlap, -(-np.array(tile) // divisor) * divisor - divisor) // 2
@@ -216,7 +216,7 @@ def block_cases(
         )
         for e in extents
     ]
-    grid = TileGrid(extents, tile, overlap, divisor=divisor, blocks=blocks)
+    grid = TileGrid(extents, tile, overlap, divisor=(divisor,) * 3, blocks=blocks)
     margin = np.minimum(overlap, np.array(grid.tile_size) - divisor) // 2
     return extents, grid, blocks, margin
 
@@ -284,7 +284,9 @@ def test_some_blocks_have_the_tiles_that_they_have_among_all(
 def test_one_block_has_the_tiles_of_an_image_without_blocks() -> None:
     extents = [Extent(2, (50, 37), (16, 16), 2, False)]
     blocks = [ImageBlocks(2, (50, 37), 1, (50, 37))]
-    one, other = (TileGrid(extents, (16, 12), (5, 4), divisor=2, blocks=b) for b in (None, blocks))
+    one, other = (
+        TileGrid(extents, (16, 12), (5, 4), divisor=(2, 2), blocks=b) for b in (None, blocks)
+    )
     np.testing.assert_array_equal(places(one).start, places(other).start)
     np.testing.assert_array_equal(crops(one), crops(other))
 

@@ -22,9 +22,9 @@ from careamics_dm import ArrayDataModule, CziDataModule, TiffDataModule, ZarrDat
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.images.image_set import ImageSet
+from careamics_dm.sampling.epoch_streams import Share
 from careamics_dm.sampling.filters.criteria import MaxFilter
 from careamics_dm.sampling.folds import deal, units
-from careamics_dm.sampling.streams import Share
 from careamics_dm.sources.listing import Listing
 from careamics_dm.sources.source_path import file_of
 from careamics_dm.testing.datamodule_checks import check_datamodule
@@ -576,8 +576,11 @@ class TestState:
     @pytest.mark.parametrize(
         ("row", "message"),
         [
-            (["gone", 0], r"holds out validation samples of gone, which is not among the train"),
-            (["train_data_0001", 3], r"holds out sample 3 of train_data_0001 .* has 3 sample\(s\)"),
+            (["gone", 0], r"data of the checkpoint are in gone, which the train"),
+            (
+                ["train_data_0001", 3],
+                r"validates on sample 3 of train_data_0001, but .* has 3 sample\(s\)",
+            ),
         ],
     )
     def test_what_is_missing_now_is_told(self, row, message):

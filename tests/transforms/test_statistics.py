@@ -11,7 +11,7 @@ import pytest
 from stacks import RecordingStack
 
 from careamics_dm import ArrayDataModule, MeanStd, MinMax, Quantile
-from careamics_dm.datamodule import statistics as module
+from careamics_dm.datamodule import measured_statistics as module
 from careamics_dm.errors import DataError
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.image_set import ImageSet

@@ -236,11 +236,14 @@ def _describe(found: FoundSeries) -> _Description:
     """Read the axes; the samples of a pixel (of RGB, say) become ``C``."""
     page, kind = found.pages.keyframe, found.base.kind
     axes, dims = list(found.axes.upper()), list(range(len(found.shape)))
-    stated = kind not in ("uniform", "generic", "nih")
-    if kind == "shaped":
-        stated = "axes" in shaped_metadata(found.base.keyframe)
+    stated = [] if kind in ("uniform", "generic", "nih") else dims
+    if kind == "shaped" and "axes" not in shaped_metadata(found.base.keyframe):
+        stated = []
+    if planes := _planes_of_pages(found):
+        axes = [planes.get(d, letter) for d, letter in enumerate(axes)]
+        stated = [*planes]
     # I and Q are tifffile's "some sequence" and "other".
-    claims = [letter if stated and letter not in "IQ" else "?" for letter in axes]
+    claims = [a if d in stated and a not in "IQ" else "?" for d, a in enumerate(axes)]
     at = len(axes) - len(page.axes) + page.axes.find("S")
     colours = False
     if page.samplesperpixel > 1 and axes[at] == "S":
@@ -265,6 +268,19 @@ def _describe(found: FoundSeries) -> _Description:
         tuple(dims.index(d) for d in usual),
         colours,
     )
+
+
+def _planes_of_pages(found: FoundSeries) -> dict[int, str]:
+    """Letters of the dimensions of appended pages, where tifffile wrote planes as if colours."""
+    page, said = found.pages.keyframe, shaped_metadata(found.pages.keyframe)
+    sizes = zip(said.get("axes", "").upper(), said.get("shape", ()), strict=False)
+    letters = [letter for letter, n in sizes if n > 1]
+    first = len(found.axes) - len(page.axes)
+    dims = [d for d in range(first, len(found.axes)) if found.shape[d] > 1]
+    if not found.key.pages or len(letters) != len(dims):
+        return {}
+    planes = dict(zip(dims, letters, strict=True))
+    return {} if planes.get(first + page.axes.find("S"), "S") in "SC" else planes
 
 
 def _is_rgb(page: tifffile.TiffPage, guessed: bool) -> bool:

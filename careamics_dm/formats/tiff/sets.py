@@ -103,7 +103,12 @@ def _open(path: Path, **how: Any) -> Iterator[tifffile.TiffFile]:
     outer = get_ident() not in _QUIET
     _QUIET.add(get_ident())
     try:
-        with tifffile.TiffFile(path, **how) as file:
+        # Of a classic file of ScanImage, tifffile takes pages to be as far apart as the first few.
+        # That loses or shifts some, and is needed only where 32 bits cannot link to them.
+        linked = path.stat().st_size <= 2**32
+        with tifffile.TiffFile(path, is_scanimage=False if linked else None, **how) as file:
+            if linked:
+                del file.is_scanimage  # from here on, the first page says
             _bound_recording(file, path)
             yield file
     finally:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from glob import has_magic
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
@@ -29,6 +30,7 @@ from careamics_dm.formats.zarr.store_files import (
 )
 from careamics_dm.sources.file_kind import other_kind
 from careamics_dm.sources.listing import at_home
+from careamics_dm.sources.opening import join_faults
 
 Choice = str | int | list[str | int] | tuple[str | int, ...] | None
 """Names of rows, columns or fields: one, several, or patterns such as ``[A-C]``; ``None``: all."""
@@ -106,10 +108,30 @@ def locate(item: str | os.PathLike[str]) -> Place:
             if parent.is_file():
                 inner = node.relative_to(parent).as_posix()
                 return Place(str(parent), "" if inner == "." else inner)
-    there = next(parent for parent in path.parents if parent.is_dir())
+    there = next((parent for parent in path.parents if parent.is_dir()), Path())
     names = sorted(p.name for p in there.iterdir())[:5]
     found = f" ({there} has {', '.join(names) or 'nothing'})" if there != Path() else ""
     raise DataError(f"{item} does not exist (seen from {Path.cwd()}){found}. Check the path.")
+
+
+def check_exist(data: str | Sequence[str], what: str) -> None:
+    """Refuse paths with nothing there, as opening them would; of URLs and globs, nothing is asked.
+
+    Raises a DataError with all of them.
+    """
+    items: list[Any] = [data] if isinstance(data, str) else [*data]
+    if isinstance(data, str) and not scheme_of(data):
+        items = [path := at_home(Path(data))]
+        if not data or has_magic(str(path)):
+            return
+    faults = []
+    for item in items:
+        try:
+            locate(item)
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError(join_faults(what, faults))
 
 
 def find_stores(folder: Path) -> list[Path]:

@@ -1,15 +1,14 @@
-"""What a criterion for training patches is; `filters` has those that there are."""
+"""The base class of criteria for training patches; `criteria` has those that are built in."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.argument_checks import is_number
+from careamics_dm.images.argument_checks import is_number, number
 
 
 class Measured(NamedTuple):
@@ -48,24 +47,13 @@ class PatchFilter(ABC):
     marks_suffice: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ``keep`` and ``channel`` of a dataclass.
-
-        Raises
-        ------
-        DataError
-            Values that make no sense.
-        """
+        """Check ``keep`` and ``channel`` of a dataclass; `DataError` if they make no sense."""
         if not is_number(self.keep) or not 0 <= self.keep < 1:
             raise DataError(
                 f"patch_filter: keep={self.keep!r}: give the probability of keeping a patch that "
                 "is rejected, from 0 to below 1."
             )
-        whole = isinstance(self.channel, Integral) and not isinstance(self.channel, bool)
-        if self.channel is not None and (not whole or self.channel < 0):
-            raise DataError(
-                f"patch_filter: channel={self.channel!r}: give the index of one of the selected "
-                "channels, from 0 on, or null."
-            )
+        number("patch_filter: channel", self.channel, 0, optional=True)
 
     @abstractmethod
     def passes(self, patches: NDArray[Any]) -> NDArray[np.bool_]:

@@ -63,12 +63,11 @@ def window_variances(pixels: NDArray[Any], size: Sequence[int]) -> Values:
     """Variance of the window that begins at each pixel; see `window_means`."""
     n = prod(size)
     if pixels.dtype.kind == "f":
-        wide = pixels.astype(np.float64)
-        wide -= wide.mean()  # or a large offset would take the digits
-        total, squares = (window_sums(x, size) for x in (wide, np.square(wide)))
+        pixels = pixels.astype(np.float64)
+        pixels -= pixels.mean()  # or a large offset would take the digits
     else:
-        above = _above(pixels, int(pixels.min()))  # mostly so small that sums fit 32 bits
-        total, squares = (window_sums(x, size) for x in (above, np.square(above)))
+        pixels = _above(pixels, int(pixels.min()))  # mostly so small that sums fit 32 bits
+    total, squares = (window_sums(x, size) for x in (pixels, np.square(pixels)))
     variances = total.astype(np.float64)
     variances *= variances
     variances /= -n
@@ -166,5 +165,4 @@ def _bits(n: int) -> Values:
     """Entropy, in bits, that a value adds which 0, 1, ... ``n`` of ``n`` pixels have."""
     share = np.arange(n + 1) / n
     share[0] = 1
-    bits: Values = -np.log2(share) * share
-    return bits
+    return np.asarray(-np.log2(share) * share)

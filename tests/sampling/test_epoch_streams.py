@@ -8,9 +8,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from careamics_dm.images.extent import Extent
+from careamics_dm.sampling.epoch_streams import (
+    UNBOUNDED,
+    Share,
+    Stream,
+    count_streams,
+    images_of_shard,
+)
 from careamics_dm.sampling.keyed_random import key_of
 from careamics_dm.sampling.random_patches import RandomPatches
-from careamics_dm.sampling.streams import Share, Stream, count_streams, images_of_shard
 from careamics_dm.sampling.tiling import TileGrid
 
 PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,7 +44,8 @@ def streams(draw: st.DrawFn) -> list[Stream]:
         epoch = RandomPatches(tuple(extents), (5, 4), draw(st.integers(1, 300)), 0, budget).epoch(1)
     else:
         epoch = TileGrid(extents, (5, 4), window_bytes=budget, seed=0).epoch(1)
-    unit, growth = draw(st.none() | st.integers(1, 3000)), draw(st.sampled_from([None, 1, 2, 4]))
+    unit = draw(st.just(UNBOUNDED) | st.integers(1, 3000))
+    growth = draw(st.sampled_from([1, 2, 4, 256]))
     return [Stream(epoch, j, n, key_of(0), unit, growth) for j in range(n)]
 
 
@@ -103,7 +110,8 @@ def test_blocks_grow_and_then_keep_to_their_bytes() -> None:
 
 def test_patches_of_a_block_are_in_random_order() -> None:
     extent = Extent(1, (900, 900), (100, 100), 1, True)
-    stream = Stream(RandomPatches((extent,), (9, 9), 8000, 0).epoch(0), 0, 1, key_of(0), None, None)
+    epoch = RandomPatches((extent,), (9, 9), 8000, 0).epoch(0)
+    stream = Stream(epoch, 0, 1, key_of(0), UNBOUNDED, 1)
     (block,) = stream.blocks(0)
     marks = stream.marks(block, 0, 8000)
     assert abs(np.corrcoef(marks, np.arange(8000))[0, 1]) < 0.05
@@ -112,7 +120,7 @@ def test_patches_of_a_block_are_in_random_order() -> None:
 
 def test_the_other_streams_are_those_of_the_epoch() -> None:
     epoch = RandomPatches((Extent(1, (50, 50), (9, 9), 1, True),), (5, 5), 30, 0).epoch(0)
-    stream = Stream(epoch, 3, 4, key_of(0), None, None)
+    stream = Stream(epoch, 3, 4, key_of(0), UNBOUNDED, 1)
     assert [other.number for other in stream.others()] == [0, 1, 2]
 
 

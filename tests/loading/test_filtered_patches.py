@@ -14,14 +14,14 @@ from careamics_dm.formats.array import ArrayDataModule
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.image_set import ImageSet
-from careamics_dm.loading import foreground
+from careamics_dm.loading import filtered_patches
 from careamics_dm.loading.dataset import PatchDataset
 from careamics_dm.loading.loader import PatchLoader
 from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
+from careamics_dm.sampling.epoch_streams import Share
 from careamics_dm.sampling.filters.base import PatchFilter
 from careamics_dm.sampling.filters.criteria import EntropyFilter, MaxFilter, MeanStdFilter
 from careamics_dm.sampling.random_patches import RandomPatches
-from careamics_dm.sampling.streams import Share
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -441,7 +441,7 @@ class TestNothingPasses:
 
     def test_of_a_huge_set_a_part_is_searched_before_the_error(self, monkeypatch):
         size = 64 * 64 * 2
-        monkeypatch.setattr(foreground, "SEARCHED", 10)
+        monkeypatch.setattr(filtered_patches, "SEARCHED", 10)
         stacks = streamed(40, (1, 1, 64, 64))
         for stack in stacks:
             stack.pixels[:] = BACKGROUND

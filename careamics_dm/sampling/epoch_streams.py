@@ -19,12 +19,14 @@ from careamics_dm.sampling.tiling import TileGrid
 
 STREAMS = 8
 """Of an epoch, as a rule; see `count_streams`."""
+UNBOUNDED = 2**60
+"""More bytes than an epoch has: a block of this size holds all places of a stream."""
 PORTION = 2**16
 """Places whose windows are looked up together."""
 
 
 class Share(NamedTuple):
-    """Who I am among ranks."""
+    """The rank of a process, and the number of ranks."""
 
     rank: int = 0
     world_size: int = 1
@@ -54,11 +56,9 @@ def count_streams(share: Share, window_bytes: int, pool_bytes: int) -> int:
 class Block(NamedTuple):
     """Places of a stream that are drawn in random order."""
 
-    first: int
-    """Position in the stream of the first."""
+    first: int  # position in the stream of the first
     stop: int
-    mark: int
-    """Number in the epoch of the first."""
+    mark: int  # number in the epoch of the first
 
 
 @dataclass
@@ -68,19 +68,15 @@ class Stream:
     epoch: RandomEpoch | TileGrid
     number: int
     n_streams: int
-    key: np.uint64
-    """Of the order within blocks."""
-    window_bytes: int | None
-    """Bytes of the first block; the next ones grow, so that the first batch comes soon.
-    ``None``: all places of the stream are one block."""
-    growth: int | None
-    """The largest block has so many ``window_bytes``, a power of 2; ``None``: no bound."""
+    key: np.uint64  # of the order within blocks
+    window_bytes: int  # of the first block; the next ones grow, so that the first batch comes soon
+    growth: int  # the largest block has so many window_bytes, a power of 2
 
     def __post_init__(self) -> None:
         each, rest = divmod(len(self.epoch), self.n_streams)
         self._first = self.number * each + min(self.number, rest)
         self.n = each + (self.number < rest)
-        self._bytes_before = self._bytes_at(0) if self.n and self.window_bytes is not None else 0
+        self._bytes_before = self._bytes_at(0) if self.n else 0
 
     def others(self) -> Iterator["Stream"]:
         """Yield the other streams of the epoch, from the next one on."""
@@ -89,14 +85,12 @@ class Stream:
 
     def blocks(self, position: int) -> Iterator[Block]:
         """Yield the blocks of the stream from the one that has a position on."""
-        block = 0
-        if self.window_bytes is not None and position < self.n:
-            unit = (self._bytes_at(position) - self._bytes_before) // self.window_bytes
-            block = _block_of(unit, self.growth)
-        first = self._end(block - 1)
-        while first > position:  # where blocks meet, rounding decides
+        if position >= self.n:
+            return
+        unit = (self._bytes_at(position) - self._bytes_before) // self.window_bytes
+        block = _block_of(unit, self.growth)
+        while (first := self._end(block - 1)) > position:  # where blocks meet, rounding decides
             block -= 1
-            first = self._end(block - 1)
         while first < self.n:
             stop = self._end(block)
             if stop > max(first, position):
@@ -124,22 +118,20 @@ class Stream:
         """Return the position after the last of a block."""
         if block < 0:
             return 0
-        if self.window_bytes is None:
-            return self.n
         n_bytes = self._bytes_before + _units_until(block, self.growth) * self.window_bytes
         mark = self.epoch.first(self.epoch.table.window_from(n_bytes))
         return min(max(mark - self._first, 0), self.n)
 
 
-def _block_of(unit: int, growth: int | None) -> int:
+def _block_of(unit: int, growth: int) -> int:
     """Return the block that has a unit: blocks have 1, 1, 2, 4, ... units, then ``growth`` each."""
-    if growth is None or unit < growth:
+    if unit < growth:
         return unit.bit_length()
     return growth.bit_length() + (unit - growth) // growth
 
 
-def _units_until(block: int, growth: int | None) -> int:
+def _units_until(block: int, growth: int) -> int:
     """Return the unit after the last of a block."""
-    if growth is None or block < growth.bit_length():
+    if block < growth.bit_length():
         return 1 << block
     return growth * (block - growth.bit_length() + 2)

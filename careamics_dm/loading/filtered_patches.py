@@ -13,14 +13,13 @@ from careamics_dm.images.region import Blocks, Region
 from careamics_dm.loading.patch_extraction import PairedImages, region_of_patch
 from careamics_dm.loading.prefetch import Loaded, Reader
 from careamics_dm.loading.read_schedule import Key
-from careamics_dm.sampling.allowed_origins import OriginMask, OriginMasks
+from careamics_dm.sampling.allowed_origins import OriginBits, OriginMasks
+from careamics_dm.sampling.epoch_streams import Block, Stream
 from careamics_dm.sampling.filters.base import PatchFilter, nothing_passes
 from careamics_dm.sampling.filters.window_statistics import reduce_windows
+from careamics_dm.sampling.keyed_random import Numbers
 from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.read_windows import Places
-from careamics_dm.sampling.streams import Block, Stream
-
-Found = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 PORTION = 1024
 """Patches of a block to draw together."""
@@ -44,7 +43,7 @@ FAR = 2**32
 """An epoch that no training reaches: from there on plans say which patches to read elsewhere."""
 
 
-Marks = tuple[list[OriginMask], list[OriginMask]]
+Marks = tuple[list[OriginBits], list[OriginBits]]
 """Of each sample of a region, the origins whose patches pass (or, where only patches can be judged,
 all that may be drawn); and those that do not pass, unless none of these is ever drawn."""
 
@@ -57,7 +56,7 @@ class Marker:
 
     def __init__(self, criterion: PatchFilter, plan: RandomPatches, images: PairedImages) -> None:
         self.criterion, self.plan, self.images = criterion, plan, images
-        self.size = tuple(plan.patch_size)
+        self.size = plan.patch_size
         self._steps = [
             max(n, 2 * p + -2 * p % 8)
             for n, p in zip(PIECE[len(self.size)], self.size, strict=True)
@@ -68,7 +67,7 @@ class Marker:
         shape = tuple(n - p + 1 for n, p in zip(blocks[0].shape[2:], self.size, strict=True))
         marks: Marks = [], []
         for s, sample in enumerate(zip(*blocks, strict=True)):
-            masks = [OriginMask.none(shape, self.size) for _ in range(2)]
+            masks = [OriginBits(shape) for _ in range(2)]
             for first in range(0, shape[0], self._steps[0]):
                 slab = slice(first, min(first + self._steps[0], shape[0]))
                 start = [first + region.start[0], *region.start[1:]]
@@ -120,14 +119,14 @@ class _MarkedBlock:
         self._passing, self._rejected, self._keep = passing, rejected, keep
         self.any_passes = passing.n_allowed > 0
 
-    def draw(self, n: int, rng: np.random.Generator) -> Found:
+    def draw(self, n: int, rng: np.random.Generator) -> Numbers:
         """Draw ``n`` patches that pass, or else are kept; see `OriginMasks.draw`."""
-        region, places = self._passing.draw(n, rng)
+        found = self._passing.draw(n, rng)
         if self._rejected is not None and (n_rejected := self._rejected.n_allowed):
             share = n_rejected / (n_rejected + self._passing.n_allowed)
             kept = np.flatnonzero(rng.random(n) < self._keep * share)
-            region[kept], places[kept] = self._rejected.draw(len(kept), rng)
-        return region, places
+            found[kept] = self._rejected.draw(len(kept), rng)
+        return found
 
 
 class _JudgedBlock:
@@ -136,7 +135,7 @@ class _JudgedBlock:
     def __init__(
         self,
         candidates: OriginMasks,
-        judge: Callable[[Found], NDArray[np.bool_]],
+        judge: Callable[[Numbers], NDArray[np.bool_]],
         keep: float,
         at_once: int,
         rng: np.random.Generator,
@@ -144,37 +143,32 @@ class _JudgedBlock:
         self._candidates, self._judge, self._keep = candidates, judge, keep
         self._at_once = at_once
         self._one = self._search(1, TRIES, 0.0, rng)
-        self.any_passes = len(self._one[0]) > 0
+        self.any_passes = len(self._one) > 0
 
-    def draw(self, n: int, rng: np.random.Generator) -> Found:
+    def draw(self, n: int, rng: np.random.Generator) -> Numbers:
         """Draw ``n`` patches that pass, or else are kept; few that pass are drawn repeatedly."""
-        region, places = self._search(n, PER_PATCH * n, self._keep, rng)
-        if not len(region):
-            region, places = self._one
-        order = np.resize(rng.permutation(len(region)), n)
-        return region[order], places[order]
+        found = self._search(n, PER_PATCH * n, self._keep, rng)
+        if not len(found):
+            found = self._one
+        return found[np.resize(rng.permutation(len(found)), n)]
 
-    def _search(self, n: int, most: int, keep: float, rng: np.random.Generator) -> Found:
+    def _search(self, n: int, most: int, keep: float, rng: np.random.Generator) -> Numbers:
         """Judge candidates until ``n`` pass; of the first ``n`` a part is kept in any case."""
-        found: list[Found] = []
+        found: list[Numbers] = []
         missing, tried = n, 0
         while missing > 0 and tried < most and self._candidates.n_allowed:
             step = min(self._at_once, 4 * missing + 4, most - tried)
-            region, places = self._candidates.draw(step, rng)
+            drawn = self._candidates.draw(step, rng)
             first = np.arange(tried, tried + step) < n
-            good = self._judge((region, places)) | (first & (rng.random(step) < keep))
-            found.append((region[good], places[good]))
-            missing, tried = missing - int(good.sum()), tried + step
-        if not found:
-            return np.empty(0, np.int64), np.empty((0, 1), np.int64)
-        region, places = (np.concatenate(column)[:n] for column in zip(*found, strict=True))
-        return region, places
+            found.append(drawn[self._judge(drawn) | (first & (rng.random(step) < keep))])
+            missing, tried = missing - len(found[-1]), tried + step
+        return np.concatenate(found)[:n] if found else np.empty((0, 1), np.int64)
 
 
 _Source = _MarkedBlock | _JudgedBlock
 
 
-class Foreground:
+class FilteredPatches:
     """Draws the patches of the blocks of streams from what passes a filter.
 
     The patches of a block (see `streams`) are drawn once its windows are decoded, all that pass
@@ -193,26 +187,21 @@ class Foreground:
         # Of each stream, where it draws from: what that is, its windows, and how.
         self._open: dict[int, tuple[Key, list[int], _Source]] = {}
         self._empty: set[Key] = set()
-        self._portions: dict[int, tuple[Key, Found]] = {}
+        self._portions: dict[int, tuple[Key, Numbers]] = {}
         self._elsewhere: _Source | None = None
 
     def draw(self, stream: Stream, block: Block, first: int, stop: int) -> Places:
         """Draw the patches of some positions of a block; `DataError` if nothing passes."""
-        parts = []
-        while first < stop:
-            begin = block.first + (first - block.first) // PORTION * PORTION
-            end = min(begin + PORTION, stop)
-            found = self._portion(stream, block, begin)
-            parts.append([column[first - begin : end - begin] for column in found])
-            first = end
-        window, places = (np.concatenate(column) for column in zip(*parts, strict=True))
+        begins = range(first - (first - block.first) % PORTION, stop, PORTION)
+        parts = [self._portion(stream, block, a)[max(first - a, 0) : stop - a] for a in begins]
+        found = np.concatenate(parts)
+        window = found[:, 0]
         origins = self._reader.origins(window)
-        places = places + origins[:, 1:]
-        start = places[:, 1:]
+        sample, start = found[:, 1] + origins[:, 1], found[:, 2:] + origins[:, 2:]
         size = np.broadcast_to(self._size, start.shape)
-        return Places(origins[:, 0], places[:, 0], start, size, window, start[:, :0])
+        return Places(origins[:, 0], sample, start, size, window, start[:, :0])
 
-    def _portion(self, stream: Stream, block: Block, begin: int) -> Found:
+    def _portion(self, stream: Stream, block: Block, begin: int) -> Numbers:
         """Draw the portion of a block that begins at a position, unless it is the last drawn."""
         key = block.first, begin
         if stream.number not in self._portions or self._portions[stream.number][0] != key:
@@ -247,10 +236,8 @@ class Foreground:
             return None
         if number in self._open:
             self._reader.release(self._open.pop(number)[1])
-        every = (
-            np.arange(stream.epoch.table.first[-1]) if self._in_memory else stream.windows(block)
-        )
-        windows = every.tolist()
+        n_windows = stream.epoch.table.first[-1]
+        windows = [*range(n_windows)] if self._in_memory else stream.windows(block).tolist()
         source = self._judge_windows(windows, key)
         if not source.any_passes:
             self._empty.add(key)
@@ -273,11 +260,11 @@ class Foreground:
         rejected = _join(windows, [of.rejected for of in loaded]) if criterion.keep else None
         return _MarkedBlock(passing, rejected, criterion.keep)
 
-    def _judge(self, found: Found) -> NDArray[np.bool_]:
+    def _judge(self, found: Numbers) -> NDArray[np.bool_]:
         """Cut candidates and judge them; NaN counts as 0."""
-        window, places = found
-        blocks = {w: self._reader.get(w).blocks[:1] for w in np.unique(window).tolist()}
-        cuts = self._images.cut(blocks, window.tolist(), places.tolist(), self._size)
+        windows: list[int] = found[:, 0].tolist()
+        blocks = {window: self._reader.get(window).blocks[:1] for window in set(windows)}
+        cuts = self._images.cut(blocks, windows, found[:, 1:].tolist(), self._size)
         if cuts[0].dtype.kind == "f":
             cuts[0][~np.isfinite(cuts[0])] = 0
         return _passes(self._marker.criterion, cuts[0])
@@ -297,7 +284,8 @@ class Foreground:
                 tried.append(patch[0])
         if not passing:
             raise DataError(nothing_passes(self._marker.criterion, tried))
-        whole = OriginMask(np.ones(self._size, bool), self._size)  # one origin
+        whole = OriginBits([1] * len(self._size))  # one origin
+        whole.allow(0, np.ones(1, bool))
         return _MarkedBlock(_join(passing, [[whole]] * len(passing)), None, 0.0)
 
     def _other_regions(self) -> Iterator[Region]:
@@ -310,10 +298,10 @@ class Foreground:
             yield from (region_of_patch(places, row) for row in range(MEASURED))
 
 
-def _join(windows: Sequence[int], masks: Sequence[Sequence[OriginMask]]) -> OriginMasks:
+def _join(windows: Sequence[int], masks: Sequence[Sequence[OriginBits]]) -> OriginMasks:
     """Draw from the samples of windows as from one."""
     numbers = [(w, s) for w, of in zip(windows, masks, strict=True) for s in range(len(of))]
-    return OriginMasks([mask for of in masks for mask in of], np.array(numbers, np.int64))
+    return OriginMasks([mask for of in masks for mask in of], np.array(numbers))
 
 
 def _passes(criterion: PatchFilter, patches: NDArray[Any]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from careamics_dm.formats.array import ArrayDataModule
-from careamics_dm.models.reach import measured_reach
+from careamics_dm.models.receptive_field import measured_reach
 from careamics_dm.models.supervised import CAREModule
 from careamics_dm.models.unet import UNet
 from careamics_dm.prediction.stitching import stitch

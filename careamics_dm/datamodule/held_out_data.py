@@ -50,7 +50,7 @@ class HeldOutData:
             rows = self._restored.get("held_out", [])
             size = self._restored.get("patch_size") or list(patch_size)
             return {"patch_size": size, "held_out": rows}
-        return {"patch_size": list(patch_size), "held_out": self.split.to_rows(images.stacks)}
+        return {"patch_size": list(patch_size), "held_out": self.split.to_rows(images)}
 
     @property
     def trained(self) -> NDArray[Any] | None:
