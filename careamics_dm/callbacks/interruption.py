@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from careamics_dm.callbacks.stop_signals import LAST, OF_SCHEDULERS
+from careamics_dm.callbacks.cluster_signals import LAST, OF_SCHEDULERS
 
 MESSAGE = (
     b"\nStopping after this batch (in validation, after it); press Ctrl+C again to stop at once.\n"

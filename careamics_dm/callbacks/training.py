@@ -1,15 +1,17 @@
 """What runs beside training: saving the model, learning rates, pictures."""
 
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.image import imread
 
-from careamics_dm.callbacks.stop_signals import LAST
+from careamics_dm.callbacks.cluster_signals import LAST
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.comparison_plot import plot_comparison
 from careamics_dm.evaluation.planes import around, middle, restored_planes
@@ -32,7 +34,8 @@ class SaveModel(ModelCheckpoint):
     "last": ``model.ckpt`` is replaced after every epoch. "best": it is replaced after each epoch
     with a lower ``val_loss`` (after every epoch while there is none, as without validation data),
     and ``last.ckpt``, to resume from, after every epoch; `StopOnRequest` saves that, too, where a
-    run is interrupted. A run that is resumed in another folder saves the best of its own epochs.
+    run is interrupted. A run that is resumed in another folder brings its ``model.ckpt`` along, so
+    the best is that of all epochs.
 
     Parameters
     ----------
@@ -63,6 +66,7 @@ class SaveModel(ModelCheckpoint):
         self.keep = keep
         self.kept_scores: dict[str, float] = {}
         self._best = False
+        self._elsewhere: dict[str, Any] = {}
 
     @property
     def state_key(self) -> str:
@@ -78,7 +82,36 @@ class SaveModel(ModelCheckpoint):
         assert self.dirpath is not None
         if stage == "fit" and Path(self.dirpath).is_dir() and any(Path(self.dirpath).iterdir()):
             rank_zero_warn(f"Checkpoint directory {self.dirpath} exists and is not empty.")
+        self._elsewhere = {}  # of a checkpoint that was validated or tested, say
         self._best = (self.keep or getattr(pl_module, "keeps", "last")) == "best"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Bring the best model along where a run goes on in another folder; called by Lightning."""
+        super().on_train_start(trainer, pl_module)
+        before, self._elsewhere = self._elsewhere, {}
+        if not self._best or before.get("best_model_score") is None:
+            return
+        assert self.dirpath is not None
+        path = Path(self.dirpath) / "model.ckpt"
+        beside = Path(str(trainer.ckpt_path)).with_name(path.name)  # also of a folder that moved
+        candidates = (beside, Path(before["best_model_path"]))
+        found = next((one for one in candidates if _holds_best(one, before)), None)
+        found = trainer.strategy.broadcast(found)
+        if found is None:
+            rank_zero_warn(
+                f"The weights with the lowest val_loss so far ({before['best_model_score']:.6g}) "
+                f"can't be read from {beside}, so {path} will have the best of the epochs from here"
+                " on."
+            )
+            return
+        if trainer.is_global_zero and found.resolve() != path.resolve():
+            part = path.with_suffix(".part")  # a copy that is cut short must not look whole
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found, part)
+            part.replace(path)
+        one = {"best_model_path": str(path), "kth_best_model_path": str(path)}
+        scores = {"best_k_models": {str(path): before["best_model_score"]}}
+        self.load_state_dict(before | one | scores | {"dirpath": self.dirpath})
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the model, and what to resume from; called by Lightning."""
@@ -105,10 +138,35 @@ class SaveModel(ModelCheckpoint):
         return super().state_dict() | {"kept_scores": self.kept_scores}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the scores of the ``model.ckpt`` in the same folder; called by Lightning."""
-        super().load_state_dict(state_dict)
+        """Restore what is known of the ``model.ckpt`` in the same folder; called by Lightning."""
         if state_dict["dirpath"] == self.dirpath:
+            super().load_state_dict(state_dict)
             self.kept_scores = state_dict.get("kept_scores", {})
+            if not _is_best(self.kept_scores, self.best_model_score):
+                self.best_model_score, self.best_k_models = None, {}
+        else:
+            self._elsewhere = state_dict  # until the folder to copy it to is known to be used
+
+
+def _is_best(kept_scores: dict[str, float], score: torch.Tensor | None) -> bool:
+    """Whether the weights that were kept have the lowest loss; the last ones need not."""
+    return score is not None and kept_scores.get("val_loss") == float(score)
+
+
+def _holds_best(path: Path, state: dict[str, Any]) -> bool:
+    """Whether a file holds the model that the state of a `SaveModel` calls the best."""
+    if not path.is_file():
+        return False
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        its_own, kept = content["callbacks"][SaveModel.__qualname__], state["kept_scores"]
+        return (
+            content["epoch"] == kept["epoch"]
+            and its_own["kept_scores"] == kept
+            and _is_best(kept, state["best_model_score"])
+        )
+    except Exception:  # whatever a damaged or foreign file makes of it, it is not that model
+        return False
 
 
 class LearningRate(LearningRateMonitor):

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from careamics_dm.callbacks.stop_signals import LAST, OF_SCHEDULERS
+from careamics_dm.callbacks.cluster_signals import LAST, OF_SCHEDULERS
 from careamics_dm.cli import BASE, HAS_WHITELIST
 from careamics_dm.cli.config_errors import explain, left_out, outdated
 from careamics_dm.cli.distributed_run import join_others, one_job, requeue
@@ -29,7 +29,8 @@ from careamics_dm.cli.sweep import compare_begun
 from careamics_dm.errors import DataError
 from careamics_dm.images import argument_checks as check
 
-_FULL_ERROR = "HYDRA_FULL_ERROR"
+_FULL_ERROR, NOT_ASKED = "HYDRA_FULL_ERROR", "CAREAMICS_DM_NO_TRACE"
+"""Whether Hydra raises errors, and whether that is our wish alone, not the user's."""
 _MAIN = BASE | ({"execution_whitelist": ["careamics_dm.*"]} if HAS_WHITELIST else {})
 _NEEDED = {
     "train": ("data", "model", "trainer", "writer"),
@@ -42,13 +43,14 @@ _COUNTS = (
     *("accumulate_grad_batches", "check_val_every_n_epoch"),
 )
 """Settings of the trainer that are whole numbers; Lightning does not look at all of them."""
+_SHORT_LIVED = ("_spawn", "_fork", "_notebook")
+"""How strategies are called that start processes anew for each of fit, test and predict."""
 _NOISE = (
     "Couldn't infer the batch indices",  # places travel in the batch
     "Total length of `list` across ranks is zero",  # n_val_patches=0
     ".* but local rank has zero length",  # a process without a block to predict
     "Checkpoint directory .* exists and is not empty",  # it is the folder of the run
     "Experiment logs directory .* exists and is not empty",  # of a run that goes on in its folder
-    "The dirpath has changed",  # a resumed run has a folder of its own
     "Be aware that when using `ckpt_path`, callbacks",  # of the training, when predicting
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.9 and later
 )
@@ -168,6 +170,12 @@ def build(config: dict[str, Any], key: str, **arguments: Any) -> Any:
         return None
     for name in _COUNTS if key == "trainer" else ():
         check.number(f"trainer.{name}", part.get(name), -1, optional=True)
+    strategy = str(part.get("strategy")) if key == "trainer" else ""
+    if strategy.endswith(_SHORT_LIVED):
+        raise DataError(
+            f"trainer.strategy={strategy}: its processes end before the results are drawn and "
+            "scored. Set trainer.strategy=ddp."
+        )
     if key == "trainer" and part.get("precision") == "auto":
         from careamics_dm.cli.precision import native_precision  # late: imports torch
 
@@ -230,14 +238,19 @@ def _without_noise() -> Iterator[None]:
 @contextmanager
 def _hydra_raises() -> Iterator[bool]:
     """Let Hydra raise what it finds and not print it; yield whether users want a stack trace."""
-    before = os.environ.get(_FULL_ERROR)
+    before = {name: os.environ.get(name) for name in (_FULL_ERROR, NOT_ASKED)}
+    # Processes that Lightning starts for the other ranks inherit both.
+    asked = before[_FULL_ERROR] == "1" and before[NOT_ASKED] is None
     os.environ[_FULL_ERROR] = "1"
+    if not asked:
+        os.environ[NOT_ASKED] = "1"
     try:
-        yield before == "1"
+        yield asked
     finally:
-        os.environ.pop(_FULL_ERROR)
-        if before is not None:
-            os.environ[_FULL_ERROR] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from careamics_dm.cli.careamics_checkpoint import as_ours, is_careamics
+from careamics_dm.cli.foreign_checkpoint import as_ours, is_careamics
 from careamics_dm.cli.given_paths import checkpoint_file, unusable
 from careamics_dm.cli.secrets import hide
 from careamics_dm.cli.trust import check_plain, is_finite

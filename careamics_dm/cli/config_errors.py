@@ -39,6 +39,9 @@ _FLAGS = (
     *("shell-completion", "config-path", "config-name", "config-dir", "experimental-rerun"),
 )
 """Options of Hydra."""
+_LOST_RANK = r"gloo/.*(closed by peer|reset by peer|Broken pipe)"
+_TEXTS = ("trainer.accelerator", "trainer.strategy")
+"""Settings of the trainer that are rightly texts."""
 _NO_TEXT = r"[-+.\d_eE]+|null|true|false|[-+]?(inf|nan)|[\[{].*"
 
 
@@ -51,6 +54,8 @@ def explain(error: BaseException, *, in_job: bool) -> str | None:
         return ""
     if isinstance(error, BrokenPipeError):
         return None
+    if isinstance(error, RuntimeError) and re.search(_LOST_RANK, str(error)):
+        return "another process of this run has ended; its own message, if it left one, says why."
     if in_job and (message := _mistyped_value(error)):
         return message
     if str(error).startswith("Early stopping conditioned on"):
@@ -180,7 +185,8 @@ def _mistyped_value(error: BaseException) -> str:
     for override in settings.overrides.task:
         key, _, value = override.lstrip("+~").partition("=")
         is_group = key.split("@")[0] in settings.runtime.choices
-        if not (is_group or key.startswith("data.") or re.fullmatch(_NO_TEXT, value, re.I)):
+        is_text = is_group or key.startswith("data.") or key in _TEXTS
+        if not (is_text or re.fullmatch(_NO_TEXT, value, re.I)):
             texts.append(f"{key}={value}")
     if not texts:
         return ""

@@ -19,7 +19,6 @@ from careamics_dm.cli.prediction_data import opened
 from careamics_dm.cli.resumption import StartFrom
 from careamics_dm.cli.secrets import check_given, hide
 from careamics_dm.cli.trust import check_config
-from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.sources.data_warnings import say
 from careamics_dm.sources.ranks import by_first
@@ -49,14 +48,11 @@ def main(config: dict[str, Any], folder: Path) -> None:
     writers, picture = make_writers(config, folder), PredictionPicture(folder)
     trainer, options = make_trainer(config, folder, checkpoint, [picture, *writers])
     connect(trainer)
-
-    def make(settings: dict[str, Any]) -> PatchDataModule:
-        config["data"] = settings
+    by_first(lambda: write_config(config, own))
+    settings = config["data"]
+    data, config["data"] = opened(lambda by: build({"data": by}, "data"), settings, given)
+    if config["data"] is not settings:
         by_first(lambda: write_config(config, own))
-        data: PatchDataModule = build(config, "data")
-        return data
-
-    data = opened(make, config["data"], fixed="axes" in given)
     if "normalization" in given:
         checkpoint["data"]["statistics"] = {}
     data.load_state_dict(checkpoint["data"])

@@ -27,6 +27,10 @@ def prepare_model(config: dict[str, Any]) -> Any:
     if data["train_data"] is None and data["_target_"].endswith(".ArrayDataModule"):
         _use_sample(config, getattr(model, "learns_from", ""))
     _suit_augmentation(data, model)
+    clip = "gradient_clip_val"
+    trainer, asked = config.get("trainer", {}), f"trainer.{clip}" in overridden()
+    if not (model.automatic_optimization or asked) and trainer.pop(clip, None):
+        say(f"trainer.{clip} is left out: {type(model).__name__} optimizes manually.")
     return model
 
 

@@ -11,7 +11,9 @@ from careamics_dm.cli.application import build
 from careamics_dm.cli.preparation import check_targets, prepare_model
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
+from careamics_dm.evaluation.planes import channel_name, is_rgb, name_of
 from careamics_dm.evaluation.plots import plot_patches
+from careamics_dm.images.image_set import ImageSet
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.prediction.result_paths import check_writable
 
@@ -34,6 +36,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
             model.build(data)
             model.check_patch_size(data.patch_size)
         print(data.summary())
+        images = data.images_of("train")
         patches = read_patches(data, n)
         for kind, numbers in data.statistics.items():
             columns = numbers._asdict().items()
@@ -44,9 +47,8 @@ def main(config: dict[str, Any], folder: Path) -> None:
     masks = None
     if hasattr(model, "mask"):
         masked, mask = model.mask({"image": torch.from_numpy(patches["seen"])})
-        patches["masked"], masks = masked.numpy(), mask[:, 0].numpy()
-    rows = {name: images[:, 0] for name, images in patches.items()}
-    plot_patches(rows, folder / "preview.png", n, masks=masks)
+        patches["masked"], masks = masked.numpy(), mask.numpy()
+    draw(images, patches, masks, n, folder / "preview.png")
     print(f"picture  {folder / 'preview.png'}")
 
 
@@ -65,6 +67,30 @@ def read_patches(data: PatchDataModule, n: int) -> dict[str, NDArray[Any]]:
         if found >= n:
             break
     return {name: np.concatenate(images)[:n] for name, images in rows.items()}
+
+
+def draw(
+    images: ImageSet,
+    patches: dict[str, NDArray[Any]],
+    masks: NDArray[np.bool_] | None,
+    n: int,
+    path: Path,
+) -> None:
+    """Draw patches ``N C (Z) Y X``: their first channel, which is named, or RGB in colour."""
+    counts = [len(pixels[0]) for pixels in patches.values()]
+    pairs = list(zip(images.stacks, images.channels, strict=True))
+    rgb = all(is_rgb(stack, channels, c) for stack, channels in pairs for c in counts)
+    rows = {k: np.moveaxis(p, 1, -1) if rgb else p[:, 0] for k, p in patches.items()}
+    if masks is not None:
+        masks = np.asarray(masks.any(1)) if rgb else masks[:, 0]
+    sizes = {(getattr(stack, "scale", None) or {}).get("X") for stack in images.stacks}
+    stack, channels = pairs[0]
+    words = [name_of(stack) if len(pairs) == 1 else f"{len(pairs)} images"]
+    if counts[0] > 1 and not rgb:
+        words.append(channel_name(stack, channels[0] if channels else 0))
+    pixel_size = sizes.pop() if len(sizes) == 1 else None
+    title = ", ".join(words)
+    plot_patches(rows, path, n, masks=masks, rgb=rgb, title=title, pixel_size=pixel_size)
 
 
 def _rounded(numbers: list[float]) -> str:

@@ -30,7 +30,7 @@ from careamics_dm.images.plane_stack import suit_patch
 from careamics_dm.images.region import Region, read_region
 from careamics_dm.models.base import RestorationModule
 from careamics_dm.prediction.result_writer import ResultWriter
-from careamics_dm.sources.source_path import TIFF, as_text
+from careamics_dm.sources.source_path import TIFF, as_text, is_url
 
 
 class Prediction(NamedTuple):
@@ -136,12 +136,13 @@ def _open_result(writer: ResultWriter) -> ImageStack:
         from careamics_dm.formats.tiff.datamodule import open_tiff
 
         return open_tiff(path)[0]
-    from careamics_dm.formats.zarr.discovery import ZarrSource
+    from careamics_dm.formats.zarr.discovery import ZarrSource, locate
     from careamics_dm.formats.zarr.opening import open_zarr
     from careamics_dm.formats.zarr.store_files import Place
 
     options = getattr(writer, "storage_options", None)
-    source = ZarrSource(Place(as_text(path)), "image")
+    place = Place(as_text(path)) if is_url(path) else locate(path)  # also in a zip file
+    source = ZarrSource(place, "image")
     return open_zarr(source, storage_options=options)[0]
 
 

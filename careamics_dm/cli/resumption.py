@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 
-from careamics_dm.callbacks.stop_signals import LAST
+from careamics_dm.callbacks.cluster_signals import LAST
 from careamics_dm.cli.application import overridden, targets
 from careamics_dm.cli.distributed_run import is_restarted
 from careamics_dm.cli.secrets import SECRET

@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 
 from careamics_dm.cli import HAS_WHITELIST
 from careamics_dm.cli.application import targets
-from careamics_dm.cli.careamics_checkpoint import as_ours, is_careamics
 from careamics_dm.cli.checkpoints import (
     WholeFiles,
     explaining_weights,
     load_checkpoint,
     read_checkpoint,
 )
+from careamics_dm.cli.foreign_checkpoint import as_ours, is_careamics
 from careamics_dm.cli.help import FROM_CHECKPOINT
 from careamics_dm.cli.prediction_data import opened
 from careamics_dm.cli.trust import check_config
@@ -204,7 +204,7 @@ def predict(
     **settings
         Of the data module that is made for ``data``: ``axes="TYX"``, ``tile_size=(256, 256)``. By
         default channels and patch size are those of the training, and so are axes, unless the
-        images say other ones.
+        images say other ones. Models of planes take volumes plane by plane.
 
     Returns
     -------
@@ -270,7 +270,8 @@ def data_for(trained: TrainedModel, data: Any, settings: dict[str, Any]) -> Patc
         former["trust_axes"] = None
     given = {name: value for name, value in former.items() if value is not None} | settings
     kind = _kind_of(data)
-    return opened(lambda by: kind(predict_data=data, **by), given, fixed="axes" in settings)
+    images, _ = opened(lambda by: kind(predict_data=data, **by), given, settings)
+    return images
 
 
 def _kind_of(data: Any) -> type[PatchDataModule]:

@@ -57,12 +57,17 @@ def name_of(stack: ImageStack) -> str:
     return absolute(stack.source).relative_to(file_of(stack.source).parent).as_posix()
 
 
+def channel_name(stack: ImageStack, channel: int) -> str:
+    """Return what a channel is called, or its number."""
+    names = getattr(stack, "channel_names", None) or ()
+    return names[channel] if channel < len(names) else f"C {channel}"
+
+
 def label_of(stack: ImageStack, region: Region, channel: int | None) -> str:
     """Say where a place is: its channel, and its index along axes longer than 1."""
     words = []
     if channel is not None:
-        names = getattr(stack, "channel_names", None) or ()
-        words.append(names[channel] if channel < len(names) else f"C {channel}")
+        words.append(channel_name(stack, channel))
     layout = layout_of(stack)
     sizes = [layout.size(axis) for axis in layout.sample_axes]
     index = [int(i) for i in np.unravel_index(region.sample, sizes)] if sizes else []

@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from careamics_dm.evaluation.figure import RED, display_range, draw, new_figure, range_within, save
+from careamics_dm.evaluation.figure import (
+    RED,
+    display_range,
+    draw,
+    draw_scale_bar,
+    new_figure,
+    range_within,
+    save,
+)
 
 LOSSES = {"training": ("train_loss", "#1f77b4"), "validation": ("val_loss", "#e8710a")}
 
@@ -78,6 +86,9 @@ def plot_patches(
     n: int = 8,
     *,
     masks: NDArray[np.bool_] | None = None,
+    rgb: bool = False,
+    title: str | None = None,
+    pixel_size: tuple[float, str] | None = None,
 ) -> Figure:
     """Draw a contact sheet of patches: one labelled row per stage of their preparation.
 
@@ -92,7 +103,13 @@ def plot_patches(
     n : int
         The most patches per row.
     masks : ndarray of bool, optional
-        Pixels to mark in red in the last row; shape of that row.
+        Pixels to mark in red in the last row; shape of that row, without colours.
+    rgb : bool
+        Whether patches have red, green and blue as a last axis.
+    title : str, optional
+        A line above the figure.
+    pixel_size : tuple of float and str, optional
+        Along X, with its unit, for a scale bar in the first patch.
 
     Returns
     -------
@@ -104,16 +121,15 @@ def plot_patches(
     ValueError
         If there are no patches, or a shape does not fit.
     """
-    planes = {name: _planes(name, patches, n) for name, patches in rows.items()}
+    planes = {name: _planes(name, patches, n, rgb) for name, patches in rows.items()}
     count = max((len(row) for row in planes.values()), default=0)
     if count == 0:
         raise ValueError(f"no patches to plot in rows {list(rows)} with n={n}")
     last = list(rows)[-1]
-    if masks is not None and masks.shape != rows[last].shape:
-        raise ValueError(
-            f"masks have shape {masks.shape}, but the last row, {last!r}, has {rows[last].shape}"
-        )
-    figure = new_figure(1.3 * count + 1.0, 1.3 * len(rows) + 0.2)
+    shape = rows[last].shape[: -1 if rgb else None]
+    if masks is not None and masks.shape != shape:
+        raise ValueError(f"masks have shape {masks.shape}, but the last row, {last!r}, has {shape}")
+    figure = new_figure(1.3 * count + 1.0, 1.3 * len(rows) + (0.5 if title else 0.2), title)
     panels = figure.subplots(len(rows), count, squeeze=False)
     limits = display_range(next(iter(planes.values())))
     for line, (name, row) in zip(panels, planes.items(), strict=True):
@@ -123,18 +139,21 @@ def plot_patches(
         for axes, patch in zip(line, row, strict=False):
             draw(axes, patch, limits)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+    if pixel_size is not None:
+        draw_scale_bar(panels[0, 0], next(iter(planes.values()))[0].shape, *pixel_size)
     if masks is not None:
-        for axes, mask in zip(panels[-1], _planes("masks", masks, n), strict=False):
+        for axes, mask in zip(panels[-1], _planes("masks", masks, n, rgb=False), strict=False):
             # Dots, because a single pixel of a patch would hardly be visible.
             y, x = np.nonzero(mask)
             axes.scatter(x, y, s=3, color=RED, linewidths=0)
     return save(figure, path)
 
 
-def _planes(name: str, patches: NDArray[Any], n: int) -> NDArray[Any]:
-    if patches.ndim not in (3, 4):
+def _planes(name: str, patches: NDArray[Any], n: int, rgb: bool) -> NDArray[Any]:
+    dims = patches.ndim - rgb
+    if dims not in (3, 4):
         raise ValueError(f"patches {name!r} have shape {patches.shape}; give N Y X or N Z Y X")
-    return patches[:n] if patches.ndim == 3 else patches[:n, patches.shape[1] // 2]
+    return patches[:n] if dims == 3 else patches[:n, patches.shape[1] // 2]
 
 
 def _per_epoch(rows: list[Mapping[str, object]], column: str) -> dict[int, float]:

@@ -33,6 +33,8 @@ class ArrayStack:
     the whole sample. ``metadata`` are optional members of an `ImageStack`.
     """
 
+    chunks_and_shards: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
     def __init__(
         self,
         array: NDArray[Any] | StoredArray,
@@ -151,6 +153,7 @@ class ArrayStack:
         loaded = ArrayStack(whole, self.original_axes, self.source, **self.metadata)
         loaded.note, loaded.ome_groups, loaded.files = self.note, self.ome_groups, self.files
         loaded.correlated_noise = self.correlated_noise
+        loaded.chunks_and_shards = self.chunks_and_shards
         if hasattr(self.array, "valid_region"):
             n, n_channels = self.data_shape[:2]
             same: dict[str, Boxes | None] = {}  # most samples and channels are alike

@@ -22,6 +22,13 @@ class _State(Generic[K, H]):
     def __init__(self) -> None:
         self.process, self.lock, self.large = os.getpid(), Lock(), Lock()
         self.entries: OrderedDict[K, _Entry[H]] = OrderedDict()
+        self.held = 0  # what their handles cost
+
+    def pop(self, key: K) -> _Entry[H]:
+        """Take an entry out, or make one."""
+        entry = self.entries.pop(key, None) or _Entry()
+        self.held -= entry.cost
+        return entry
 
 
 class HandleCache(Generic[K, H]):
@@ -67,7 +74,10 @@ class HandleCache(Generic[K, H]):
                     with state.large if room > self.most // 4 else nullcontext():
                         self._evict(room)
                         entry.handles.append((open or self._open)(key))
-                    entry.cost = self._cost(entry.handles[0])
+                    with state.lock:
+                        if state.entries.get(key) is entry:
+                            entry.cost = self._cost(entry.handles[0])
+                            state.held += entry.cost
             yield entry.handles[0]
         finally:
             with state.lock:
@@ -92,7 +102,7 @@ class HandleCache(Generic[K, H]):
         """Close the handle of a key, now or when its last user is done."""
         state = self._current()
         with state.lock:
-            entry = state.entries.pop(key, None) or _Entry()
+            entry = state.pop(key)
             entry.closing = True
         self._close_idle([entry])
 
@@ -103,14 +113,16 @@ class HandleCache(Generic[K, H]):
 
     def _evict(self, room: int = 0, keep: _Entry[H] | None = None) -> None:
         """Close idle handles, the least recently used first, until the others and ``room`` fit."""
-        state, done = self._current(), []
+        state = self._current()
         with state.lock:
-            surplus = sum(entry.cost for entry in state.entries.values()) + room - self.most
-            for key in list(state.entries) if surplus > 0 else ():
-                entry = state.entries[key]
-                if surplus > 0 and not entry.users and entry is not keep:
-                    done.append(state.entries.pop(key))
+            surplus, keys = state.held + room - self.most, []
+            oldest = iter(state.entries.items())
+            while surplus > 0 and (item := next(oldest, None)):
+                key, entry = item
+                if not entry.users and entry is not keep:
+                    keys.append(key)
                     surplus -= entry.cost
+            done = [state.pop(key) for key in keys]
         self._close_idle(done)
 
     def _close_idle(self, entries: list[_Entry[H]]) -> None:

@@ -67,6 +67,8 @@ class ImageStack(Protocol):
     ``ome_groups() : dict of str to dict, or ome_groups = None``
         Of an image in a Zarr store: the OME metadata of its group and of those around it, by
         their paths below the store, for a result that is to be alike. Read when it is called.
+    ``chunks_and_shards : two tuples of int, or None``
+        Of an image in a Zarr store: what is decoded at once, and what is a file, ``([Z], Y, X)``.
     ``close() : None``
         Close files; called on teardown.
     """

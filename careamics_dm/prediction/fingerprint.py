@@ -51,7 +51,7 @@ def fingerprint_of_model(trainer: L.Trainer, module: L.LightningModule) -> str:
     return found.hexdigest()
 
 
-WHERE = {"folder", "existing", "storage_options"}
+WHERE = {"folder", "existing", "storage_options", "zip"}
 """Settings of writers on which no pixel depends."""
 
 

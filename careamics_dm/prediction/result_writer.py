@@ -171,7 +171,7 @@ class ResultWriter(Callback, ABC):
             All writers of the prediction; whichever is prepared last, all get what they need.
         """
         stacks: Sequence[ImageStack] = datamodule.predict_stacks
-        self._stacks = stacks
+        self._stacks, self.wanted = stacks, set()
         self.paths = result_paths(stacks, self.folder, self.suffixes)
         mine = set(images_of_shard(datamodule.settings.shard, len(stacks)))
         found = agreed(lambda: self._find_existing(stacks, mine))

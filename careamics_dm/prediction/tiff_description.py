@@ -117,6 +117,7 @@ class TiffDescription:
             metadata["finterval"] = interval
         if self.colors and "LUTs" not in metadata:
             metadata["LUTs"] = [_lookup_table(color) for color in self.colors]
+            metadata = {"mode": "composite"} | metadata
         lost += self._stated("Z" * (not spacing) + "T" * (not interval) + "CNP")
         if labels := self.metadata.get("labels"):
             times = max(self._n_planes // len(labels), 1)  # channels of an RGB image

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr.errors import ContainsGroupError
 
 from careamics_dm.images.axes import Box
@@ -27,6 +27,16 @@ from careamics_dm.prediction.zarr_metadata import (
 from careamics_dm.prediction.zarr_store import Target
 from careamics_dm.sources.source_path import is_url
 
+CODECS: dict[str | None, tuple[Any, Any]] = {
+    None: (None, None),
+    "blosc": (
+        {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1},
+        BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),
+    ),
+    "zstd": ({"id": "zstd", "level": 3}, ZstdCodec(level=3)),
+    "gzip": ({"id": "gzip", "level": 5}, GzipCodec(level=5)),
+}
+"""How chunks are compressed, in format 2 and in format 3."""
 PLANES = 16
 """Along Z, from which the display range is taken."""
 
@@ -89,18 +99,15 @@ class ZarrFile:
             self.target.remove(self.part)
 
     def _parts(self, shape: Sequence[int]) -> Any:
-        return self.layout.parts(shape, self.target.zarr_format)
+        return self.layout.parts(shape, self.target.zarr_format, self.target.choice)
 
     def _create(self, level: int, shape: Sequence[int]) -> Any:
         """Create the array of a level, in which chunks of zeros are stored, too."""
         chunk, block = self._parts(shape)
         new = self.target.zarr_format == 3
-        blosc = {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1}
-        encoding = {"name": "v2", "separator": "/"}
-        how: dict[str, Any] = {"compressors": blosc, "chunk_key_encoding": encoding}
+        how: dict[str, Any] = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
         if new:
-            how = {"compressors": BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")}
-            how["dimension_names"] = list(self.layout.axes.lower())
+            how = {"dimension_names": list(self.layout.axes.lower())}
         return zarr.create_array(
             # A store of its own, as zarr would describe a group around the array at once.
             self.target.open(self.part / str(level)),
@@ -108,6 +115,7 @@ class ZarrFile:
             dtype=self.image.dtype,
             chunks=chunk,
             shards=block if new and block != chunk else None,
+            compressors=CODECS[self.target.compression][new],
             zarr_format=self.target.zarr_format,
             config={"write_empty_chunks": True},
             overwrite=True,

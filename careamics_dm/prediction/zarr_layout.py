@@ -1,18 +1,21 @@
 """Where the pixels of a result go in an OME-Zarr array, and what of it is stored together."""
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from careamics_dm.errors import DataError
 from careamics_dm.images.axes import Box, Layout
 
 BLOCK = {2: (1024, 1024), 3: (64, 256, 256)}
 """What is written at once, ``(Z) Y X``: in format 3 a shard."""
 CHUNK = {(2, 3): (256, 256), (3, 3): (16, 128, 128), (2, 2): (512, 512), (3, 2): (16, 256, 256)}
 """What is decoded at once, by dimensions of an image and format; without shards, larger."""
+MOST = 2**27
+"""Pixels that are written at once: a block is in memory, and codecs take 2 GiB at most."""
 
 
 class Parts(NamedTuple):
@@ -22,12 +25,37 @@ class Parts(NamedTuple):
     block: tuple[int, ...]
 
 
-def parts(size: Sequence[int], zarr_format: int) -> Parts:
+class Choice(NamedTuple):
+    """What a user wants to be stored together, ``(Z) Y X``; ``None``: the usual."""
+
+    chunks: tuple[int, ...] | None = None
+    shards: tuple[int, ...] | None = None
+
+
+FREE = Choice()
+"""What suits most images."""
+
+
+def parts(size: Sequence[int], zarr_format: int, choice: Choice = FREE) -> Parts:
     """Divide an image of this size, ``(Z) Y X``; what is small is not padded to a whole block."""
     n = len(size)
-    chunk = tuple(min(c, s) for c, s in zip(CHUNK[n, zarr_format], size, strict=True))
-    whole = (ceil(min(b, s) / c) * c for b, s, c in zip(BLOCK[n], size, chunk, strict=True))
-    return Parts(chunk, tuple(whole))
+    for name, chosen in choice._asdict().items():
+        if chosen is not None and len(chosen) != n:
+            kind, axes = ("volumes", "Z Y X") if n == 3 else ("planes", "Y X")
+            raise DataError(
+                f"writer.{name}={list(chosen)}: the images are predicted as {kind}, so give {n} "
+                f"numbers ({axes})."
+            )
+    wanted = choice.chunks or CHUNK[n, zarr_format]
+    chunk = tuple(min(c, s) for c, s in zip(wanted, size, strict=True))
+    at_once = choice.shards or BLOCK[n]
+    block = tuple(ceil(min(b, s) / c) * c for b, s, c in zip(at_once, size, chunk, strict=True))
+    if prod(block) > MOST:
+        raise DataError(
+            f"writer: {prod(block)} pixels ({list(block)}) would be stored together, more than "
+            f"{MOST}. Give smaller writer.chunks or writer.shards."
+        )
+    return Parts(chunk, block)
 
 
 class ZarrLayout:
@@ -63,9 +91,9 @@ class ZarrLayout:
         target = tuple(where[axis] for axis in self.axes)
         return target, ordered.reshape([part.stop - part.start for part in target])
 
-    def parts(self, shape: Sequence[int], zarr_format: int) -> Parts:
+    def parts(self, shape: Sequence[int], zarr_format: int, choice: Choice = FREE) -> Parts:
         """Divide an array of these axes: a sample, channel and, of planes, plane each by itself."""
         n = 3 if self.has_z and self._volumes else 2
-        chunk, block = parts(shape[-n:], zarr_format)
+        chunk, block = parts(shape[-n:], zarr_format, choice)
         single = (1,) * (len(shape) - n)
         return Parts(single + chunk, single + block)

@@ -110,8 +110,11 @@ def _datasets(
 
 
 def scale_of(image: ResultImage) -> Scale:
-    """Return the pixel size of a result, and the time step where samples are frames."""
-    frames = Layout(image.layout.axes, image.layout.shape).sample_axes == "T"
+    """Return the pixel size of a result, and the time step where samples are frames.
+
+    A CZI calls its frames S.
+    """
+    frames = len(Layout(image.layout.axes, image.layout.shape).sample_axes) == 1
     return {a: entry for a, entry in image.metadata["scale"].items() if a != "T" or frames}
 
 

@@ -9,6 +9,7 @@ from fsspec.core import url_to_fs
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.prediction.zarr_layout import FREE, Choice
 from careamics_dm.prediction.zarr_metadata import (
     attributes,
     collection_xml,
@@ -19,12 +20,16 @@ from careamics_dm.prediction.zarr_metadata import (
 )
 from careamics_dm.sources.source_path import as_text, is_url
 
+Compression = Literal["blosc", "zstd", "gzip"] | None
+
 
 class Target(NamedTuple):
     """How results are written, and what their file system is opened with."""
 
     version: Literal["0.4", "0.5"]
     options: Mapping[str, Any]
+    choice: Choice = FREE
+    compression: Compression = "blosc"
 
     @property
     def zarr_format(self) -> Literal[2, 3]:

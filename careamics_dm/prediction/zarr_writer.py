@@ -12,9 +12,10 @@ from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.prediction.result_file import ResultFile, ResultImage
 from careamics_dm.prediction.result_paths import ZARR, explained
 from careamics_dm.prediction.result_writer import ResultWriter
-from careamics_dm.prediction.zarr_layout import parts
-from careamics_dm.prediction.zarr_store import Target, describe_store
-from careamics_dm.sources.source_path import is_url
+from careamics_dm.prediction.zarr_layout import CHUNK, Choice, parts
+from careamics_dm.prediction.zarr_store import Compression, Target, describe_store
+from careamics_dm.prediction.zarr_zip import OZX, remove_rest, zip_holds, zip_of, zip_store
+from careamics_dm.sources.source_path import file_of, is_url
 
 
 class ZarrWriter(ResultWriter):
@@ -29,6 +30,18 @@ class ZarrWriter(ResultWriter):
         Where to write: a local folder, or a URL that fsspec can write to (``s3://bucket/results``).
     ngff_version : {"0.5", "0.4"}
         Version of OME-Zarr: 0.5, of Zarr 3 with shards, or 0.4, of Zarr 2, for older programs.
+    chunks : sequence of int or "source", optional
+        Size of what readers decode at once, ``(Z) Y X`` in pixels; by default 256 x 256 for planes
+        and 16 x 128 x 128 for volumes, in version 0.4 more. Samples and channels are apart.
+        "source": chunks and shards of the input, if it is Zarr.
+    shards : sequence of int, optional
+        Size of files of several chunks, in version 0.5: multiples of ``chunks``, or the same, for a
+        file per chunk. By default about 1024 x 1024 or 64 x 256 x 256. Each is made in memory.
+    compression : {"blosc", "zstd", "gzip"}, optional
+        Of chunks, without loss; ``None`` is none. "blosc" is zstd in Blosc, of shuffled bytes.
+    zip : bool
+        Make one file of each store (``a.ozx``, a zip file; RFC-9 of OME-NGFF) when all images of it
+        are complete; for a while it takes twice its size on the disk. Of version 0.5 only.
     storage_options : dict, optional
         For URLs, passed on to the fsspec file system. Keys and passwords are better left to the
         environment (``AWS_PROFILE``, say).
@@ -43,6 +56,10 @@ class ZarrWriter(ResultWriter):
         folder: str | Path,
         *,
         ngff_version: Literal["0.5", "0.4"] = "0.5",
+        chunks: Sequence[int] | Literal["source"] | None = None,
+        shards: Sequence[int] | None = None,
+        compression: Compression = "blosc",
+        zip: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         dtype: Literal["float32", "source"] = "float32",
         existing: Literal["error", "skip", "replace"] = "error",
@@ -52,7 +69,7 @@ class ZarrWriter(ResultWriter):
         if str(self.folder).lower().endswith((".zip", ".ozx")):
             raise DataError(
                 f"writer.folder={folder} is a zip file, in which nothing can be written twice. "
-                "Give a folder, and zip the results."
+                "Give a folder, and set writer.zip=true."
             )
         if not isinstance(storage_options, Mapping | None):
             raise DataError(
@@ -60,20 +77,61 @@ class ZarrWriter(ResultWriter):
             )
         # On the command line it is a number.
         version = check.one_of("writer.ngff_version", str(ngff_version), ("0.5", "0.4"))
+        self._of_source = isinstance(chunks, str) and chunks == "source"
+        given = None if chunks is None or self._of_source else check.sizes("writer.chunks", chunks)
+        self.chunks = "source" if self._of_source else given
+        self.shards = None if shards is None else check.sizes("writer.shards", shards)
+        self._check_shards(version, given)
+        self.compression = check.one_of(
+            "writer.compression", compression, ("blosc", "zstd", "gzip", None)
+        )
+        self.zip = check.boolean("writer.zip", zip)
+        if self.zip and (is_url(self.folder) or version == "0.4"):
+            raise DataError(
+                "writer.zip=true: zip files are of OME-Zarr 0.5 and in local folders. Give "
+                "one, with writer.ngff_version=0.5, or leave writer.zip out."
+            )
         self.storage_options = dict(storage_options or {})
         self.ngff_version = version
-        self.target = Target(version, self.storage_options)
+        self.target = Target(
+            version, self.storage_options, Choice(given, self.shards), self.compression
+        )
+
+    def _check_shards(self, version: str, chunks: tuple[int, ...] | None) -> None:
+        if self.shards is None:
+            return
+        given = f"writer.shards={list(self.shards)}"
+        if version == "0.4":
+            raise DataError(f"{given}: OME-Zarr 0.4 has no shards. Leave them out.")
+        if self._of_source:
+            raise DataError(
+                f"{given}: writer.chunks=source takes those of the source. Leave them out."
+            )
+        chunks = chunks or CHUNK[len(self.shards), 3]
+        whole = len(chunks) == len(self.shards)
+        if not whole or any(s % c for s, c in zip(self.shards, chunks, strict=True)):
+            raise DataError(f"{given}: give multiples of writer.chunks, {list(chunks)}.")
 
     def suffixes(self, stack: ImageStack) -> Sequence[str]:
         """Return that of a store."""
         del stack
         return (ZARR,)
 
+    def prepare(self, datamodule: Any, beside: Sequence[ResultWriter] = ()) -> None:
+        """Refuse zip files by several jobs; else see `ResultWriter`."""
+        if self.zip and datamodule.settings.shard:
+            raise DataError(
+                "writer.zip=true: nothing can be added to a zip file by another job, and "
+                f"data.shard is {datamodule.settings.shard}. Leave one of them out."
+            )
+        super().prepare(datamodule, beside)
+
     def check(self, image: ResultImage) -> Iterable[str]:
-        """Return what OME-Zarr lacks."""
+        """Refuse chunks of other dimensions than the image, and return what OME-Zarr lacks."""
+        self.block_shape(image.stack)
         samples = Layout(image.layout.axes, image.layout.shape).sample_axes
         several = len(samples) > 1
-        lost = image.stated("L" if samples == "T" else "TL")
+        lost = image.stated("TL" if several else "L")
         return ["axes of samples (all are T)"] * several + lost
 
     def open(self, image: ResultImage, *, begin: bool) -> ResultFile:
@@ -81,22 +139,39 @@ class ZarrWriter(ResultWriter):
         from careamics_dm.prediction.zarr_file import ZarrFile  # late: imports zarr
 
         # The display range of a source does not suit another output, such as uncertainty.
-        return ZarrFile(image, self.target, self.output == "prediction", begin=begin)
+        target = self._target_of(image.stack)
+        return ZarrFile(image, target, self.output == "prediction", begin=begin)
 
     def block_shape(self, stack: ImageStack) -> Sequence[int]:
         """Return the size of a shard, or of as many chunks, ``([Z], Y, X)``."""
         size = stack.data_shape[2:]
-        whole = parts(size, self.target.zarr_format).block
+        whole = parts(size, self.target.zarr_format, self._target_of(stack).choice).block
         return tuple(min(b, n) for b, n in zip(whole, size, strict=True))
+
+    def _target_of(self, stack: ImageStack) -> Target:
+        found = getattr(stack, "chunks_and_shards", None) if self._of_source else None
+        if found is None:
+            return self.target
+        n = len(stack.data_shape) - 2  # without Z where planes are predicted
+        return self.target._replace(choice=Choice(*(size[-n:] for size in found)))
 
     def compresses(self, stack: ImageStack) -> bool:
         """Whether a result may take less space than its pixels."""
         del stack
-        return True
+        return self.compression is not None
 
     def exists(self, path: Path) -> bool:
         """Whether a complete image is there."""
         with explained(path):
+            store, inner = self._split(path)
+            if self.zip and zip_of(store).exists():
+                if zip_holds(store, inner):
+                    return True
+                if self.existing != "replace":
+                    raise DataError(
+                        f"writer: {zip_of(store)} is there already, without {inner}, and nothing "
+                        "can be added to a zip file. Write to another folder."
+                    )
             return self.target.holds_image(path)
 
     def check_writable(self) -> None:
@@ -109,16 +184,37 @@ class ZarrWriter(ResultWriter):
         else:
             super().check_writable()
         self.target.check_around(self.paths, self.folder)
+        if self.zip:
+            inputs = {file_of(stack.source).resolve() for stack in self._stacks}
+            for file in {zip_of(self._split(path)[0]) for path in self.paths}:
+                if file.resolve() in inputs:
+                    raise DataError(f"writer: {file} would replace an input. Use another folder.")
 
     def complete(self, stacks: Sequence[ImageStack]) -> None:
-        """Describe the stores that have several images."""
+        """Describe the stores that have several images, and zip those that are complete."""
         stores: dict[Path, list[tuple[str, ImageStack]]] = {}
         for path, stack in zip(self.paths, stacks, strict=True):
-            inner = path.relative_to(self.folder).parts
-            n = next(i for i, part in enumerate(inner, 1) if part.lower().endswith(ZARR))
-            if n < len(inner):
-                store = self.folder.joinpath(*inner[:n])
-                stores.setdefault(store, []).append(("/".join(inner[n:]), stack))
+            store, inner = self._split(path)
+            stores.setdefault(store, []).append((inner, stack))
         for store, images in stores.items():
+            if store == zip_of(store):  # done before
+                continue
             with explained(store):
-                describe_store(self.target, store, images)
+                if images[0][0]:
+                    describe_store(self.target, store, images)
+                if self.zip:
+                    remove_rest(store)
+                    if all(self.target.holds_image(store / inner) for inner, _ in images):
+                        zip_store(store)
+        if self.zip:
+            split = [self._split(path) for path in self.paths]
+            self.paths = [
+                zip_of(store) / inner if zip_of(store).exists() else store / inner
+                for store, inner in split
+            ]
+
+    def _split(self, path: Path) -> tuple[Path, str]:
+        """Return the store of a result, and the path in it; of a store of one image, nothing."""
+        inner = path.relative_to(self.folder).parts
+        n = next(i for i, part in enumerate(inner, 1) if part.lower().endswith((ZARR, OZX)))
+        return self.folder.joinpath(*inner[:n]), "/".join(inner[n:])

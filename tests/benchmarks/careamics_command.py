@@ -12,7 +12,11 @@ import sys
 import lightning as L
 import numpy as np
 from careamics import CAREamist
-from careamics.config.factories import create_care_config, create_n2v_config
+from careamics.config.factories import (
+    create_care_config,
+    create_n2v_config,
+    create_structn2v_config,
+)
 
 
 def main() -> None:
@@ -25,6 +29,8 @@ def main() -> None:
     if given["algorithm"] == "care":
         config = create_care_config(**shared)
         arrays["train_data_target"] = np.load(given["target"])
+    elif given["algorithm"] == "structn2v":
+        config = create_structn2v_config(**shared, struct_n2v_axes="horizontal")
     else:
         config = create_n2v_config(**shared, use_n2v2=given["algorithm"] == "n2v2")
     careamist = CAREamist(config, work_dir=given["folder"])

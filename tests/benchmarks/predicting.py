@@ -215,13 +215,14 @@ def memory(gib: float) -> bool:
     return worst <= LIMIT_MIB
 
 
-def throughput() -> None:
+def throughput(gib: float) -> None:
     """Print what prediction takes beside reading and writing, and beside the network."""
-    print("\n1 GiB of pixels, no network\n\n| from | to | seconds | copying | of it |\n|-|-|-|-|-|")
+    print(f"\n{gib:g} GiB of pixels, no network\n")
+    print("| from | to | seconds | copying | of it |\n|-|-|-|-|-|")
     for kind in KINDS:
         for to in KINDS:
             with tempfile.TemporaryDirectory() as name:
-                source, out = write(Path(name), kind, 128), Path(name) / "out"
+                source, out = write(Path(name), kind, int(gib * 128)), Path(name) / "out"
                 seconds, _ = run(source, out, to=to, unet=False, ranks=1)
                 target = Path(name) / f"copy{result(out).suffix}"
                 alone = copy(source, target, result(out))
@@ -285,7 +286,7 @@ def careamics(python: str, planes: int, rounds: int) -> None:
 def main() -> int:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gib", type=float, default=8)
+    parser.add_argument("--gib", type=float, default=8, help="at most 1 for throughput")
     parser.add_argument("--only", choices=["memory", "throughput", "ranks", "careamics"])
     parser.add_argument("--careamics", help="Python of an environment that has CAREamics 0.3.5")
     parser.add_argument("--planes", type=int, default=4, help="for the comparison with it")
@@ -298,7 +299,7 @@ def main() -> int:
         return 0
     good = True
     if given.only in (None, "throughput"):
-        throughput()
+        throughput(min(given.gib, 1))
     if given.only in (None, "ranks"):
         good &= ranks()
     if given.careamics and given.only in (None, "careamics"):

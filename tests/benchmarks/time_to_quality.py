@@ -65,7 +65,7 @@ CASES = [
     Case("nuclei", peer=FLAT),
     Case("nuclei", "n2v2", peer=FLAT),
     Case("nuclei", "care", peer=FLAT),
-    Case("rows", peer=FLAT),
+    Case("rows", "structn2v", peer=FLAT),
     Case("filaments", axes="ZYX", options=("experiment=n2v_3d",), divide=4, peer=DEEP),
 ]
 BSD = [

@@ -1,6 +1,7 @@
 """The checkpoint that is kept, learning rates, pictures and the report of a test."""
 
 import csv
+import warnings
 from functools import partial
 
 import lightning as L
@@ -104,16 +105,88 @@ class TestSaveModel:
         assert kept_epoch(tmp_path / "model.ckpt") == 1
         assert kept_epoch(tmp_path / "last.ckpt") == 4
 
-    def test_a_run_goes_on_from_the_best_and_from_the_last(self, tmp_path):
-        fit(tmp_path / "a", Scripted([1.0, 2.0]), SaveModel(tmp_path / "a"), max_epochs=2)
-        for name, first in (("model.ckpt", 1), ("last.ckpt", 2)):
-            model, folder = Scripted([9.0, 5.0, 4.0, 6.0]), tmp_path / name
-            run = trainer(folder, callbacks=[SaveModel(folder)], enable_checkpointing=True)
-            run.fit_loop.max_epochs = 4
-            with pytest.warns(UserWarning, match="dirpath has changed"):
-                run.fit(model, datamodule=data_of(n_val_patches=2), ckpt_path=tmp_path / "a" / name)
-            assert len(model.seen) == 2 * (4 - first)
-            assert kept_epoch(folder / "model.ckpt") == 2
+    @pytest.mark.parametrize(("name", "first"), [("model.ckpt", 1), ("last.ckpt", 3)])
+    @pytest.mark.parametrize(("losses", "epoch"), [([4.0, 6.0], 3), ([6.0, 7.0], 0)])
+    def test_in_another_folder_the_best_of_all_epochs_is_kept(
+        self, tmp_path, name, first, losses, epoch
+    ):
+        before, folder = tmp_path / "before", tmp_path / "after"
+        fit(before, Scripted([5.0, 8.0, 9.0]), SaveModel(before), max_epochs=3)
+        run = trainer(folder, callbacks=[SaveModel(folder)], enable_checkpointing=True)
+        run.fit_loop.max_epochs = 5
+        model = Scripted([9.0, 8.0, 9.0, *losses])
+        run.fit(model, datamodule=data_of(n_val_patches=2), ckpt_path=before / name)
+        assert len(model.seen) == 2 * (5 - first)
+        assert kept_epoch(folder / "model.ckpt") == epoch
+        assert kept_epoch(folder / "last.ckpt") == 4
+        assert use_saved(run, model) == {
+            "train_loss": 1.0,
+            "val_loss": min(5.0, *losses),
+            "epoch": epoch,
+        }
+        assert model.weight.item() == epoch
+        assert kept_epoch(before / "model.ckpt") == 0  # as it was
+
+    def test_the_best_is_found_where_the_folder_has_moved(self, tmp_path):
+        fit(tmp_path / "old", Scripted([5.0, 8.0]), SaveModel(tmp_path / "old"), max_epochs=2)
+        folder = (tmp_path / "old").rename(tmp_path / "new")
+        run = trainer(folder, callbacks=[SaveModel(folder)], enable_checkpointing=True)
+        run.fit_loop.max_epochs = 3
+        with pytest.warns(UserWarning, match="not empty"):
+            model = Scripted([9.0, 9.0, 6.0])
+            run.fit(model, datamodule=data_of(n_val_patches=2), ckpt_path=folder / "last.ckpt")
+        assert kept_epoch(folder / "model.ckpt") == 0
+        assert use_saved(run, model)["val_loss"] == 5.0
+
+    def test_a_model_that_was_only_validated_is_not_taken_for_that_of_the_run(self, tmp_path):
+        before, folder = tmp_path / "before", tmp_path / "after"
+        fit(before, Scripted([5.0, 8.0]), SaveModel(before), max_epochs=2)
+        run = trainer(folder, callbacks=[SaveModel(folder)], enable_checkpointing=True)
+        run.fit_loop.max_epochs = 2
+        model, data = Scripted([9.0, 7.0]), data_of(n_val_patches=2)
+        run.validate(model, datamodule=data, ckpt_path=before / "last.ckpt", verbose=False)
+        run.fit(model, datamodule=data)
+        assert use_saved(run, model)["val_loss"] == 7.0
+
+    @pytest.mark.parametrize("elsewhere", [False, True])
+    def test_the_last_model_of_a_run_is_not_taken_for_its_best(self, tmp_path, elsewhere):
+        before = tmp_path / "before"
+        fit(before, Scripted([5.0, 8.0]), SaveModel(before), max_epochs=2)
+        for keep, losses, folder in (
+            ("last", [7.0], before),
+            ("best", [6.0, 6.5], tmp_path / "after" if elsewhere else before),
+        ):
+            run = trainer(
+                folder, callbacks=[SaveModel(folder, keep=keep)], enable_checkpointing=True
+            )
+            run.fit_loop.max_epochs = 3 if keep == "last" else 5
+            model = Scripted([9.0] * (run.max_epochs - len(losses)) + losses)
+            ckpt = before / ("last.ckpt" if keep == "last" else "model.ckpt")
+            with warnings.catch_warnings(action="ignore"):
+                run.fit(model, datamodule=data_of(n_val_patches=2), ckpt_path=ckpt)
+        assert use_saved(run, model)["val_loss"] == 6.0
+        assert kept_epoch(folder / "model.ckpt") == 3
+
+    @pytest.mark.parametrize("instead", ["nothing", "damaged", "another run"])
+    def test_a_best_that_is_gone_is_said_and_none_is_made_up(self, tmp_path, instead):
+        before, folder = tmp_path / "before", tmp_path / "after"
+        fit(before, Scripted([5.0, 8.0]), SaveModel(before), max_epochs=2)
+        (before / "model.ckpt").unlink()
+        if instead == "damaged":
+            (before / "model.ckpt").write_bytes(b"PK no checkpoint")
+        elif instead == "another run":
+            other = tmp_path / "other"
+            fit(other, Scripted([4.0]), SaveModel(other), max_epochs=1)
+            (other / "model.ckpt").rename(before / "model.ckpt")
+        run = trainer(folder, callbacks=[SaveModel(folder)], enable_checkpointing=True)
+        run.fit_loop.max_epochs = 4
+        with pytest.warns(UserWarning, match=r"lowest val_loss so far \(5\) can't be read"):
+            run.fit(
+                Scripted([9.0, 9.0, 7.0, 6.0]),
+                datamodule=data_of(n_val_patches=2),
+                ckpt_path=before / "last.ckpt",
+            )
+        assert kept_epoch(folder / "model.ckpt") == 3
 
     def test_in_the_same_folder_the_best_of_both_runs_stays(self, tmp_path):
         fit(tmp_path, Scripted([1.0, 2.0]), SaveModel(tmp_path), max_epochs=2)

@@ -72,13 +72,8 @@ CASES: dict[str, tuple[int, str, dict[str, Any], Any]] = {
     "a plate": (2, PLATE, {"channels": [1]}, lambda f: plate(f, 0)[:, 1:]),
     "a level": (2, PLATE, {"channels": [0], "level": 1}, lambda f: plate(f, 1)[:, :1]),
     "frames": (2, "TYX.tif", {}, lambda f: numbers((6, 40, 50))),
-    "planes": (2, "TZYX.tif", {"z_as_samples": True}, lambda f: numbers((2, 6, 40, 50))),
-    "planes of OME-Zarr": (
-        2,
-        "v.ome.zarr",
-        {"z_as_samples": True, "channels": [1]},
-        lambda f: VOLUME[:, 1:],
-    ),
+    "planes": (2, "TZYX.tif", {}, lambda f: numbers((2, 6, 40, 50))),
+    "planes of OME-Zarr": (2, "v.ome.zarr", {"channels": [1]}, lambda f: VOLUME[:, 1:]),
     "volumes in time": (3, "TZYX.tif", {}, lambda f: summed(numbers((2, 6, 40, 50)), 1)),
     "OME-Zarr in time": (3, "v.ome.zarr", {"channels": [0]}, lambda f: summed(VOLUME, 2)[:, :1]),
     "T as depth": (
@@ -93,7 +88,7 @@ CASES: dict[str, tuple[int, str, dict[str, Any], Any]] = {
         {"axes": "ZCTYX", "trust_axes": True, "channels": [0]},
         lambda f: summed(VOLUME, 0)[:, :1],
     ),
-    "planes of CZI": (2, "v.czi", {"z_as_samples": True}, lambda f: czi()),
+    "planes of CZI": (2, "v.czi", {}, lambda f: czi()),
     "volumes of CZI": (3, "v.czi", {}, lambda f: summed(czi(), 1)),
     "T as depth of CZI": (3, "v.czi", {"axes": "SCTYX"}, lambda f: summed(czi(), 0).swapaxes(0, 1)),
 }
@@ -110,6 +105,11 @@ def test_a_checkpoint_of_other_axes_restores_it(folder: Path, name: str) -> None
 def test_axes_that_are_given_are_never_replaced(folder: Path) -> None:
     with pytest.raises(DataError, match=r"axes=\"YX\", shape \(6, 40, 50\)"):
         careamics_dm.predict(model(2, "TYX"), folder / "TYX.tif", axes="YX")
+
+
+def test_planes_can_be_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="patch_size needs 3 numbers"):
+        careamics_dm.predict(model(2, "YX"), folder / "ZYX.tif", axes="ZYX", z_as_samples=False)
 
 
 def test_the_summary_says_that_volumes_are_taken_plane_by_plane(folder: Path) -> None:

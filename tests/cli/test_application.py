@@ -74,6 +74,7 @@ BAD = {
         "model.network.batch_norm=maybe",
         "model.optimizer.lr=x",
     ): "batch_norm=maybe, model.opt",
+    ("trainer.strategy=ddp_spawn",): "Set trainer.strategy=ddp.",
     ("trainer.max_epochs=many",): "trainer.max_epochs='many': give a whole number",
     ("trainer.precision=foo",): "trainer: Precision 'foo' is invalid",
     ("model.compile=maybe",): "compile='maybe': give true, false or arguments",

@@ -11,6 +11,7 @@ import pytest
 import torch.distributed as dist
 from apps import SMALL, run, write_tiffs
 
+from careamics_dm.cli.application import NOT_ASKED
 from careamics_dm.cli.distributed_run import (
     BEGAN,
     JOB,
@@ -188,22 +189,58 @@ def refuse_in_rank(rank, port, folder):
     (folder / f"{rank}").write_text(json.dumps([done.code, more.code, *said]))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of Python 3.12
-def test_what_the_first_rank_refuses_ends_all_with_one_message(tmp_path):
-    write_tiffs(tmp_path / "images", "YX", [(32, 32)])
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "model.ckpt").touch()
+def fail_in_rank(rank, port, folder):
+    """Train, as torchrun does, until this rank finds what is wrong in it alone, or ends with it."""
+    torchrun(rank, port, LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+    del os.environ["TORCHELASTIC_USE_AGENT_STORE"]
+    sys.path.insert(0, str(folder))
+    fails = "{_target_: hydra.utils.get_method, path: second.fails}"
+    done = run("train", folder, *DATA, f"data.augmentation={fails}")
+    (folder / f"{rank}").write_text(json.dumps([done.code, done.err]))
+
+
+def in_two_processes(work, folder):
+    """Do some work in both ranks; return what they have written down."""
+    write_tiffs(folder / "images", "YX", [(32, 32)])
     with socket.socket() as server:
         server.bind(("localhost", 0))
         port = server.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    both = [context.Process(target=refuse_in_rank, args=(r, port, tmp_path)) for r in range(2)]
+    both = [context.Process(target=work, args=(r, port, folder)) for r in range(2)]
     for process in both:
         process.start()
     for process in both:
         process.join(100)
-    first, second = (json.loads((tmp_path / f"{rank}").read_text()) for rank in range(2))
+    return [json.loads((folder / f"{rank}").read_text()) for rank in range(2)]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of Python 3.12
+def test_what_the_first_rank_refuses_ends_all_with_one_message(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.ckpt").touch()
+    first, second = in_two_processes(refuse_in_rank, tmp_path)
     assert first[:2] == [1, 1] and second == [1, 1, [], []]
     assert len(first[2]) == len(first[3]) == 1
     assert "has the results of another training (model.ckpt)" in first[2][0]
     assert "images/image_0.tif can't be written to" in first[3][0]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of Python 3.12
+def test_what_goes_wrong_in_one_rank_ends_all_with_a_message_of_each(tmp_path):
+    (tmp_path / "second.py").write_text(
+        "import os\ndef fails(batch):\n"
+        "    if os.environ['RANK'] == '1': raise ValueError('too bright')\n    return batch\n"
+    )
+    first, second = in_two_processes(fail_in_rank, tmp_path)
+    assert first[0] == second[0] == 1
+    assert "careamics-train: another process of this run has ended; its own message" in first[1]
+    assert "careamics-train: too bright" in second[1]
+    assert "Traceback" not in first[1] + second[1]
+
+
+def test_a_process_that_another_one_starts_shows_no_stack_trace_unless_users_ask(tmp_path):
+    os.environ |= {"HYDRA_FULL_ERROR": "1", NOT_ASKED: "1"}
+    assert "careamics-train: data.batch_size=0" in run("train", tmp_path, "data.batch_size=0").err
+    assert os.environ["HYDRA_FULL_ERROR"] == os.environ.pop(NOT_ASKED) == "1"
+    with pytest.raises(Exception, match="batch_size=0"):
+        run("train", tmp_path, "data.batch_size=0")

@@ -119,6 +119,14 @@ def test_what_is_given_overrides_the_checkpoint(tmp_path, trained):
     assert tifffile.imread(done.folder / "denoised/stack.tif").shape == (6, 30, 40)
 
 
+def test_the_axes_of_the_checkpoint_are_noted_where_those_of_the_file_do_not_fit_either(
+    tmp_path, trained
+):
+    tifffile.imwrite(tmp_path / "odd.tif", noise((2, 30, 40)), metadata={"axes": "QYX"})
+    refuse("predict", tmp_path, trained, "data.predict_data=odd.tif")
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["axes"] == "YX"
+
+
 def test_tiles_and_whole_images_agree(tmp_path, trained, images):
     whole = succeed("predict", tmp_path, trained, images, folder="whole")
     tiles = ("data.tile_size=[32,32]", "data.tile_overlap=[16,16]", "data.batch_size=3")
@@ -177,7 +185,8 @@ def test_results_can_be_other_files(tmp_path, trained, images):
     lines = ("def write(path, array, **info):", "    path.write_text(str(array.dtype))")
     (tmp_path / "mywriter.py").write_text("\n".join(lines))
     function = ("writer=function", "writer.write_func=mywriter:write", "writer.extension=.txt")
-    for given, suffix in ((function, "txt"), (("writer=czi",), "czi")):
+    zipped = ("writer=zarr", "writer.zip=true", "writer.chunks=[16,16]", "writer.compression=null")
+    for given, suffix in ((function, "txt"), (("writer=czi",), "czi"), (zipped, "ozx")):
         done = succeed("predict", tmp_path, trained, images, *given, folder=suffix)
         names = {name for name in done.files if name.startswith("denoised/")}
         assert names == {f"denoised/image_{i}.{suffix}" for i in range(2)}
@@ -189,11 +198,12 @@ def test_results_can_be_other_files(tmp_path, trained, images):
 def test_what_is_missing_or_does_not_fit_is_said(tmp_path, trained, images):
     write_tiffs(tmp_path / "volumes", "ZYX", [(8, 20, 24)])
     write_tiffs(tmp_path / "channels", "CYX", [(2, 20, 24)])
+    volumes = ("data.predict_data=volumes", "data.axes=ZYX")
     cases = {
         (images,): "checkpoint is needed: give checkpoint=... on the command line",
         (trained,): "predict_data is not given",
         (trained, "data.predict_data=nowhere"): "predict_data: nowhere does not exist",
-        (trained, "data.predict_data=volumes", "data.axes=ZYX"): "needs 3 numbers",
+        (trained, *volumes, "data.z_as_samples=false"): "needs 3 numbers",
         (trained, "data.predict_data=channels", "data.axes=CYX"): "the number of channels differs",
         (trained, images, "writer.folder=images"): "would replace inputs",
         (trained, images, "data.tile_size=[32]"): "tile_size",

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from modules import Identity, trainer
 from PIL import Image
 
-from careamics_dm import TiffDataModule, TiffWriter
+from careamics_dm import TiffDataModule, TiffWriter, ZarrWriter
 from careamics_dm.cli import results
 
 RNG = np.random.default_rng(0)
@@ -30,10 +30,10 @@ def drawn(monkeypatch):
     return found
 
 
-def draw(folder, patch_size=(8, 8), **options):
+def draw(folder, patch_size=(8, 8), writer=None, **options):
     how = {"patch_size": patch_size, "normalization": "none"} | options
     data, model = TiffDataModule(predict_data=folder / "in", **how), Identity()
-    writer = TiffWriter(folder / "out")
+    writer = writer or TiffWriter(folder / "out")
     trainer(folder, callbacks=[writer]).predict(model, datamodule=data, return_predictions=False)
     assert results.draw_result(folder, data, model, results.Prediction(writer, None)) == {}
     return imread(folder / "denoised.png")
@@ -53,6 +53,14 @@ def test_it_says_which_plane_of_which_channel_and_how_large(tmp_path, drawn):
     draw(tmp_path, (4, 8, 8))
     assert drawn["title"] == "cells.ome.tif, DAPI, T 0, Z 2"
     assert np.array_equal(drawn["denoised"], image[0, 2, 0])
+
+
+def test_a_zipped_result_is_read_again(tmp_path, drawn):
+    image = RNG.integers(0, 255, (20, 30)).astype(np.uint16)
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/a.tif", image)
+    draw(tmp_path, writer=ZarrWriter(tmp_path / "out", zip=True))
+    assert np.array_equal(drawn["denoised"], image)
 
 
 def test_rgb_is_in_colour(tmp_path, drawn):

@@ -428,6 +428,32 @@ def test_a_model_of_others_that_lacks_a_step_is_refused_at_the_start(tmp_path, i
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+def test_a_model_that_optimizes_manually_trains_without_clipping(tmp_path, images):
+    (tmp_path / "by_hand.py").write_text(
+        "import torch, lightning as L\n"
+        "class Model(L.LightningModule):\n"
+        "    def __init__(self, **settings):\n"
+        "        super().__init__()\n"
+        "        self.net = torch.nn.Conv2d(1, 1, 1)\n"
+        "        self.automatic_optimization = False\n"
+        "    def training_step(self, batch, _):\n"
+        "        loss = self.net(batch['image']).square().mean()\n"
+        "        self.optimizers().zero_grad()\n"
+        "        self.manual_backward(loss)\n"
+        "        self.optimizers().step()\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.Adam(self.parameters())\n"
+    )
+    own = (*SMALL, "data=tiff", images, "model._target_=by_hand.Model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        with pytest.warns(UserWarning, match="no `validation_step`"):
+            succeed("train", tmp_path, *own, folder="by_hand")
+            message = refuse("train", tmp_path, *own, "trainer.gradient_clip_val=2")
+    assert "gradient clipping is not supported for manual optimization" in message
+    assert "gradient_clip_val" not in yaml.safe_load((tmp_path / "by_hand/config.yaml").read_text())
+
+
 def test_a_checkpoint_of_another_network_is_refused_in_one_message(tmp_path, images):
     done = succeed("train", tmp_path, *SMALL, "data=tiff", images)
     another = (f"checkpoint={done.folder}/model.ckpt", "model.network.first_filters=8")

@@ -37,6 +37,22 @@ def test_every_pass_draws_new_patches_the_same_for_a_seed():
     assert torch.equal(images(data), first)  # all begins again
 
 
+def test_a_loop_goes_on_with_the_very_next_patch():
+    data = make()
+    loader = data.train_dataloader()
+    passes = iter(loader)
+    next(passes)
+    state = loader.state_dict(), data.state_dict()
+    rest = [data.transform(batch)["image"] for batch in passes]
+    other = make()
+    loader = other.train_dataloader()
+    loader.load_state_dict(state[0])
+    other.load_state_dict(state[1])
+    assert torch.equal(torch.cat([other.transform(b)["image"] for b in loader]), torch.cat(rest))
+    data.teardown("fit")
+    other.teardown("fit")
+
+
 @pytest.mark.parametrize(
     ("role", "keys", "size"),
     [

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -119,6 +119,18 @@ def test_stacks_show_their_middle(tmp_path: Path) -> None:
     figure = plot_patches({"stack": stack}, tmp_path / "a.png", masks=stack > 0.9)
     assert len(figure.axes) == 3
     np.testing.assert_allclose(figure.axes[1].images[0].get_array(), stack[1, 2])
+
+
+def test_colours_title_and_scale_bar(tmp_path: Path) -> None:
+    patches, masks = RNG.integers(0, 255, (2, 40, 50, 3)), np.zeros((2, 40, 50), bool)
+    masks[1, 5, 7] = True
+    how: Any = {"rgb": True, "title": "a$b", "pixel_size": (2.0, "µm")}
+    figure = plot_patches({"a": patches}, tmp_path / "a.png", masks=masks, **how)
+    assert figure.get_suptitle() == "a$b"
+    assert figure.axes[0].images[0].get_array().shape == (40, 50, 3)
+    bars = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert bars == [["20 µm"], []]  # of the 30 that 0.3 of the width would be
+    assert figure.axes[1].collections[0].get_offsets().tolist() == [[7, 5]]
 
 
 def test_rows_of_unequal_length(tmp_path: Path) -> None:

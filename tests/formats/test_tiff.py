@@ -1202,6 +1202,25 @@ def test_a_file_that_was_cut_off_is_trimmed(
     assert len(pickle.dumps(stack)) < 1100
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_a_file_that_ends_inside_of_a_directory_is_trimmed(tmp_path: Path, bigtiff: bool) -> None:
+    array, path = numbers((9, 33, 47)), tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as file:
+        for page in array:
+            file.write(page, contiguous=False, metadata=None)
+    with tifffile.TiffFile(path) as file:
+        begin = file.pages[5].offset
+        n_bytes = file.tiff.tagnosize + len(file.pages[5].tags) * file.tiff.tagsize
+    for end in range(begin + n_bytes - 1, begin, -7):
+        cut(path, end)
+        said = rf"but it has {end} bytes; 5 page\(s\) are found"
+        with pytest.raises(DataError, match=said + ".*incomplete=trim"):
+            open_tiff(path, "TYX")
+        with pytest.warns(UserWarning, match=said + ".*frames that are there are read, 5"):
+            stack = open_tiff(path, "TYX", incomplete="trim")
+        np.testing.assert_array_equal(whole(stack), array[:5])
+
+
 def test_without_a_whole_frame_trim_does_not_help(tmp_path: Path) -> None:
     tiles_cut(tmp_path / "a.tif")
     with pytest.raises(DataError, match=r"a\.tif: truncated: its page goes on beyond its end"):

@@ -418,8 +418,18 @@ def test_two_processes_share_the_blocks_of_one_image_and_write_what_one_does(tmp
 
 
 @FORKS
-@pytest.mark.parametrize("version", ["0.5", "0.4"])
-def test_two_processes_write_every_chunk_of_an_image_once(tmp_path, version, monkeypatch):
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {},
+        {"ngff_version": "0.4"},
+        {"chunks": (512, 300), "compression": None},
+        {"chunks": (96, 96), "shards": (672, 384), "compression": "gzip"},
+        {"ngff_version": "0.4", "chunks": (512, 300), "compression": "zstd"},
+    ],
+    ids=str,
+)
+def test_two_processes_write_every_chunk_of_an_image_once(tmp_path, stored, monkeypatch):
     image = np.random.default_rng(0).poisson(200, (2100, 1100)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", image, metadata={"axes": "YX"})
     tiles = {"axes": "YX", "tile_size": (512, 512), "tile_overlap": (16, 16)}
@@ -431,7 +441,7 @@ def test_two_processes_write_every_chunk_of_an_image_once(tmp_path, version, mon
         await real(self, key, value)
 
     def predict_to(name, devices):
-        writer = ZarrWriter(tmp_path / name, ngff_version=version)
+        writer = ZarrWriter(tmp_path / name, **stored)
         predict(tmp_path / "a.tif", tmp_path / name, writer=writer, devices=devices, **tiles)
         return zarr.open_group(tmp_path / name / "a.zarr", mode="r")["0"]
 
@@ -441,11 +451,12 @@ def test_two_processes_write_every_chunk_of_an_image_once(tmp_path, version, mon
     np.testing.assert_array_equal(shared[:], whole[:])
     keys = [path.read_text().split() for path in tmp_path.glob("keys_*")]
     chunks = [[key for key in some if re.fullmatch(r"0/(c/)?\d+/\d+", key)] for some in keys]
-    edge = (whole.shards or whole.chunks)[0]
+    assert whole.chunks == stored.get("chunks", whole.chunks)
+    rows, columns = whole.shards or whole.chunks
     assert sum(bool(some) for some in chunks) == 2
     written_by_both = [key for some in chunks for key in some]
     assert len(written_by_both) == len({*written_by_both})
-    assert len(written_by_both) == -(-2100 // edge) * -(-1100 // edge)
+    assert len(written_by_both) == -(-2100 // rows) * -(-1100 // columns)
 
 
 @FORKS

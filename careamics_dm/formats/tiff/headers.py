@@ -5,7 +5,6 @@ image. tifffile reads much of what is missing as zeros, or leaves it out; here i
 """
 
 import re
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from careamics_dm.formats.tiff.sets import (
     by_position,
     check_number,
     dimensions,
+    next_page,
     open_set,
 )
 from careamics_dm.sources.file_kind import other_kind
@@ -182,9 +182,9 @@ def _all_rows(
 
 def _missing(file: tifffile.TiffFile, key: Key, rows: PageRows, n_pages: int) -> str:
     names = map(unescape, set(re.findall(r'FileName="([^"]+)"', file.ome_metadata or "")))
-    folder = Path(file.filehandle.path).parent
-    gone = sorted(name for name in names if not (folder / name).is_file())
-    where = f"there is no {', '.join(gone)}" if gone else f"it has {file.filehandle.size} bytes"
+    path = Path(file.filehandle.path)
+    gone = sorted(name for name in names if not (path.parent / name).is_file())
+    where = f"there is no {', '.join(gone)}" if gone else f"it has {path.stat().st_size} bytes"
     what = f"it declares {n_pages} pages, but {rows.there.sum()} are found"
     what = what if n_pages > 1 else "its page goes on beyond its end"
     return f"{key.path}: truncated: {what}; {where}."
@@ -214,27 +214,20 @@ def _is_beside_images(series: tifffile.TiffPageSeries) -> bool:
 
 def _end_of_pages(file: tifffile.TiffFile, key: Key) -> str:
     """Say that the last page found is not the last one; tifffile ends quietly where a file does."""
-    handle, form = file.filehandle, file.tiff
-    if Path(handle.path) != Path(key.path).resolve():
+    path = Path(file.filehandle.path)
+    if path != Path(key.path).resolve():
         return ""
-
-    def number(place: int, size: int, layout: str) -> int:
-        handle.seek(place)
-        return int(struct.unpack(layout, handle.read(size))[0])
-
-    offset, link = 0, form.offsetsize  # the header links to the first page
-    if n_pages := len(file.pages):
+    offset, n_pages = 0, len(file.pages)
+    if n_pages:
         offset = file.pages[n_pages - 1].offset
-        n_tags = number(offset, form.tagnosize, form.tagnoformat)
-        link = offset + form.tagnosize + n_tags * form.tagsize
-    end = link + form.offsetsize
-    if end <= handle.size:
-        end = number(link, form.offsetsize, form.offsetformat)
+    end, following = next_page(file, offset)
+    if end <= file.filehandle.size:
+        end = following
     # Some writers let the last page link back to an earlier one: that loses nothing.
     if end <= offset or (n_pages and offset == 0):  # 0: pages that tifffile makes up
         return ""
-    end = max(end, handle.size + 1)
+    size = path.stat().st_size
     return (
-        f"{key.path}: truncated: its pages go on at byte {end}, but it has {handle.size} bytes; "
-        f"{n_pages} page(s) are found."
+        f"{key.path}: truncated: its pages go on at byte {max(end, size + 1)}, but it has {size} "
+        f"bytes; {n_pages} page(s) are found."
     )

@@ -5,6 +5,7 @@ part: then each file that is named is a source of its own, with its own pages.
 """
 
 import logging
+import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -106,7 +107,11 @@ def _open(path: Path, **how: Any) -> Iterator[tifffile.TiffFile]:
         # Of a classic file of ScanImage, tifffile takes pages to be as far apart as the first few.
         # That loses or shifts some, and is needed only where 32 bits cannot link to them.
         linked = path.stat().st_size <= 2**32
-        with tifffile.TiffFile(path, is_scanimage=False if linked else None, **how) as file:
+        how["is_scanimage"] = False if linked else None
+        with ExitStack() as opened:
+            file = opened.enter_context(tifffile.TiffFile(path, **how))
+            if end := _cut_directory(file):
+                file = opened.enter_context(tifffile.TiffFile(path, size=end, **how))
             if linked:
                 del file.is_scanimage  # from here on, the first page says
             _bound_recording(file, path)
@@ -114,6 +119,50 @@ def _open(path: Path, **how: Any) -> Iterator[tifffile.TiffFile]:
     finally:
         if outer:
             _QUIET.discard(get_ident())
+
+
+def _cut_directory(file: tifffile.TiffFile) -> int:
+    """Return where a directory begins that the end of the file cuts off, else 0.
+
+    tifffile takes what is there of it for a page, and may take its last bytes for a link.
+    """
+    n_pages, size, offset = len(file.pages), file.filehandle.size, 0
+    if n_pages == 0:
+        return 0
+    with suppress(tifffile.TiffFileError):
+        end, link = next_page(file, file.pages[n_pages - 1].offset)
+        if end <= size and link == 0:
+            return 0
+    # From the header through all pages to the one that is cut; tifffile may have dropped the one
+    # before. There is an end, as some writers let the last page link back to an earlier one.
+    for _ in range(n_pages + 3):
+        end, link = next_page(file, offset)
+        if end - file.tiff.offsetsize > size:
+            return offset
+        if end > size or link == 0:
+            break
+        offset = link
+    return 0
+
+
+def next_page(file: tifffile.TiffFile, offset: int) -> tuple[int, int]:
+    """Return where a directory ends with its link to the next page, and the link.
+
+    At ``offset`` 0, it is the header, which links to the first page. What lies beyond the file
+    counts as 0.
+    """
+    handle, form = file.filehandle, file.tiff
+
+    def number(place: int, size: int, layout: str) -> int:
+        handle.seek(min(place, handle.size))
+        data = handle.read(size)
+        return int(struct.unpack(layout, data)[0]) if len(data) == size else 0
+
+    link = 8 if form.version == 43 else 4
+    if offset:
+        n_tags = number(offset, form.tagnosize, form.tagnoformat)
+        link = offset + form.tagnosize + n_tags * form.tagsize
+    return link + form.offsetsize, number(link, form.offsetsize, form.offsetformat)
 
 
 def _bound_recording(file: tifffile.TiffFile, path: Path) -> None:

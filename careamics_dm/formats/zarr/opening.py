@@ -27,7 +27,14 @@ from careamics_dm.formats.zarr.discovery import ZarrSource
 from careamics_dm.formats.zarr.ome_metadata import Description, ome_metadata, read_pyramid
 from careamics_dm.formats.zarr.store_files import Files, Options, Place, is_remote, join, read_node
 from careamics_dm.images.array_stack import ArrayStack, scaled_down
-from careamics_dm.images.axes import AXES, check_axes, contradicted_axes, same_roles, unstated_axes
+from careamics_dm.images.axes import (
+    AXES,
+    check_axes,
+    contradicted_axes,
+    same_roles,
+    shared_layout,
+    unstated_axes,
+)
 from careamics_dm.sources.free_memory import available_bytes
 from careamics_dm.sources.source_path import bare
 
@@ -92,6 +99,9 @@ def open_zarr(
         origin={names[axis]: place for axis, place in found.origin.items() if axis in names},
         image_name=source.name,
     )
+    chunk, shard = (shared_layout(axes, n) for n in (tuple(array.chunks), outer_chunks(array)))
+    spatial = chunk.spatial_axes
+    stack.chunks_and_shards = tuple(map(chunk.size, spatial)), tuple(map(shard.size, spatial))
     stack.ome_groups = partial(groups_around, source.place, options)
     stack.correlated_noise = scaled_down(found.level)
     return stack, Remarks(missing.n if missing else 0, found.odd_scale)

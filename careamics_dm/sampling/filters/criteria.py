@@ -14,10 +14,9 @@ from careamics_dm.images.argument_checks import is_number
 from careamics_dm.sampling.filters.base import Measured, PatchFilter
 from careamics_dm.sampling.filters.window_statistics import (
     entropy,
+    reaching_windows,
     reduce_windows,
     to_levels,
-    window_means,
-    window_variances,
 )
 
 Passed = NDArray[np.bool_]
@@ -111,16 +110,10 @@ class MeanStdFilter(PatchFilter):
 
     def passing_origins(self, pixels: NDArray[Any], size: Sequence[int]) -> Passed:
         """See `PatchFilter.passing_origins`."""
-        shape = [n - p + 1 for n, p in zip(pixels.shape[1:], size, strict=True)]
-        found = np.zeros(shape, bool)
-        for channel in self.select(pixels[None])[0]:
-            passed = np.ones(shape, bool)
-            if self.mean is not None:
-                passed = window_means(channel, size) >= self.mean
-            if self.std is not None and passed.any():
-                passed &= window_variances(channel, size) >= self.std**2
-            found |= passed
-        return found
+        least = {"mean": self.mean, "variance": None if self.std is None else self.std**2}
+        channels = self.select(pixels[None])[0]
+        reached = [reaching_windows(one, size, **least) for one in channels]
+        return np.asarray(np.logical_or.reduce(reached))
 
     def measured(self, patches: NDArray[Any]) -> list[Measured]:
         """See `PatchFilter.measured`."""
@@ -178,8 +171,9 @@ class EntropyFilter(PatchFilter):
         for channel, y, x in product(self.select(pixels[None])[0], range(EVERY), range(EVERY)):
             here = found[..., y::EVERY, x::EVERY]
             if here.size:
-                variances = window_variances(channel[..., y::EVERY, x::EVERY], thin_size)
-                here |= variances[tuple(map(slice, here.shape))] >= least
+                thin = channel[..., y::EVERY, x::EVERY]
+                enough = reaching_windows(thin, thin_size, variance=least)
+                here |= enough[tuple(map(slice, here.shape))]
         return found
 
     def measured(self, patches: NDArray[Any]) -> list[Measured]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -47,33 +47,37 @@ def window_sums(pixels: NDArray[Any], size: Sequence[int]) -> NDArray[Any]:
     return pixels
 
 
-def window_means(pixels: NDArray[Any], size: Sequence[int]) -> Values:
-    """Mean of the window that begins at each pixel; see `window_sums`.
+def reaching_windows(
+    pixels: NDArray[Any],
+    size: Sequence[int],
+    *,
+    mean: float | None = None,
+    variance: float | None = None,
+) -> NDArray[np.bool_]:
+    """Mark the pixels, ``(Z) Y X``, at which a window begins that reaches a mean and a variance.
 
-    Pixels may be negative here.
+    ``None`` asks for nothing. Sums are compared, as dividing each of them would take long.
     """
-    n = prod(size)
-    if pixels.dtype.kind == "f":
-        return np.asarray(window_sums(pixels, size) / n)
-    low = int(pixels.min())
-    return np.asarray((window_sums(_above(pixels, low), size) + float(n * low)) / n)
-
-
-def window_variances(pixels: NDArray[Any], size: Sequence[int]) -> Values:
-    """Variance of the window that begins at each pixel; see `window_means`."""
-    n = prod(size)
-    if pixels.dtype.kind == "f":
-        pixels = pixels.astype(np.float64)
-        pixels -= pixels.mean()  # or a large offset would take the digits
-    else:
-        pixels = _above(pixels, int(pixels.min()))  # mostly so small that sums fit 32 bits
-    total, squares = (window_sums(x, size) for x in (pixels, np.square(pixels)))
-    variances = total.astype(np.float64)
-    variances *= variances
-    variances /= -n
-    variances += squares
-    variances /= n
-    return np.asarray(np.maximum(variances, 0, out=variances))
+    n, floats = prod(size), pixels.dtype.kind == "f"
+    low = float(pixels.mean(dtype=np.float64) if floats else pixels.min())
+    # Small numbers: a large offset would take the digits, and sums of integers mostly fit 32 bits.
+    above = pixels - np.float64(low) if floats else _above(pixels, int(low))
+    total = window_sums(above, size)
+    reached = np.ones(total.shape, bool)
+    if mean is not None:
+        least = n * (mean - low)
+        if not floats:  # the least sum whose mean, as divided and rounded, is not below
+            least = ceil(least)
+            least -= (least - 1 + n * low) / n >= mean
+        reached = total >= least
+    if variance is not None and variance > 0 and reached.any():
+        # The difference of larger ones may not fit 64 bits.
+        dtype = np.uint64 if not floats and n <= 2**16 else np.float64
+        spread = np.multiply(window_sums(np.square(above), size), n, dtype=dtype)
+        spread -= np.square(total, dtype=dtype)
+        least = n * n * variance
+        reached &= spread >= (least if floats else ceil(least))
+    return reached
 
 
 def to_levels(rows: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 import careamics_dm
 from careamics_dm.errors import DataError
 from careamics_dm.sampling.filters.criteria import EntropyFilter, MaxFilter, MeanStdFilter
-from careamics_dm.sampling.filters.window_statistics import window_means, window_variances
+from careamics_dm.sampling.filters.window_statistics import reaching_windows
 
 
 def entropy_of(pixels):
@@ -94,9 +94,24 @@ def test_sums_of_integers_are_exact_however_large(dtype):
     total = patches.sum(axis=(1, 2, 3), dtype=np.int64).reshape(n_origins)
     squares = np.square(patches, dtype=np.int64).sum(axis=(1, 2, 3)).reshape(n_origins)
     n = 64 * 128
-    assert np.allclose(window_means(pixels[0], (64, 128)) * n, total, rtol=1e-15)
-    expected = (squares - total.astype(np.float64) ** 2 / n) / n
-    assert np.allclose(window_variances(pixels[0], (64, 128)), expected, rtol=1e-9)
+    spread = n * squares - total**2  # below 2**63: at most n² times a quarter of 65535²
+    for value in np.sort(total, axis=None)[::1000]:
+        found = reaching_windows(pixels[0], (64, 128), mean=(value - 0.5) / n)
+        assert (found == (total >= value)).all()
+    between = np.unique(spread)[::1000].astype(np.float64)
+    for least in (between[1:] + between[:-1]) / 2:
+        found = reaching_windows(pixels[0], (64, 128), variance=least / n**2)
+        assert (found == (spread >= least)).all()
+
+
+@pytest.mark.parametrize("mean", [0.07, 0.14, 0.28, 0.55, 2.5])
+def test_a_mean_that_is_just_reached_passes(mean):
+    patch = np.zeros((1, 1, 10, 10), np.uint8)
+    patch.reshape(-1)[: round(mean * 100) % 100] = 1
+    patch += np.uint8(mean)
+    criterion = MeanStdFilter(mean=mean)
+    assert criterion.passes(patch).all()
+    assert criterion.passing_origins(patch[0], (10, 10)).all()
 
 
 SIZES = [(8, 8), (5, 12), (64, 3), (3, 9, 8), (1, 1)]
