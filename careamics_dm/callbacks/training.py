@@ -142,7 +142,8 @@ class SaveModel(ModelCheckpoint):
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)
             self.kept_scores = state_dict.get("kept_scores", {})
-            if not _is_best(self.kept_scores, self.best_model_score):
+            # Checkpoints of early versions have no scores.
+            if self.kept_scores and not _is_best(self.kept_scores, self.best_model_score):
                 self.best_model_score, self.best_k_models = None, {}
         else:
             self._elsewhere = state_dict  # until the folder to copy it to is known to be used

@@ -17,12 +17,12 @@ from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.loading.dataset import PatchDataset, Plan, fits
 from careamics_dm.loading.loader import PatchLoader
 from careamics_dm.prediction.fingerprint import Fingerprints
+from careamics_dm.prediction.result_blocks import ImageBlocks, image_blocks
 from careamics_dm.sampling.epoch_streams import Share, images_of_shard
 from careamics_dm.sampling.image_origins import gap_origins, origin_masks
 from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.read_windows import WINDOWS
-from careamics_dm.sampling.result_blocks import ImageBlocks, fitting_tile, image_blocks
-from careamics_dm.sampling.tiling import BlockTiles, TileGrid
+from careamics_dm.sampling.tiling import BlockTiles, TileGrid, fitting_tile
 from careamics_dm.sampling.validation_split import Split, n_by_default
 
 Role = Literal["train", "val", "test", "predict"]

@@ -12,8 +12,8 @@ from careamics_dm.datamodule.loaders import epoch_of
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.images import argument_checks as check
+from careamics_dm.loading.device_transfer import RawBatch
 from careamics_dm.loading.loader import PatchLoader
-from careamics_dm.loading.raw_batch import RawBatch
 from careamics_dm.transforms.normalization import Side
 
 _PART = "part"

@@ -21,8 +21,8 @@ from careamics_dm.images import argument_checks as check
 from careamics_dm.images.image_set import ImageSet, describe
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Region
+from careamics_dm.loading.device_transfer import Batch
 from careamics_dm.loading.loader import PatchLoader
-from careamics_dm.loading.raw_batch import Batch
 from careamics_dm.sampling.validation_split import table_of
 from careamics_dm.sources.listing import Listing
 from careamics_dm.transforms.batch_transform import BatchTransform

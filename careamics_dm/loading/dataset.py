@@ -16,10 +16,11 @@ from careamics_dm.errors import DataError
 from careamics_dm.images.extent import Extents
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.region import Blocks, Region
+from careamics_dm.loading.device_transfer import Batch
 from careamics_dm.loading.filtered_patches import FilteredPatches, Marker, Marks
+from careamics_dm.loading.first_batch import read_alone
 from careamics_dm.loading.patch_extraction import NanPolicy, PairedImages, region_of_patch
 from careamics_dm.loading.prefetch import Loaded, Reader, threads_for
-from careamics_dm.loading.raw_batch import Batch
 from careamics_dm.loading.read_schedule import FixedPass, RandomPass, Step
 from careamics_dm.loading.shared_blocks import SharedBlocks
 from careamics_dm.sampling.epoch_streams import UNBOUNDED, Share, Stream, count_streams
@@ -265,8 +266,14 @@ class PatchDataset(IterableDataset[Batch]):
     ) -> Batch:
         """Cut the patches of a batch out of their regions, where these have them at ``at``."""
         windows: list[int] = places.window.tolist()
+        blocks: dict[int, Blocks] = {}
+        keeps = reader.is_new and self.keep and fits(self.extents, reader.budget)
+        if keeps and self._marker is None:
+            alone = read_alone(self._pair, self.images, self.extents, reader, places)
+            for row, patch in alone.items():
+                windows[row], at[row], blocks[-1 - row] = -1 - row, 0, patch
         reader.load_ahead()
-        blocks = {window: reader.get(window).blocks for window in set(windows)}
+        blocks |= {window: reader.get(window).blocks for window in {*windows} - blocks.keys()}
         cuts = self._pair.cut(blocks, windows, at.tolist(), places.size[0].tolist())
         of = partial(region_of_patch, places)
         self._pair.apply_nan_policy(cuts, of, None if self.with_region else others)

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from careamics_dm.loading.dataset import PatchDataset
-from careamics_dm.loading.raw_batch import Batch, RawBatch
+from careamics_dm.loading.device_transfer import Batch, RawBatch
 from careamics_dm.sampling.keyed_random import key_of
 
 GRACE = 60

@@ -43,7 +43,7 @@ class Reader:
         budget: int,
         n_threads: int,
     ) -> None:
-        self._load, self._find, self._budget = load, find, budget
+        self._load, self._find, self.budget = load, find, budget
         self._reads = ((need.key, window) for need in needs for window in need.windows)
         self._next, self._held = next(self._reads, None), 0
         self._live: dict[int, Loaded | Future[Loaded]] = {}
@@ -52,24 +52,35 @@ class Reader:
         self._needs: dict[Key, list[int]] = {}
         self._ended: set[Key] = set()  # needs that ended before all their windows were pulled
         self._pool = ThreadPoolExecutor(n_threads, "reader") if n_threads else None
+        self.is_new = n_threads > 0  # threads have nothing to do yet
 
     def origins(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return image, sample and first pixel of the region of each window, ``(N, 2 + D)``."""
         unique, inverse = np.unique(windows, return_inverse=True)
-        regions = [self._look_up(window)[0] for window in unique.tolist()]
+        regions = [self.find(window)[0] for window in unique.tolist()]
         found = np.array([(r.image, r.sample, *r.start) for r in regions], np.int64)
         return found[inverse]
+
+    def find(self, window: int) -> tuple[Region, int]:
+        """Return the region of a window, and its decoded bytes."""
+        if window not in self._found:
+            self._found[window] = self._find(window)
+        return self._found[window]
 
     def get(self, window: int) -> Loaded:
         """Return a window, waiting for it where need be."""
         while not (window in self._live or window in self._users or self._next is None):
             self._pull()
         if window not in self._live:
-            self._live[window] = self._load(self._look_up(window)[0])
+            self._live[window] = self._load(self.find(window)[0])
         content = self._live[window]
         if isinstance(content, Future):
             content = self._live[window] = content.result()
         return content
+
+    def in_threads(self, read: Callable[[Region], Blocks], of: Iterable[Region]) -> list[Blocks]:
+        """Read something else in the threads."""
+        return list((map if self._pool is None else self._pool.map)(read, of))
 
     def take(self, window: int) -> Loaded:
         """Return a window, and hold it until it is released, whether it is needed or not."""
@@ -84,7 +95,7 @@ class Reader:
                 self._users[window] = left
                 continue
             if self._users.pop(window, 0):
-                self._held -= self._look_up(window)[1]
+                self._held -= self.find(window)[1]
             self._live.pop(window, None)
             self._found.pop(window, None)
 
@@ -108,19 +119,15 @@ class Reader:
 
     def load_ahead(self) -> None:
         """Begin to load what comes next, as far as the budget allows."""
+        self.is_new = False
         while self._pool is not None and self._next is not None and len(self._live) < AHEAD:
             window = self._next[1]
-            if window not in self._live and self._held + self._look_up(window)[1] > self._budget:
+            if window not in self._live and self._held + self.find(window)[1] > self.budget:
                 return
             self._pull()
         if self._next is None and self._pool is not None:
             # Nothing is left to ask for: threads end by themselves, and closing waits for none.
             self._pool.shutdown(wait=False)
-
-    def _look_up(self, window: int) -> tuple[Region, int]:
-        if window not in self._found:
-            self._found[window] = self._find(window)
-        return self._found[window]
 
     def _pull(self) -> None:
         """Begin to load what is needed next."""
@@ -137,7 +144,7 @@ class Reader:
 
     def _hold(self, window: int) -> None:
         """Add a hold on a window, and begin to load it, if it is the first."""
-        region, n_bytes = self._look_up(window)
+        region, n_bytes = self.find(window)
         if window not in self._users:
             self._held += n_bytes
         self._users[window] = self._users.get(window, 0) + 1

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -22,12 +23,14 @@ from careamics_dm.models.inference import mirror_up, restore, restore_in_all_ori
 from careamics_dm.models.learning_plan import LearningPlan, MakeOptimizer, MakeScheduler
 from careamics_dm.models.receptive_field import reach_of
 from careamics_dm.models.trainer_data import (
+    NO_NETWORK,
     Build,
     build_network,
     check_data,
     compile_for_training,
     data_of,
     in_data_units,
+    out_channels,
 )
 from careamics_dm.models.unet import misfit
 from careamics_dm.sources.ranks import gather
@@ -77,10 +80,9 @@ class RestorationModule(L.LightningModule):
         Class attribute: whose units predictions have. Without targets in the training data, those
         of images in either case.
     keeps : {"best", "last"}
-        Class attribute: which weights of a run to save. Those with the lowest ``val_loss`` where it
-        is measured against clean images. A loss against noise is at least the variance of the noise
-        (Lehtinen et al., ICML 2018) and fluctuates with it, so that images are not best where it is
-        lowest: then the last weights.
+        Class attribute: which weights of a run to save: those with the lowest ``val_loss`` or,
+        where that is a loss against noise, the last. Such a loss is at least the variance of the
+        noise and fluctuates with it (Lehtinen et al., ICML 2018).
     test_time_augmentation : bool
         Whether prediction and test average over flips and quarter turns: eight times as long.
     uncertainty : bool
@@ -168,13 +170,21 @@ class RestorationModule(L.LightningModule):
         """
         data = data_of(self)
         self.build(data)
-        check_data(self, data, self._out_channels(data))
+        check_data(self, data, out_channels(self, data))
         compile_for_training(self, self._compile)
 
     def build(self, data: Any) -> None:
         """Build the network for data with channels and a patch size, unless it is there."""
         if self._build is not None and "network" not in self._modules:
-            self.network = build_network(self._build, data, self._out_channels(data))
+            self.network = build_network(self._build, data, out_channels(self, data))
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights; warns where they find no network, as after ``ddp_spawn``."""
+        if state_dict and not strict and "network" not in self._modules:
+            rank_zero_warn(NO_NETWORK)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def check_patch_size(self, patch_size: tuple[int, ...]) -> None:
         """Raise a ValueError where training patches, ``(Z) Y X``, do not suit the model."""
@@ -257,8 +267,6 @@ class RestorationModule(L.LightningModule):
         batch : Batch
             Normalised images. They are mirrored at the far end of each axis up to the next size
             that the network accepts, and the result is cut back.
-        batch_idx : int
-            Not used.
 
         Returns
         -------
@@ -333,18 +341,10 @@ class RestorationModule(L.LightningModule):
         """Restore images of any size; with their standard deviation if over all orientations."""
         if not self.test_time_augmentation:
             return restore(self, image, self.size_divisor), None
-        # Before it is turned, so that pixels have one place on the network's grid.
-        larger, inner = mirror_up(image, self.size_divisor), [slice(n) for n in image.shape[2:]]
-        both = restore_in_all_orientations(self, larger, quarter_turns=self.quarter_turns)
-        return both[0][:, :, *inner], both[1][:, :, *inner]
+        return restore_in_all_orientations(self, image, self.size_divisor, self.quarter_turns)
 
     def _result(self, batch: Batch, restored: Tensor) -> dict[str, Any]:
         result: dict[str, Any] = {"prediction": in_data_units(self, restored, self.restores_to)}
         if isinstance(batch, Mapping) and "region" in batch:
             result["region"] = batch["region"]
         return result
-
-    def _out_channels(self, data: Any) -> int | None:
-        """Return the number of channels to restore, if the data module knows it."""
-        n: int | None = getattr(data, "n_channels", None)
-        return n if self.restores_to == "image" else getattr(data, "n_target_channels", n)

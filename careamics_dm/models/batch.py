@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 from torch.nn import functional as F
 
-from careamics_dm.loading.raw_batch import RawBatch
+from careamics_dm.loading.device_transfer import RawBatch
 
 Batch: TypeAlias = Mapping[str, Any] | Sequence[Tensor] | Tensor
 """``{"image": N C (Z) Y X}`` with "target" and "region" where there are such; or a tuple; or the

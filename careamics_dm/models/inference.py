@@ -10,9 +10,14 @@ from careamics_dm.transforms.augmentation import Augmentation, turn, turn_back
 
 
 def restore_in_all_orientations(
-    network: Callable[[Tensor], Tensor], image: Tensor, *, quarter_turns: bool
+    network: Callable[[Tensor], Tensor],
+    image: Tensor,
+    size_divisor: int | Sequence[int],
+    quarter_turns: bool,
 ) -> tuple[Tensor, Tensor]:
     """Restore images flipped and turned in YX; returns mean and standard deviation per pixel."""
+    # Before it is turned, so that pixels have one place on the network's grid.
+    image, inner = mirror_up(image, size_divisor), [slice(n) for n in image.shape[2:]]
     # Any square patch size gives the list; the images need not be square.
     orientations = Augmentation("YX", quarter_turns).orientations((1, 1))
     mean = squares = torch.zeros(())
@@ -25,7 +30,7 @@ def restore_in_all_orientations(
         difference = one - mean
         mean = mean + difference / n
         squares = squares + difference * (one - mean)
-    return mean, (squares / len(orientations)).sqrt()
+    return mean[:, :, *inner], (squares / len(orientations)).sqrt()[:, :, *inner]
 
 
 def restore(

@@ -30,6 +30,10 @@ class BuildNetwork(Protocol):
 
 Build = BuildNetwork | Callable[..., nn.Module]
 """A function, class or ``functools.partial`` with those of these arguments that it takes."""
+NO_NETWORK = (
+    "the weights are lost, as this model has no network yet: load their checkpoint; or, before "
+    "training with ddp_spawn, build the network: data.setup('fit'); model.build(data)."
+)
 _ROLES: dict[Any, tuple[str, ...]] = {
     TrainerFn.FITTING: ("train", "val"),
     TrainerFn.VALIDATING: ("val",),
@@ -52,6 +56,12 @@ def in_data_units(module: L.LightningModule, x: Tensor, side: str = "target") ->
         return x
     units: Tensor = denormalize(x) if side == "target" else denormalize(x, side=side)
     return units
+
+
+def out_channels(module: Any, data: Any) -> int | None:
+    """Return the number of channels to restore, if the data module knows it."""
+    n: int | None = getattr(data, "n_channels", None)
+    return n if module.restores_to == "image" else getattr(data, "n_target_channels", n)
 
 
 def build_network(build: Build, data: Any, out_channels: int | None) -> nn.Module:

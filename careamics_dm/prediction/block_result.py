@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from careamics_dm.images.boxes import seen_from
 from careamics_dm.prediction.block_record import BlockRecord, UrlRecord
+from careamics_dm.prediction.result_blocks import ImageBlocks
 from careamics_dm.prediction.result_file import ResultFile, ResultImage, to_dtype
 from careamics_dm.prediction.stitching import corners, crop_in_tile
-from careamics_dm.sampling.result_blocks import ImageBlocks
 
 SHARE = 20
 """Blocks are recorded so seldom that it takes one part of the time in so many."""

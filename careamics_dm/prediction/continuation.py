@@ -15,7 +15,7 @@ from careamics_dm.prediction.block_record import (
     read_record,
 )
 from careamics_dm.prediction.fingerprint import Fingerprints, combined
-from careamics_dm.sampling.result_blocks import ImageBlocks
+from careamics_dm.prediction.result_blocks import ImageBlocks
 from careamics_dm.sources.data_warnings import say
 from careamics_dm.sources.ranks import agreed
 from careamics_dm.sources.source_path import as_text, is_url

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import lightning as L
@@ -25,14 +26,16 @@ class Fingerprints:
         self.images = images
         self.common = fingerprint_of_model(trainer, trainer.lightning_module), how
         self._of_images: dict[int, str] = {}
+        self._lock = Lock()
 
     def of_image(self, image: int) -> str:
-        """Return what stands for an image and its channels."""
-        if image not in self._of_images:
-            channels = self.images.channels[image] if self.images.channels else None
-            found = fingerprint_of_image(self.images.stacks[image], channels)
-            self._of_images[image] = found
-        return self._of_images[image]
+        """Return what stands for an image and its channels; called in the thread of each writer."""
+        with self._lock:
+            if image not in self._of_images:
+                channels = self.images.channels[image] if self.images.channels else None
+                found = fingerprint_of_image(self.images.stacks[image], channels)
+                self._of_images[image] = found
+            return self._of_images[image]
 
 
 def fingerprint_of_model(trainer: L.Trainer, module: L.LightningModule) -> str:

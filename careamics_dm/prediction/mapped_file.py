@@ -17,6 +17,8 @@ from careamics_dm.images.shared_memory import leave_pages
 from careamics_dm.prediction.result_file import ResultImage
 
 Mapped = np.memmap[Any, np.dtype[Any]]
+MAPPED = 2**27
+"""Most bytes of a result that are written before their pages are left, plus one block."""
 
 
 class Create(Protocol):
@@ -50,6 +52,8 @@ class MappedFile:
         begin: bool,
     ) -> None:
         self.image, self.convert, self.part = image, convert, image.part
+        self._row: Box = ()
+        self._mapped = 0
         self.converted = self.part.with_suffix(".parts") / image.path.name
         try:
             if begin:
@@ -64,8 +68,12 @@ class MappedFile:
 
     def put(self, box: Box, pixels: NDArray[Any]) -> None:
         """Write pixels to a box."""
+        # Boxes side by side share pages, and mapping a page takes longer than filling it.
+        if box[:-1] != self._row or self._mapped + pixels.nbytes > MAPPED:
+            leave_pages(self.pixels)
+            self._row, self._mapped = box[:-1], 0
         self.pixels[box] = pixels
-        leave_pages(self.pixels)
+        self._mapped += pixels.nbytes
 
     def flush(self) -> None:
         """Bring pixels to disk."""

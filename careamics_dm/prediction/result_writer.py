@@ -24,6 +24,7 @@ from careamics_dm.prediction.background import Background
 from careamics_dm.prediction.block_result import BlockResult
 from careamics_dm.prediction.continuation import THREADS, Continuation, Progress
 from careamics_dm.prediction.fingerprint import Fingerprints, facts_of_settings
+from careamics_dm.prediction.result_blocks import ImageBlocks
 from careamics_dm.prediction.result_file import (
     ResultFile,
     ResultImage,
@@ -32,7 +33,6 @@ from careamics_dm.prediction.result_file import (
 )
 from careamics_dm.prediction.result_paths import check_space, check_writable, result_paths
 from careamics_dm.sampling.epoch_streams import images_of_shard
-from careamics_dm.sampling.result_blocks import ImageBlocks
 from careamics_dm.sources.data_warnings import say
 from careamics_dm.sources.ranks import agreed, by_first
 from careamics_dm.sources.source_path import as_text, is_url
@@ -238,6 +238,7 @@ class ResultWriter(Callback, ABC):
             self._background.close()
         self._background = None
         self._close()
+        self._run = None
 
     def _complete(self, trainer: L.Trainer) -> None:
         datamodule: Any = getattr(trainer, "datamodule", None)

@@ -21,6 +21,8 @@ STREAMS = 8
 """Of an epoch, as a rule; see `count_streams`."""
 UNBOUNDED = 2**60
 """More bytes than an epoch has: a block of this size holds all places of a stream."""
+RECENT = 64
+"""Blocks of a stream whose ends are remembered."""
 PORTION = 2**16
 """Places whose windows are looked up together."""
 
@@ -77,6 +79,7 @@ class Stream:
         self._first = self.number * each + min(self.number, rest)
         self.n = each + (self.number < rest)
         self._bytes_before = self._bytes_at(0) if self.n else 0
+        self._ends: dict[int, int] = {}
 
     def others(self) -> Iterator["Stream"]:
         """Yield the other streams of the epoch, from the next one on."""
@@ -115,7 +118,14 @@ class Stream:
         return self.epoch.table.bytes_before(int(window))
 
     def _end(self, block: int) -> int:
-        """Return the position after the last of a block."""
+        """Return the position after the last of a block; reading and drawing ask in turns."""
+        if block not in self._ends:
+            if len(self._ends) == RECENT:
+                self._ends.clear()
+            self._ends[block] = self._find_end(block)
+        return self._ends[block]
+
+    def _find_end(self, block: int) -> int:
         if block < 0:
             return 0
         n_bytes = self._bytes_before + _units_until(block, self.growth) * self.window_bytes

@@ -7,7 +7,7 @@ and the tile in it. Only what is left out, or chosen, is listed.
 from collections.abc import Sequence
 from copy import copy
 from math import ceil, prod
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,21 @@ from careamics_dm.sampling.allowed_origins import Masks
 from careamics_dm.sampling.chunk_grid import SeparableOrder, window_shape
 from careamics_dm.sampling.keyed_random import Numbers
 from careamics_dm.sampling.read_windows import Places, Runs, WindowTable, reach, sample_runs
-from careamics_dm.sampling.result_blocks import ImageBlocks, fitting_tile, tile_axis
 
 PORTION = 2**16
 """Tiles to check together for masks and gaps."""
+
+
+class BlockGrid(Protocol):
+    """The blocks of an image that are predicted one by one, on a regular grid."""
+
+    @property
+    def together(self) -> int:
+        """Samples of a block."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of a block, ``(Z) Y X``, pixels."""
 
 
 class TileGrid:
@@ -48,7 +59,7 @@ class TileGrid:
         *,
         divisor: Sequence[int] = (1, 1, 1),
         window_bytes: int | None = None,
-        blocks: Sequence[ImageBlocks] | None = None,
+        blocks: Sequence[BlockGrid] | None = None,
         chosen: NDArray[np.bool_] | None = None,
         allowed: Masks | None = None,
         seed: int | None = None,
@@ -261,3 +272,64 @@ class BlockTiles:
     def region(self, window: int) -> Region:
         """Return what to read of a block: as far as its tiles reach."""
         return self.grid.region(window)
+
+
+def fitting_tile(
+    tile: Sequence[int] | None, size: Sequence[int], divisor: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the tile of an image; beyond a shorter axis, it would only have more reflection.
+
+    ``None``: the image itself.
+    """
+    columns = zip(tile or (), size, divisor, strict=False)
+    return tuple(ceil(min(t, n) / d) * d for t, n, d in columns) or tuple(size)
+
+
+def tile_axis(
+    size: int, tile: int, overlap: int, divisor: int, block: int
+) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Place tiles along an axis, block by block.
+
+    Returns their starts, start and stop of what each keeps, and the block of each.
+    """
+    low, high, step, counts = tile_ranges(size, tile, overlap, divisor, block)
+    number = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(number)) - np.repeat(np.cumsum(counts) - counts, counts)
+    start = np.minimum(low[number] + place * step, high[number])
+    border = np.append((start[1:] + start[:-1] + tile) // 2, size)
+    stop = np.where(np.append(np.diff(number), 1), np.minimum((number + 1) * block, size), border)
+    return start, np.insert(stop[:-1], 0, 0), stop, number
+
+
+class TileRanges(NamedTuple):
+    """The tiles of each block along an axis."""
+
+    first: Numbers  # where the first begins
+    last: Numbers
+    step: int
+    counts: Numbers
+
+
+def tile_ranges(size: int, tile: int, overlap: int, divisor: int, block: int) -> TileRanges:
+    """Say where the tiles of each block of an axis lie."""
+    if block < size:
+        overlap = _in_blocks(overlap, tile, divisor)
+    last = ceil(size / divisor) * divisor - tile if size > tile else 0
+    step = _step(tile, overlap, divisor)
+    margin = max(min(overlap, tile - step), 0) // 2
+    first = np.arange(0, size, block)
+    low = np.clip((first - margin) // divisor * divisor, 0, last)
+    high = -((tile - margin - first - block) // divisor) * divisor
+    high[-1] = last
+    high = np.minimum(np.maximum(high, low), last)
+    return TileRanges(low, high, step, -((low - high) // step) + 1)
+
+
+def _step(tile: int, overlap: int, divisor: int) -> int:
+    """Return how far tiles are from each other."""
+    return max((tile - overlap) // divisor, 1) * divisor
+
+
+def _in_blocks(overlap: int, tile: int, divisor: int) -> int:
+    """Return the overlap with which a block of whole steps needs no tile more than steps."""
+    return min(2 * ceil(overlap / 2 / divisor) * divisor, tile - divisor)

@@ -6,7 +6,7 @@ clipped before, so that hot pixels weigh no more than the brightest of the other
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -39,23 +39,24 @@ class Affine(NamedTuple):
 
     def apply_(self, x_NCYX: torch.Tensor) -> torch.Tensor:
         """Normalise a float32 batch ``(N, C, (Z), Y, X)`` in place."""
-        offset, scale, *limits = self._columns(x_NCYX)
         if x_NCYX.device.type == "cpu":
             # One thread of NumPy: a batch is small, and torch's threads wait for each other on busy
             # cores (measured: up to a hundred times slower).
             x = x_NCYX.numpy()
+            offset, scale, *limits = (c.astype(x.dtype) for c in self._columns(x_NCYX))
             if limits:
-                np.clip(x, *(limit.numpy() for limit in limits), out=x)
-            x -= offset.numpy()
-            x *= 1 / scale.numpy()
+                np.clip(x, *limits, out=x)
+            x -= offset
+            x *= 1 / scale
             return x_NCYX
-        if limits:
-            x_NCYX.clamp_(*limits)
-        return x_NCYX.sub_(offset).mul_(1 / scale)
+        offsets, scales, *ends = self._tensors(x_NCYX)
+        if ends:
+            x_NCYX.clamp_(*ends)
+        return x_NCYX.sub_(offsets).mul_(1 / scales)
 
     def undo(self, y_NCYX: torch.Tensor) -> torch.Tensor:
         """Return a batch ``(N, C, (Z), Y, X)`` in the units of the data."""
-        offset, scale, *_ = self._columns(y_NCYX)
+        offset, scale, *_ = self._tensors(y_NCYX)
         return y_NCYX * scale + offset
 
     def spread(self, n_channels: int, side: Side) -> "Affine":
@@ -69,7 +70,7 @@ class Affine(NamedTuple):
         low, high = (limit and limit * times for limit in (self.low, self.high))
         return Affine(self.offset * times, self.scale * times, low, high)
 
-    def _columns(self, like: torch.Tensor) -> list[torch.Tensor]:
+    def _columns(self, like: torch.Tensor) -> Iterator[NDArray[np.float64]]:
         """Return offset, scale and, where values are clipped, both limits, shaped for a batch."""
         if len(self.offset) not in (1, like.shape[1]):
             raise DataError(
@@ -77,14 +78,17 @@ class Affine(NamedTuple):
                 f"batch has {like.shape[1]}. Select the channels that were trained on."
             )
         shape = (-1,) + (1,) * (like.ndim - 2)
-        # By way of NumPy, which is five times as fast with lists.
-        columns = (np.array(c, np.float64).reshape(shape) for c in self if c is not None)
+        # NumPy is five times as fast as torch with lists.
+        return (np.array(c, np.float64).reshape(shape) for c in self if c is not None)
+
+    def _tensors(self, like: torch.Tensor) -> list[torch.Tensor]:
+        """Return the columns as tensors on the device of a batch."""
         # Converted first, as not every device has float64. A copy that blocks would make the host
         # wait for all that the device has yet to do.
         at_once = like.device.type == "cuda"
         return [
             torch.from_numpy(column).to(like.dtype).to(like.device, non_blocking=at_once)
-            for column in columns
+            for column in self._columns(like)
         ]
 
 

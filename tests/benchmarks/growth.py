@@ -114,6 +114,11 @@ def measure(factor: str, value: int, folder: Path) -> dict[str, float]:
     return found | {"rate": rate, "memory": peak_mib() - imported}
 
 
+def short(value: int) -> str:
+    """Write a number as 10k, of thousands of either kind."""
+    return f"{value // 1000}k" if value >= 1000 else str(value)
+
+
 def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
     """Draw each number against each factor."""
     figure, axes = plt.subplots(
@@ -124,6 +129,8 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
             of_one = axes[line, column]
             of_one.plot(FACTORS[factor], [max(row[key], 1e-3) for row in rows], "o-")
             of_one.set(xscale="log", yscale="log")
+            of_one.set_xticks(FACTORS[factor], [short(value) for value in FACTORS[factor]])
+            of_one.xaxis.minorticks_off()
             of_one.grid(alpha=0.3)
             if column == 0:
                 of_one.set_ylabel(label)

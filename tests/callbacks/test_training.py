@@ -127,6 +127,13 @@ class TestSaveModel:
         assert model.weight.item() == epoch
         assert kept_epoch(before / "model.ckpt") == 0  # as it was
 
+    def test_the_best_of_a_checkpoint_without_scores_is_the_best(self, tmp_path):
+        saved, again = SaveModel(tmp_path), SaveModel(tmp_path)
+        fit(tmp_path, Scripted([5.0, 8.0]), saved, max_epochs=2)
+        state = saved.state_dict()
+        again.load_state_dict({key: state[key] for key in state if key != "kept_scores"})
+        assert again.best_model_score == saved.best_model_score == 5.0
+
     def test_the_best_is_found_where_the_folder_has_moved(self, tmp_path):
         fit(tmp_path / "old", Scripted([5.0, 8.0]), SaveModel(tmp_path / "old"), max_epochs=2)
         folder = (tmp_path / "old").rename(tmp_path / "new")

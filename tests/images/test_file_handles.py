@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
 from typing import TYPE_CHECKING
 
 import pytest
+from counting import count_calls
 
 from careamics_dm.images.file_handles import HandleCache
 
@@ -246,21 +246,13 @@ def test_a_forked_process_opens_its_own_and_closes_none_of_its_parents(method: s
 def test_a_use_takes_as_much_work_however_many_handles_are_open():
     def calls(n):
         cache = HandleCache(str, str, most=10_000)
-        for key in range(n):
+
+        def use(key=0):
             with cache.use(key):
                 pass
-        counted = 0
 
-        def count(frame, event, argument):
-            nonlocal counted
-            counted += event in ("call", "c_call")
-
-        sys.setprofile(count)
-        try:
-            with cache.use(0):
-                pass
-        finally:
-            sys.setprofile(None)
-        return counted
+        for key in range(n):
+            use(key)
+        return count_calls(use)
 
     assert calls(1) == calls(1000)

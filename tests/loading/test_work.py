@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import tracemalloc
 
 import numpy as np
 import pytest
 import tifffile
 import zarr
+from counting import count_calls
 from stacks import RecordingStack
 
 from careamics_dm import ArrayDataModule, CustomDataModule, TiffDataModule, ZarrDataModule
@@ -65,18 +65,7 @@ def test_pixels_of_a_batch_are_copied_once(batches):
 
 def test_a_batch_takes_few_calls_of_python(batches):
     next(batches)
-    n_calls = 0
-
-    def count(frame, event, argument):
-        nonlocal n_calls
-        n_calls += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        for _ in range(8):
-            next(batches)
-    finally:
-        sys.setprofile(None)
+    n_calls = count_calls(lambda: [next(batches) for _ in range(8)])
     assert n_calls / 8 < 100  # of 64 patches
 
 

@@ -14,6 +14,7 @@ from modules import trainer
 from monai.networks.nets import BasicUNet
 from torch import nn
 
+from careamics_dm.callbacks.training import SaveModel
 from careamics_dm.formats.array import ArrayDataModule
 from careamics_dm.models.n2v import N2VModule
 from careamics_dm.models.supervised import CAREModule
@@ -76,6 +77,33 @@ def test_numbers_that_are_not_taken_need_not_be_known() -> None:
         build_network(in_only, None, None)
     with pytest.raises(ValueError, match="SimpleNamespace lacks one of them"):
         build_network(small, SimpleNamespace(n_channels=1), 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of Python 3.12
+@pytest.mark.parametrize("is_built", [True, False])
+def test_weights_of_other_processes_need_a_network(tmp_path: Path, is_built: bool) -> None:
+    image = np.random.default_rng(0).random((40, 44), np.float32)
+    data = ArrayDataModule(
+        train_data=image,
+        predict_data=image,
+        axes="YX",
+        patch_size=(16, 16),
+        patches_per_epoch=4,
+        n_val_patches=2,
+        batch_size=2,
+    )
+    model = N2VModule(functools.partial(UNet, first_filters=2))
+    ranks = {"devices": 2, "strategy": "ddp_fork", "enable_checkpointing": True}
+    run = trainer(tmp_path, max_epochs=1, callbacks=[SaveModel(tmp_path)], **ranks)
+    if not is_built:
+        with pytest.warns(UserWarning, match=r"weights are lost.*model\.build\(data\)"):
+            run.fit(model, datamodule=data)
+        return
+    data.setup("fit")
+    model.build(data)
+    run.fit(model, datamodule=data)
+    saved = torch.load(tmp_path / "model.ckpt", weights_only=True)["state_dict"]
+    torch.testing.assert_close(dict(model.state_dict()), saved, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"pool": None}, {"pool": [2, 2, 2]}])

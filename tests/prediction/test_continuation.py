@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -89,7 +90,7 @@ def written(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("after", [0, 1, 5, 17, 21])
+@pytest.mark.parametrize("after", [0, 1, 5, 17, 19])
 def test_what_was_stopped_anywhere_ends_bit_by_bit_as_the_same(tmp_path, source, after, capsys):
     whole = predict(source, tmp_path / "whole")
     stop(source, tmp_path / "out", after)
@@ -227,6 +228,12 @@ def test_weights_and_pixels_are_hashed_once_for_all_writers(tmp_path, monkeypatc
         assert sorted(hashed) == ["fingerprint_of_image", "fingerprint_of_model"]
 
 
+def test_a_writer_can_be_pickled_after_a_prediction(tmp_path, source):
+    writer = TiffWriter(tmp_path / "out")
+    predict(source, tmp_path / "out", writer=writer)
+    assert pickle.loads(pickle.dumps(writer)).paths == writer.paths == [tmp_path / "out" / "a.tif"]
+
+
 class TestWhatIsLeft:
     def left(self, tmp_path, source):
         predict(source, tmp_path / "whole")
@@ -360,7 +367,7 @@ def test_a_full_disk_in_the_middle_is_continued(tmp_path, source, monkeypatch):
     monkeypatch.setattr(MappedFile, "put", full)
     with pytest.raises(OSError, match="No space left"):
         predict(source, tmp_path / "out")
-    assert blocks_of(tmp_path / "out").count("1") == 3
+    assert blocks_of(tmp_path / "out").startswith("1110")  # others may have been on their way
     monkeypatch.undo()
     predict(source, tmp_path / "out")
     assert (tmp_path / "out" / "a.tif").read_bytes() == (tmp_path / "whole" / "a.tif").read_bytes()

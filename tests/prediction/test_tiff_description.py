@@ -14,6 +14,7 @@ from careamics_dm.formats.tiff.sets import dimensions
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import Layout
 from careamics_dm.images.units import LENGTHS, TIMES
+from careamics_dm.prediction import mapped_file
 from careamics_dm.prediction.mapped_file import MappedFile
 from careamics_dm.prediction.result_file import ResultImage
 from careamics_dm.prediction.tiff_description import TiffDescription
@@ -148,7 +149,12 @@ def test_without_a_pixel_size_the_unit_is_a_pixel(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what it holds")
-def test_what_was_written_is_left_to_the_system(tmp_path):
+@pytest.mark.parametrize(
+    ("width", "most", "n"), [(1024, 2**27, 16), (256, 2**27, 16), (256, 2**20, 32)]
+)
+def test_what_was_written_is_left_to_the_system(tmp_path, monkeypatch, width, most, n):
+    """Once for boxes that lie beside each other, unless they are large."""
+
     def resident():
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
@@ -156,9 +162,16 @@ def test_what_was_written_is_left_to_the_system(tmp_path):
     image = result(tmp_path / "a.tif", "ZYX", sizes={"Z": 16, "Y": 512, "X": 1024})
     file, before = MappedFile(image, map_tiff, begin=True), resident()
     pixels = np.random.default_rng(0).random(image.layout.shape, np.float32)
+    left: list[int] = []
+    leave = mapped_file.leave_pages
+    monkeypatch.setattr(mapped_file, "leave_pages", lambda a: (left.append(1), leave(a)))
+    monkeypatch.setattr(mapped_file, "MAPPED", most)
     for z in range(16):
-        file.put((slice(z, z + 1), slice(0, 512), slice(0, 1024)), pixels[z : z + 1])
-    assert resident() - before < 4 * 2**10  # KiB; all of it are 32 MiB
+        for x in range(0, 1024, width):
+            box = slice(z, z + 1), slice(0, 512), slice(x, x + width)
+            file.put(box, pixels[box])
+            assert resident() - before < 4 * 2**10  # KiB; all of it are 32 MiB
+    assert len(left) == n
     file.finish()
     np.testing.assert_array_equal(tifffile.imread(image.path), pixels)
 

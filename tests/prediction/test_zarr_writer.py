@@ -28,6 +28,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.formats.tiff.datamodule import open_tiff
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import Layout
+from careamics_dm.prediction import pyramid
 from careamics_dm.prediction.pyramid import halve, plan_levels, shrink
 from careamics_dm.prediction.result_paths import result_paths
 from careamics_dm.prediction.zarr_layout import ZarrLayout
@@ -584,6 +585,24 @@ class TestPyramid:
         target = np.zeros((2, 3), bool)
         shrink(image > 6, target, (2, 2))
         assert target.tolist() == [[False, True, True], [True, True, True]]
+
+    def test_strips_change_nothing(self, monkeypatch):
+        image = numbers((9, 7, 5))
+        monkeypatch.setattr(pyramid, "STRIP", 1)
+        for steps in ((2, 2, 2), (1, 2, 2), (2, 2, 1)):
+            target = np.zeros([-(-n // s) for n, s in zip(image.shape, steps, strict=True)], "f4")
+            shrink(image, target, (3, 2, 4))
+            np.testing.assert_array_equal(target, halve(image, steps))
+
+    def test_a_fault_ends_it(self):
+        class Damaged:
+            shape = (4, 1030)
+
+            def __getitem__(self, box):
+                raise OSError("no such chunk")
+
+        with pytest.raises(OSError, match="no such chunk"):
+            shrink(Damaged(), np.zeros((2, 515)), (1, 16))
 
     @pytest.mark.parametrize("version", VERSIONS)
     def test_smaller_levels_of_a_result(self, tmp_path, version):

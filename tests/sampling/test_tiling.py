@@ -3,14 +3,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from careamics_dm.images.extent import Extent
+from careamics_dm.prediction.result_blocks import ImageBlocks
 from careamics_dm.sampling.allowed_origins import OriginMask
 from careamics_dm.sampling.epoch_streams import Share
-from careamics_dm.sampling.result_blocks import ImageBlocks, image_blocks
 from careamics_dm.sampling.tiling import BlockTiles, TileGrid
 
 if TYPE_CHECKING:
@@ -289,40 +288,6 @@ def test_one_block_has_the_tiles_of_an_image_without_blocks() -> None:
     )
     np.testing.assert_array_equal(places(one).start, places(other).start)
     np.testing.assert_array_equal(crops(one), crops(other))
-
-
-class TestImageBlocks:
-    def blocks(self, unit: tuple[int, ...], **given: object) -> ImageBlocks:
-        extent = {"samples": 3, "size": (1200, 1000), "block": (40, 50)} | given
-        return image_blocks(
-            Extent(**extent, pixel_bytes=2, in_memory=False), 1, unit, (64, 64), (16, 16), (8, 8), 4
-        )
-
-    @pytest.mark.parametrize("unit", [(1, 1), (64, 96), (1, 1000)])
-    def test_they_are_whole_units_and_share_an_image_among_ranks(self, unit):
-        blocks = self.blocks(unit)
-        whole = np.array(blocks.shape) % unit == 0
-        assert (whole | (np.array(blocks.shape) == blocks.size)).all()
-        assert 3 <= len(blocks) <= 3 * 40 and blocks.together == 1
-
-    def test_a_large_one_takes_its_share_of_memory(self):
-        blocks = self.blocks((1, 1), size=(40_000, 40_000))
-        assert 2**24 < 4 * np.prod(blocks.shape) <= 2**25
-
-    def test_small_samples_come_together_where_a_batch_takes_several(self):
-        blocks = self.blocks((1, 1), samples=100, size=(48, 40), block=(48, 40))
-        assert (blocks.together, blocks.shape, len(blocks)) == (6, (48, 40), 17)
-
-    def test_samples_that_are_stored_together_stay_so(self):
-        blocks = self.blocks((1, 1), samples=50, samples_per_block=7)
-        assert blocks.together == 7
-
-    def test_stored_blocks_stay_whole_but_not_what_is_in_memory(self):
-        stored = self.blocks((1, 1), block=(1200, 1000))
-        assert (stored.shape, len(stored)) == ((1200, 1000), 3)
-        extent = Extent(3, (1200, 1000), (1200, 1000), 2, True)
-        mapped = image_blocks(extent, 1, (1, 1), (64, 64), (16, 16), (8, 8), 4)
-        assert len(mapped) > 3 * 8
 
 
 def test_the_last_two_tiles_which_overlap_more_meet_in_the_middle_too() -> None:

@@ -115,6 +115,8 @@ class Files:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except Exception as error:  # drivers raise their own: network, rights, time
+            if isinstance(self._system, ZipFileSystem) and isinstance(error, KeyError):
+                return None  # it is not there, said fsspec before 2026
             remote = is_remote(self.root)
             if remote and isinstance(error, PermissionError):
                 return denied  # of what is not there, in a private bucket

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from careamics_dm.loading.raw_batch import RawBatch, storable
+from careamics_dm.loading.device_transfer import RawBatch, storable
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from math import ceil, prod
 
 import numpy as np
 
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.region import Region
-from careamics_dm.sampling.chunk_grid import window_shape
-from careamics_dm.sampling.keyed_random import Numbers
+from careamics_dm.sampling.chunk_grid import outer, window_shape
+from careamics_dm.sampling.tiling import tile_ranges
 
 BLOCK_BYTES = 2**25
 """Of a block in memory, as float32, where that is not less than a unit of the file or a tile."""
 PARTS = 16
-"""Blocks of an image at least, where each has a batch of tiles: ranks share them."""
+"""About how many blocks an image is divided into, where each has a batch of tiles: ranks share
+them."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def image_blocks(
 ) -> ImageBlocks:
     """Divide an image into blocks of whole units of the file, of about `BLOCK_BYTES`.
 
-    They are also made of whole chunks of the source, or steps of tiles, where these are larger than
-    a unit, and of several samples where whole ones are small. The result depends on
-    nothing that differs from run to run.
+    They are no smaller than a chunk of the source, and of several samples where whole ones are
+    small. Of the sizes near the wanted one, that with the fewest tiles is taken. The result depends
+    on nothing that differs from run to run.
     """
     steps = [
-        n if t >= n else min(_step(t, _in_blocks(o, t, d), d), n)
+        n if t >= n else min(tile_ranges(n, t, o, d, t).step, n)
         for t, o, d, n in zip(tile, overlap, divisor, extent.size, strict=False)
     ]
     stored = (1,) * len(unit) if extent.in_memory else extent.block
@@ -78,56 +78,42 @@ def image_blocks(
     a_batch = batch_size * prod(steps) * plain.pixel_bytes
     whole = plain.samples * plain.sample_bytes
     n_bytes = min(max(whole // PARTS, a_batch), BLOCK_BYTES)
-    shape = tuple(  # all about as large
-        min(ceil(n / ceil(n / b) / u) * u, n)
-        for n, b, u in zip(extent.size, window_shape(plain, tile, n_bytes), units, strict=True)
-    )
+    shape = _fewest_tiles(plain, tile, overlap, divisor, stored, unit, n_bytes)
     together = plain.together
     if shape == plain.size:
         together *= max(n_bytes // plain.sample_bytes // together, 1)
     return ImageBlocks(extent.samples, extent.size, min(together, extent.samples), shape)
 
 
-def fitting_tile(
-    tile: Sequence[int] | None, size: Sequence[int], divisor: Sequence[int]
+def _fewest_tiles(
+    extent: Extent,
+    tile: Sequence[int],
+    overlap: Sequence[int],
+    divisor: Sequence[int],
+    stored: Sequence[int],
+    unit: Sequence[int],
+    n_bytes: int,
 ) -> tuple[int, ...]:
-    """Return the tile of an image; beyond a shorter axis, it would only have more reflection.
+    """Return the size of blocks of about so many bytes that takes the fewest tiles.
 
-    ``None``: the image itself.
+    The tiles of a block reach over its borders, so where these lie decides how many there are.
     """
-    columns = zip(tile or (), size, divisor, strict=False)
-    return tuple(ceil(min(t, n) / d) * d for t, n, d in columns) or tuple(size)
-
-
-def tile_axis(
-    size: int, tile: int, overlap: int, divisor: int, block: int
-) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Place tiles along an axis, block by block.
-
-    Returns their starts, start and stop of what each keeps, and the block of each.
-    """
-    if block < size:
-        overlap = _in_blocks(overlap, tile, divisor)
-    last = ceil(size / divisor) * divisor - tile if size > tile else 0
-    step = _step(tile, overlap, divisor)
-    margin, found = max(min(overlap, tile - step), 0) // 2, []
-    for number, (a, b) in enumerate(pairwise([*range(0, size, block), size])):
-        low = min(max((a - margin) // divisor * divisor, 0), last)
-        high = last if b == size else ceil((b + margin - tile) / divisor) * divisor
-        high = min(max(high, low), last)
-        start = np.minimum(low + np.arange(ceil((high - low) / step) + 1) * step, high)
-        border = (start[1:] + start[:-1] + tile) // 2
-        ends = np.concatenate([[a], border]), np.concatenate([border, [b]])
-        found.append((start, *ends, np.full_like(start, number)))
-    starts, firsts, stops, numbers = map(np.concatenate, zip(*found, strict=True))
-    return starts, firsts, stops, numbers
-
-
-def _step(tile: int, overlap: int, divisor: int) -> int:
-    """Return how far tiles are from each other."""
-    return max((tile - overlap) // divisor, 1) * divisor
-
-
-def _in_blocks(overlap: int, tile: int, divisor: int) -> int:
-    """Return the overlap with which a block of whole steps needs no tile more than steps."""
-    return min(2 * ceil(overlap / 2 / divisor) * divisor, tile - divisor)
+    about = window_shape(extent, tile, n_bytes)
+    pixel_bytes = extent.pixel_bytes * extent.together
+    most = max(min(2 * n_bytes, BLOCK_BYTES), prod(about) * pixel_bytes)
+    sizes: list[list[int]] = []
+    counts = []
+    for n, near, t, o, d, b, u, step in zip(
+        extent.size, about, tile, overlap, divisor, stored, unit, extent.block, strict=False
+    ):
+        whole = ceil(max(b, u) / u) * u  # units of the file, no smaller than a chunk of the source
+        k = ceil(n / near)
+        even = [ceil(n / k) for k in range(max(k // 2, 1), 2 * k + 1)]
+        sizes.append(sorted({min(ceil(e / s) * s, n) for e in even for s in (whole, step)}))
+        counts.append(np.array([tile_ranges(n, t, o, d, b).counts.sum() for b in sizes[-1]], float))
+    n_tiles = outer(counts)
+    block_bytes = outer(np.array(of, float) for of in sizes) * pixel_bytes
+    n_tiles[block_bytes > most] = np.inf
+    off = np.maximum(block_bytes / n_bytes, n_bytes / block_bytes)  # the same on all machines
+    best = np.lexsort([off.ravel(), n_tiles.ravel()])[0]
+    return tuple(of[i] for of, i in zip(sizes, np.unravel_index(best, off.shape), strict=True))

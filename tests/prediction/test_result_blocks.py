@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from careamics_dm.images.extent import Extent
+from careamics_dm.prediction.result_blocks import ImageBlocks, image_blocks
+from careamics_dm.sampling.tiling import TileGrid
+
+
+class TestImageBlocks:
+    def blocks(self, unit: tuple[int, ...], **given: object) -> ImageBlocks:
+        extent = {"samples": 3, "size": (1200, 1000), "block": (40, 50)} | given
+        return image_blocks(
+            Extent(**extent, pixel_bytes=2, in_memory=False), 1, unit, (64, 64), (16, 16), (8, 8), 4
+        )
+
+    @pytest.mark.parametrize("unit", [(1, 1), (64, 96), (1, 1000)])
+    def test_they_are_whole_units_and_share_an_image_among_ranks(self, unit):
+        blocks = self.blocks(unit)
+        whole = np.array(blocks.shape) % unit == 0
+        assert (whole | (np.array(blocks.shape) == blocks.size)).all()
+        assert 3 <= len(blocks) <= 3 * 40 and blocks.together == 1
+
+    def test_a_large_one_takes_its_share_of_memory(self):
+        blocks = self.blocks((1, 1), size=(40_000, 40_000))
+        assert 2**24 < 4 * np.prod(blocks.shape) <= 2**25
+
+    def test_small_samples_come_together_where_a_batch_takes_several(self):
+        blocks = self.blocks((1, 1), samples=100, size=(48, 40), block=(48, 40))
+        assert (blocks.together, blocks.shape, len(blocks)) == (6, (48, 40), 17)
+
+    def test_samples_that_are_stored_together_stay_so(self):
+        blocks = self.blocks((1, 1), samples=50, samples_per_block=7)
+        assert blocks.together == 7
+
+    @pytest.mark.parametrize("together", [1, 16, 64])
+    def test_all_samples_of_a_block_fit_the_memory(self, together):
+        size = {"size": (2048, 2048), "block": (64, 64)}
+        blocks = self.blocks((1, 1), samples=128, samples_per_block=together, **size)
+        assert 4 * blocks.together * np.prod(blocks.shape) <= 2**25
+
+    def test_stored_blocks_stay_whole_but_not_what_is_in_memory(self):
+        stored = self.blocks((1, 1), block=(1200, 1000))
+        assert (stored.shape, len(stored)) == ((1200, 1000), 3)
+        extent = Extent(3, (1200, 1000), (1200, 1000), 2, True)
+        mapped = image_blocks(extent, 1, (1, 1), (64, 64), (16, 16), (8, 8), 4)
+        assert len(mapped) >= 16
+
+    @pytest.mark.parametrize("unit", [(1, 1), (256, 256)])
+    def test_their_borders_lie_where_they_cost_no_tile(self, unit):
+        extent = Extent(2, (2048, 2048), (1, 1), 2, True)
+        how = (256, 256), (52, 52), (4, 4)
+        blocks = image_blocks(extent, 1, unit, *how, 4)
+        n = [len(TileGrid([extent], *how[:2], divisor=how[2], blocks=b)) for b in (None, [blocks])]
+        assert n == [200, 200] and len(blocks) > 2
