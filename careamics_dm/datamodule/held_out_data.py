@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.region import Region
-from careamics_dm.loading.patch_extraction import region_of_patch
 from careamics_dm.sampling.validation_split import Split, SplitRule, make_split
 
 
@@ -61,4 +60,4 @@ class HeldOutData:
         """Return the place of the first held-out patch; ``None`` where none is held out."""
         if self.split is None or not len(self.split.patches):
             return None
-        return region_of_patch(self.split.patches.places(np.array([0])), 0)
+        return self.split.patches.places(np.array([0])).region(0)

@@ -7,7 +7,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import Trainer
-from numpy.typing import NDArray
 
 from careamics_dm.datamodule.settings import Settings
 from careamics_dm.datamodule.tile_overlap import needs, tile_overlap
@@ -16,13 +15,16 @@ from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.loading.dataset import PatchDataset, Plan, fits
 from careamics_dm.loading.loader import PatchLoader
+from careamics_dm.prediction.block_tiles import BlockTiles
 from careamics_dm.prediction.fingerprint import Fingerprints
 from careamics_dm.prediction.result_blocks import ImageBlocks, image_blocks
+from careamics_dm.prediction.shared_blocks import SharedBlocks
+from careamics_dm.prediction.tile_ranges import fitting_tile
 from careamics_dm.sampling.epoch_streams import Share, images_of_shard
 from careamics_dm.sampling.image_origins import gap_origins, origin_masks
+from careamics_dm.sampling.patch_grid import PatchGrid
 from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.read_windows import WINDOWS
-from careamics_dm.sampling.tiling import BlockTiles, TileGrid, fitting_tile
 from careamics_dm.sampling.validation_split import Split, n_by_default
 
 Role = Literal["train", "val", "test", "predict"]
@@ -106,7 +108,7 @@ class Loaders:
     def grid(self, images: ImageSet, trainer: Trainer | None) -> PatchLoader:
         """Load patches side by side, or some of them, of validation images."""
         settings, pool_bytes = self.settings, self.settings.pool_bytes // VAL_SHARE
-        plan = TileGrid(
+        plan = PatchGrid(
             images.extents(),
             settings.patch_size,
             window_bytes=pool_bytes // WINDOWS,
@@ -122,11 +124,10 @@ class Loaders:
 
     def whole(self, images: ImageSet, trainer: Trainer | None) -> PatchLoader:
         """Load the tiles, or the whole, of all images; each rank takes some images."""
-        grid, blocks = self._tiles(images, (), trainer)
-        first, share = np.cumsum([0, *map(len, blocks)]), share_of(trainer)
-        of_image = np.repeat(np.arange(len(blocks)), np.diff(first))
+        tiles, blocks = self._tiles(images, (), trainer)
+        share, of_image = share_of(trainer), np.repeat(np.arange(len(blocks)), [*map(len, blocks)])
         mine = np.flatnonzero(of_image % share.world_size == share.rank)
-        return self._blocks(images, grid, mine, Share())
+        return self._blocks(images, tiles.of_blocks(mine))
 
     def tiles(self, images: ImageSet, trainer: Trainer | None) -> PatchLoader:
         """Load the tiles of images, in order; see `select`.
@@ -134,9 +135,9 @@ class Loaders:
         Ranks share blocks, so that no two touch the same part of an output.
         """
         results = self._results
-        grid, blocks = self._tiles(images, results, trainer)
+        tiles, blocks = self._tiles(images, results, trainer)
         settings, batch = self.settings, self._tiles_per_batch
-        how = f"{grid.tile_size} {grid.overlap} {grid.divisor} {batch} {settings.nan_policy}"
+        how = f"{tiles.tile_size} {tiles.overlap} {tiles.divisor} {batch} {settings.nan_policy}"
         there = []
         if results and trainer:
             prints = Fingerprints(trainer, images, how)
@@ -151,7 +152,7 @@ class Loaders:
             nth = np.unique(image, return_inverse=True)[1]
             numbers = numbers[nth % share.world_size == share.rank]
             share = Share()
-        return self._blocks(images, grid, numbers, share)
+        return self._blocks(images, tiles.of_blocks(numbers).part(share))
 
     @property
     def _tiles_per_batch(self) -> int:
@@ -160,7 +161,7 @@ class Loaders:
 
     def _tiles(
         self, images: ImageSet, results: Sequence[Results], trainer: Trainer | None
-    ) -> tuple[TileGrid, list[ImageBlocks]]:
+    ) -> tuple[BlockTiles, list[ImageBlocks]]:
         """Lay tiles, and divide each image into blocks that suit all ``results``.
 
         The trainer's model may say what its network needs: ``size_divisor`` and ``reach``.
@@ -176,14 +177,12 @@ class Loaders:
             of_image = fitting_tile(tile, extent.size, divisor)
             how = (of_image, overlap, divisor, self._tiles_per_batch)
             blocks.append(image_blocks(extent, images.n_channels, unit, *how))
-        return TileGrid(extents, tile, overlap, divisor=divisor, blocks=blocks), blocks
+        return BlockTiles(blocks, tile, overlap, divisor), blocks
 
-    def _blocks(
-        self, images: ImageSet, grid: TileGrid, numbers: NDArray[np.int64], share: Share
-    ) -> PatchLoader:
-        """Load the tiles of this rank's share of some blocks."""
-        plan, n = BlockTiles(grid, numbers).part(share), self._tiles_per_batch
-        return self._loader(images, plan, Share(), with_region=True, batch_size=n, keep=False)
+    def _blocks(self, images: ImageSet, tiles: BlockTiles) -> PatchLoader:
+        """Load the tiles of some blocks."""
+        how: dict[str, Any] = {"batch_size": self._tiles_per_batch, "keep": False}
+        return self._loader(images, tiles, Share(), block_cache=SharedBlocks, **how)
 
     def n_train_patches(self, images: ImageSet, split: Split | None) -> int:
         """Count the training patches of an epoch, over all ranks."""
@@ -202,7 +201,7 @@ class Loaders:
         """Pickle without loaders, which hold threads and processes."""
         return self.__dict__ | {"_loaders": []}
 
-    def _train_plan(self, images: ImageSet, split: Split | None) -> RandomPatches | TileGrid:
+    def _train_plan(self, images: ImageSet, split: Split | None) -> RandomPatches | PatchGrid:
         """Lay out training patches that overlap no held-out one and respect masks and gaps."""
         settings, extents = self.settings, images.extents()
         size, seed = settings.patch_size, settings.seed
@@ -215,7 +214,7 @@ class Loaders:
             n = settings.patches_per_epoch or n_by_default(images, size, split)
             return RandomPatches(extents, size, n, seed, window_bytes, allowed, trained)
         how: dict[str, Any] = {"window_bytes": window_bytes, "chosen": trained, "allowed": allowed}
-        grid = TileGrid(extents, size, **how, seed=seed)
+        grid = PatchGrid(extents, size, **how, seed=seed)
         if not len(grid):
             raise DataError(
                 f"sampling=grid: what validates and the mask leave no patch of {size} side by "

@@ -12,7 +12,7 @@ from careamics_dm.errors import DataError, blame_others, parsed
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import check_axes, unstated_axes
 from careamics_dm.images.image_stack import ImageStack
-from careamics_dm.images.shared_memory import MappedArray
+from careamics_dm.images.raw_array import RawArray
 from careamics_dm.sources.file_kind import other_kind
 from careamics_dm.sources.listing import Listing, list_files
 
@@ -22,8 +22,8 @@ class ArrayDataModule(PatchDataModule):
 
     Data arguments take an array, a list of arrays (shapes may differ), or what names ``.npy``
     files: a path, a list, a folder, a glob or a manifest. Arrays are not copied and worker
-    processes share them; files are memory-mapped and never unpickled. ``axes`` is required, as
-    arrays do not say theirs.
+    processes share them; of files only what is needed is read, and they are never unpickled.
+    ``axes`` is required, as arrays do not say theirs.
 
     Its arguments are those of all formats; see `Settings`.
     """
@@ -41,14 +41,14 @@ class ArrayDataModule(PatchDataModule):
     def open_source(self, source: Any, axes: str) -> list[ImageStack]:
         """See `PatchDataModule.open_source`."""
         if isinstance(source, Path):
-            name, array = str(source), _map_npy(source)
+            name, array = str(source), _find_npy(source)
         else:
             name, array = source
         if axes == "auto":
             raise unstated_axes(name, "arrays do not say their axes", array.shape)
         if isinstance(array, np.ma.MaskedArray):
             raise DataError(f"{name}: is a masked array. Fill it: array.filled(0), for instance.")
-        # Any box of a mapped file can be read alone.
+        # Any box of a raw file can be read alone.
         in_memory = isinstance(array, np.ndarray) and not isinstance(array, np.memmap)
         block = None if in_memory else (1,) * len(array.shape)
         axes = check_axes(axes, array.shape, name)
@@ -75,7 +75,7 @@ def _check_apart(
             )
 
 
-def _map_npy(path: Path) -> MappedArray:
+def _find_npy(path: Path) -> RawArray:
     """Find the array in a ``.npy`` file without reading or unpickling it."""
     try:
         mapped = parsed(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
@@ -87,4 +87,4 @@ def _map_npy(path: Path) -> MappedArray:
         mapped.close()
         raise DataError(f"{path}: holds no single array. Save one array with numpy.save.")
     order = "C" if mapped.flags.c_contiguous else "F"
-    return MappedArray(path, mapped.dtype, mapped.shape, mapped.offset, order)
+    return RawArray(path, mapped.dtype, mapped.shape, mapped.offset, order)

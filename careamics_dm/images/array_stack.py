@@ -1,4 +1,4 @@
-"""An array, in memory, mapped or stored in blocks, as an image stack."""
+"""An array, in memory, raw in a file or stored in blocks, as an image stack."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,8 +14,9 @@ from careamics_dm.errors import DataError
 from careamics_dm.images.axes import shared_layout
 from careamics_dm.images.boxes import Boxes, common
 from careamics_dm.images.image_stack import Channels, Groups, Metadata, StoredArray
+from careamics_dm.images.raw_array import file_of
 from careamics_dm.images.region import read_padded
-from careamics_dm.images.shared_memory import file_of, share, shared_pixels
+from careamics_dm.images.shared_memory import share, shared_pixels
 
 MOST_BYTES = 2**60  # an exbibyte
 
@@ -34,6 +35,7 @@ class ArrayStack:
     """
 
     chunks_and_shards: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    codec: Callable[[], tuple[str, dict[str, Any]]] | None = None
 
     def __init__(
         self,
@@ -153,7 +155,7 @@ class ArrayStack:
         loaded = ArrayStack(whole, self.original_axes, self.source, **self.metadata)
         loaded.note, loaded.ome_groups, loaded.files = self.note, self.ome_groups, self.files
         loaded.correlated_noise = self.correlated_noise
-        loaded.chunks_and_shards = self.chunks_and_shards
+        loaded.chunks_and_shards, loaded.codec = self.chunks_and_shards, self.codec
         if hasattr(self.array, "valid_region"):
             n, n_channels = self.data_shape[:2]
             same: dict[str, Boxes | None] = {}  # most samples and channels are alike

@@ -149,7 +149,7 @@ def describe(role: str, images: ImageSet) -> str:
     size = sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     blocks = sorted({"×".join(map(str, e.block)) for e in extents if prod(e.block) > 1})
     how = f"streamed in blocks of {', '.join(blocks[:3])}{', ...' if len(blocks) > 3 else ''}"
-    how = how if blocks else "mapped from disk"
+    how = how if blocks else "read from disk as needed"
     samples = sum(e.samples for e in extents)
     dtypes = ", ".join(sorted({str(stack.data_dtype) for stack in images.stacks}))
     axes = ", ".join(sorted({stack.original_axes for stack in images.stacks}))

@@ -69,6 +69,9 @@ class ImageStack(Protocol):
         their paths below the store, for a result that is to be alike. Read when it is called.
     ``chunks_and_shards : two tuples of int, or None``
         Of an image in a Zarr store: what is decoded at once, and what is a file, ``([Z], Y, X)``.
+    ``codec() : tuple of str and dict, or codec = None``
+        Of an image in a Zarr store: what compresses its chunks ("none": nothing), and its settings.
+        Read when it is called.
     ``close() : None``
         Close files; called on teardown.
     """

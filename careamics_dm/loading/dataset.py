@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from careamics_dm.errors import DataError
@@ -19,19 +18,18 @@ from careamics_dm.images.region import Blocks, Region
 from careamics_dm.loading.device_transfer import Batch
 from careamics_dm.loading.filtered_patches import FilteredPatches, Marker, Marks
 from careamics_dm.loading.first_batch import read_alone
-from careamics_dm.loading.patch_extraction import NanPolicy, PairedImages, region_of_patch
+from careamics_dm.loading.patch_extraction import NanPolicy, PairedImages
 from careamics_dm.loading.prefetch import Loaded, Reader, threads_for
 from careamics_dm.loading.read_schedule import FixedPass, RandomPass, Step
-from careamics_dm.loading.shared_blocks import SharedBlocks
 from careamics_dm.sampling.epoch_streams import UNBOUNDED, Share, Stream, count_streams
 from careamics_dm.sampling.filters.base import PatchFilter
-from careamics_dm.sampling.keyed_random import key_of
+from careamics_dm.sampling.keyed_random import Numbers, key_of
+from careamics_dm.sampling.patch_grid import PatchGrid
 from careamics_dm.sampling.random_patches import RandomEpoch, RandomPatches
-from careamics_dm.sampling.read_windows import WINDOWS, PatchList, Places
-from careamics_dm.sampling.tiling import BlockTiles, TileGrid
+from careamics_dm.sampling.read_windows import WINDOWS, PlacePlan, Places
 
-Plan = RandomPatches | TileGrid | BlockTiles | PatchList
-EpochPlan = RandomEpoch | TileGrid | BlockTiles | PatchList
+Plan = RandomPatches | PlacePlan
+BlockCache = Callable[[PairedImages, Extents, int], Callable[[Region], Blocks]]
 
 ORIGINS_PER_BYTE = 6
 """Marks of a filter take so little memory: a bit for each origin, and a quarter for counts."""
@@ -54,9 +52,8 @@ class PatchDataset(IterableDataset[Batch]):
     ----------
     images : ImageSet
         The images, with their targets and selected channels.
-    plan : RandomPatches, TileGrid, BlockTiles or PatchList
-        Where the patches are. A batch has tiles of one block only, so that its result is the same
-        in whichever order blocks are predicted.
+    plan : RandomPatches, PatchGrid, PatchList or BlockTiles
+        Where the patches are. Batches of tiles carry where these belong.
     batch_size : int or None
         Patches per batch; ``None`` yields single patches, without the leading ``N``.
     pool_bytes : int
@@ -66,8 +63,6 @@ class PatchDataset(IterableDataset[Batch]):
         Seed of the order of random patches and of their orientation.
     n_orientations : int
         Above 1, batches carry how many of their patches get which orientation.
-    with_region : bool
-        Whether batches carry where their tiles belong.
     nan_policy : {"error", "zero", "skip"}
         What to do about NaN and infinity in a patch: raise; set them to 0; or take another
         patch instead, of the same batch or else of the same epoch.
@@ -75,6 +70,9 @@ class PatchDataset(IterableDataset[Batch]):
         This process's rank among those that train together.
     keep : bool
         Whether a set that fits ``pool_bytes`` is kept for other epochs, in ``images.kept``.
+    block_cache : callable, optional
+        What reads regions, and holds the stored blocks that they have in common: made of the
+        images, their extents and a number of bytes. By default, nothing is held.
     patch_filter : PatchFilter, optional
         What patches must meet; others are replaced by random ones that do, see `FilteredPatches`.
 
@@ -102,16 +100,16 @@ class PatchDataset(IterableDataset[Batch]):
         pool_bytes: int = 2**29,
         seed: int = 0,
         n_orientations: int = 1,
-        with_region: bool = False,
         nan_policy: NanPolicy = "error",
         share: Share | None = None,
         keep: bool = True,
+        block_cache: BlockCache | None = None,
         patch_filter: PatchFilter | None = None,
     ) -> None:
         self.images, self.plan, self.extents = images, plan, images.extents()
         self.batch_size, self.pool_bytes, self.seed = batch_size, pool_bytes, seed
-        self.n_orientations, self.with_region = n_orientations, with_region
-        self.share, self.keep = share or Share(), keep
+        self.n_orientations, self.share, self.keep = n_orientations, share or Share(), keep
+        self._block_cache = block_cache
         # Epoch, and patch to start from; shared, so that living workers see them change.
         self.progress = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._pair = PairedImages(images, nan_policy)
@@ -135,8 +133,8 @@ class PatchDataset(IterableDataset[Batch]):
 
     @property
     def n_streams(self) -> int:
-        """Streams of an epoch of random patches, over all ranks; see `streams`."""
-        if not (self.plan.is_random and isinstance(self.plan, RandomPatches | TileGrid)):
+        """Streams of an epoch of random patches, over all ranks; see `epoch_streams`."""
+        if not (isinstance(self.plan, RandomPatches | PatchGrid) and self.plan.is_random):
             return 1
         largest = 0 if fits(self.extents, self.pool_bytes) else self.plan.largest_window
         return count_streams(self.share, largest, self.pool_bytes)
@@ -157,7 +155,7 @@ class PatchDataset(IterableDataset[Batch]):
                 for step in portion.steps:
                     batch: Batch = {}
                     if step.place.size:
-                        places = Places(*(column[step.rows] for column in portion.places))
+                        places = portion.places.some(step.rows)
                         others = partial(self._others, plan, epoch, step)
                         batch = self._cut(reader, places, at[step.rows], others)
                     for key in step.ended:
@@ -191,10 +189,10 @@ class PatchDataset(IterableDataset[Batch]):
         return self.__dict__ | {"images": images, "_marks": {}, "_readers": set()}
 
     def _make_marker(self, patch_filter: PatchFilter) -> Marker:
-        if self.with_region or not isinstance(self.plan, RandomPatches):
+        if not isinstance(self.plan, RandomPatches):
             raise DataError(
                 "patch_filter: patches that are rejected are replaced by others at random, so the "
-                "plan must be RandomPatches, and with_region=False."
+                "plan must be RandomPatches."
             )
         self.plan = replace(self.plan, few=0)  # all of a window is marked
         n_origins = self.extents.each(lambda e: e.samples * prod(e.size) * e.in_memory).sum()
@@ -218,17 +216,17 @@ class PatchDataset(IterableDataset[Batch]):
         first = -((self.share.rank - patch) // ranks)
         return first, first + max(n - patch, 0) // ranks
 
-    def _ends(self, first: int, stop: int) -> NDArray[np.int64]:
-        """Return where batches end, full or not."""
-        ends = self.plan.ends if isinstance(self.plan, BlockTiles) else np.array([first, stop])
-        return np.asarray(np.clip(ends, first, stop), np.int64)
+    def _ends(self, first: int, stop: int) -> Numbers:
+        """Return where batches end, full or not; see `PlacePlan`."""
+        ends = () if isinstance(self.plan, RandomPatches) else self.plan.ends
+        return np.clip(ends, first, stop) if len(ends) else np.array([first, stop])
 
     def _schedule(
-        self, plan: EpochPlan, epoch: int, patch: int, worker: int, workers: int
+        self, plan: PlacePlan, epoch: int, patch: int, worker: int, workers: int
     ) -> RandomPass | FixedPass:
         """Say what a process draws, from a patch of all ranks on."""
         (first, stop), size = self._numbers(patch), self.batch_size or 1
-        if isinstance(plan, RandomEpoch) or (self.plan.is_random and isinstance(plan, TileGrid)):
+        if isinstance(plan, RandomEpoch | PatchGrid) and plan.is_random:
             streams, turn_key = self._streams(plan, epoch), key_of(self.seed, epoch, 2)
             mine, turns = range(worker, len(streams), workers), (self.n_orientations, turn_key)
             return RandomPass(self.share, streams, mine, first, stop, size, *turns)
@@ -236,17 +234,18 @@ class PatchDataset(IterableDataset[Batch]):
         return FixedPass(plan, numbers, self._ends(first, stop) - first, size, worker, workers)
 
     def _open(
-        self, plan: EpochPlan, schedule: RandomPass | FixedPass, epoch: int, workers: int
+        self, plan: PlacePlan, schedule: RandomPass | FixedPass, epoch: int, workers: int
     ) -> Reader:
         """Begin to read what a pass needs; whole samples, if they are kept for other epochs."""
         keeps = self.keep and fits(self.extents, self.pool_bytes // workers)
         in_memory = all(e.in_memory for e in self.extents.kinds)
         at_hand = (in_memory and self._marker is None) or (keeps and self._has_all())
         budget = self.pool_bytes // workers
-        load: Callable[[Region], Loaded] = partial(self._load, keeps)
-        if isinstance(plan, BlockTiles):
-            load = SharedBlocks(self._pair, self.extents, budget // 4).load
+        read: Callable[[Region], Blocks] = self._pair.read
+        if self._block_cache is not None:
+            read = self._block_cache(self._pair, self.extents, budget // 4)
             budget //= 2
+        load = partial(self._load, read, keeps)
         needs, n_threads = (iter(()), 0) if at_hand else (schedule.needs(), threads_for(workers))
         reader = Reader(load, partial(self._find, plan, keeps), needs, budget, n_threads)
         self._readers.add(reader)
@@ -258,11 +257,7 @@ class PatchDataset(IterableDataset[Batch]):
         return reader
 
     def _cut(
-        self,
-        reader: Reader,
-        places: Places,
-        at: NDArray[np.int64],
-        others: Callable[[], list[Blocks]],
+        self, reader: Reader, places: Places, at: Numbers, others: Callable[[], list[Blocks]]
     ) -> Batch:
         """Cut the patches of a batch out of their regions, where these have them at ``at``."""
         windows: list[int] = places.window.tolist()
@@ -275,22 +270,21 @@ class PatchDataset(IterableDataset[Batch]):
         reader.load_ahead()
         blocks |= {window: reader.get(window).blocks for window in {*windows} - blocks.keys()}
         cuts = self._pair.cut(blocks, windows, at.tolist(), places.size[0].tolist())
-        of = partial(region_of_patch, places)
-        self._pair.apply_nan_policy(cuts, of, None if self.with_region else others)
+        of_tiles = places.crop.size > 0
+        self._pair.apply_nan_policy(cuts, places.region, None if of_tiles else others)
         batch: Batch = dict(zip(("image", "target"), map(torch.from_numpy, cuts), strict=False))
-        if self.with_region:
+        if of_tiles:
             ends = places.image[:, None], places.sample[:, None], places.start, places.crop
             batch["region"] = torch.from_numpy(np.hstack(ends))
         return batch
 
-    def _others(self, plan: EpochPlan, epoch: int, step: Step) -> list[Blocks]:
+    def _others(self, plan: PlacePlan, epoch: int, step: Step) -> list[Blocks]:
         """Read patches from all over the plan that have no NaN, instead of a batch."""
         # Of the place in the epoch alone, so that a resumed run takes the same ones.
         seed = self.seed, epoch, self.share.rank, step.number, int(step.place[0]), 5
         rng, n = np.random.default_rng(seed), len(plan)
         numbers = rng.permutation(n) if n <= TRIES else rng.integers(n, size=TRIES)
-        places = plan.places(numbers)
-        regions = (region_of_patch(places, row) for row in range(len(numbers)))
+        regions = map(plan.places(numbers).region, range(len(numbers)))
         return [*islice(filter(None, map(self._pair.read_patch, regions)), step.n)]
 
     def _has_all(self) -> bool:
@@ -300,7 +294,7 @@ class PatchDataset(IterableDataset[Batch]):
         n_marked = 0 if self._marker is None else n_runs.sum()
         return bool(len(self.images.kept) == n_read and len(self._marks) == n_marked)
 
-    def _streams(self, places: RandomEpoch | TileGrid, epoch: int) -> list[Stream]:
+    def _streams(self, places: RandomEpoch | PatchGrid, epoch: int) -> list[Stream]:
         """Return the streams of this rank."""
         window_bytes, growth = max(self.pool_bytes // WINDOWS // STEPS, 1), MIXED * STEPS
         if self.keep and fits(self.extents, self.pool_bytes):
@@ -311,7 +305,7 @@ class PatchDataset(IterableDataset[Batch]):
         mine = range(self.share.rank, n, self.share.world_size)
         return [Stream(places, s, n, key, window_bytes, growth) for s in mine]
 
-    def _find(self, plan: EpochPlan, keeps: bool, window: int) -> tuple[Region, int]:
+    def _find(self, plan: PlacePlan, keeps: bool, window: int) -> tuple[Region, int]:
         """Return what to read of a window, whole samples if they are kept, and its bytes."""
         region = plan.region(window)
         extent = self.extents[region.image]
@@ -325,11 +319,11 @@ class PatchDataset(IterableDataset[Batch]):
         n_bytes = n_pixels * region.n_samples * extent.pixel_bytes
         return region, 0 if extent.in_memory else n_bytes
 
-    def _load(self, keeps: bool, region: Region) -> Loaded:
+    def _load(self, read: Callable[[Region], Blocks], keeps: bool, region: Region) -> Loaded:
         """Read a region and mark what passes the filter, or take what is kept; in threads."""
         key = region.image, region.sample
         kept, marks = (self.images.kept, self._marks) if keeps else ({}, {})
-        blocks = kept.get(key) or self._pair.read(region)
+        blocks = kept.get(key) or read(region)
         if not self.extents[region.image].in_memory:
             kept[key] = blocks
         if self._marker is None:

@@ -1,6 +1,7 @@
 """Patches that pass a filter: marked in decoded regions, and drawn from what is decoded."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice, product
 from math import prod
 from typing import Any
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.region import Blocks, Region
-from careamics_dm.loading.patch_extraction import PairedImages, region_of_patch
+from careamics_dm.loading.patch_extraction import PairedImages
 from careamics_dm.loading.prefetch import Loaded, Reader
 from careamics_dm.loading.read_schedule import Key
 from careamics_dm.sampling.allowed_origins import OriginBits, OriginMasks
@@ -112,70 +113,18 @@ class Marker:
         return np.where(bad, pixels.dtype.type(0), pixels)
 
 
-class _MarkedBlock:
-    """A block whose passing origins are all marked."""
-
-    def __init__(self, passing: OriginMasks, rejected: OriginMasks | None, keep: float) -> None:
-        self._passing, self._rejected, self._keep = passing, rejected, keep
-        self.any_passes = passing.n_allowed > 0
-
-    def draw(self, n: int, rng: np.random.Generator) -> Numbers:
-        """Draw ``n`` patches that pass, or else are kept; see `OriginMasks.draw`."""
-        found = self._passing.draw(n, rng)
-        if self._rejected is not None and (n_rejected := self._rejected.n_allowed):
-            share = n_rejected / (n_rejected + self._passing.n_allowed)
-            kept = np.flatnonzero(rng.random(n) < self._keep * share)
-            found[kept] = self._rejected.draw(len(kept), rng)
-        return found
-
-
-class _JudgedBlock:
-    """A block whose candidates are cut and judged, ``at_once`` in one go."""
-
-    def __init__(
-        self,
-        candidates: OriginMasks,
-        judge: Callable[[Numbers], NDArray[np.bool_]],
-        keep: float,
-        at_once: int,
-        rng: np.random.Generator,
-    ) -> None:
-        self._candidates, self._judge, self._keep = candidates, judge, keep
-        self._at_once = at_once
-        self._one = self._search(1, TRIES, 0.0, rng)
-        self.any_passes = len(self._one) > 0
-
-    def draw(self, n: int, rng: np.random.Generator) -> Numbers:
-        """Draw ``n`` patches that pass, or else are kept; few that pass are drawn repeatedly."""
-        found = self._search(n, PER_PATCH * n, self._keep, rng)
-        if not len(found):
-            found = self._one
-        return found[np.resize(rng.permutation(len(found)), n)]
-
-    def _search(self, n: int, most: int, keep: float, rng: np.random.Generator) -> Numbers:
-        """Judge candidates until ``n`` pass; of the first ``n`` a part is kept in any case."""
-        found: list[Numbers] = []
-        missing, tried = n, 0
-        while missing > 0 and tried < most and self._candidates.n_allowed:
-            step = min(self._at_once, 4 * missing + 4, most - tried)
-            drawn = self._candidates.draw(step, rng)
-            first = np.arange(tried, tried + step) < n
-            found.append(drawn[self._judge(drawn) | (first & (rng.random(step) < keep))])
-            missing, tried = missing - len(found[-1]), tried + step
-        return np.concatenate(found)[:n] if found else np.empty((0, 1), np.int64)
-
-
-_Source = _MarkedBlock | _JudgedBlock
+Draw = Callable[[int, np.random.Generator], Numbers]
+"""Draws so many patches of a block that pass, or else are kept; see `OriginMasks.draw`."""
 
 
 class FilteredPatches:
     """Draws the patches of the blocks of streams from what passes a filter.
 
-    The patches of a block (see `streams`) are drawn once its windows are decoded, all that pass
-    equally likely; where all images are ``in_memory``, from all of them. Where nothing passes, from
-    the next block in which something does. What is drawn follows from the seed (of the data, and
-    the epoch) and the place in the epoch alone, so a resumed run, and one with other ranks, draws
-    the same.
+    The patches of a block (see `epoch_streams`) are drawn once its windows are decoded, all that
+    pass equally likely; where all images are ``in_memory``, from all of them. Where nothing passes,
+    from the next block in which something does. What is drawn follows from the seed (of the data,
+    and the epoch) and the place in the epoch alone, so a resumed run, and one with other ranks,
+    draws the same.
     """
 
     def __init__(
@@ -184,11 +133,12 @@ class FilteredPatches:
         self._marker, self._reader, self._seed = marker, reader, seed
         self._in_memory = in_memory
         self._images, self._size = marker.images, list(marker.plan.patch_size)
+        self._keep = marker.criterion.keep
         # Of each stream, where it draws from: what that is, its windows, and how.
-        self._open: dict[int, tuple[Key, list[int], _Source]] = {}
+        self._open: dict[int, tuple[Key, list[int], Draw]] = {}
         self._empty: set[Key] = set()
         self._portions: dict[int, tuple[Key, Numbers]] = {}
-        self._elsewhere: _Source | None = None
+        self._elsewhere: Draw | None = None
 
     def draw(self, stream: Stream, block: Block, first: int, stop: int) -> Places:
         """Draw the patches of some positions of a block; `DataError` if nothing passes."""
@@ -198,24 +148,23 @@ class FilteredPatches:
         window = found[:, 0]
         origins = self._reader.origins(window)
         sample, start = found[:, 1] + origins[:, 1], found[:, 2:] + origins[:, 2:]
-        size = np.broadcast_to(self._size, start.shape)
-        return Places(origins[:, 0], sample, start, size, window, start[:, :0])
+        return Places.of_size(self._size, origins[:, 0], sample, start, window)
 
     def _portion(self, stream: Stream, block: Block, begin: int) -> Numbers:
         """Draw the portion of a block that begins at a position, unless it is the last drawn."""
         key = block.first, begin
         if stream.number not in self._portions or self._portions[stream.number][0] != key:
             rng = np.random.default_rng([*self._seed, stream.number, begin, 6])
-            found = self._source(stream, block).draw(min(PORTION, block.stop - begin), rng)
+            found = self._source(stream, block)(min(PORTION, block.stop - begin), rng)
             self._portions[stream.number] = key, found
         return self._portions[stream.number][1]
 
-    def _source(self, stream: Stream, block: Block) -> _Source:
+    def _source(self, stream: Stream, block: Block) -> Draw:
         """Return what to draw from: the block, or the next one, of any stream, that passes."""
         candidates = islice(self._candidates(stream, block), 1 if self._in_memory else SEARCHED)
         for other, candidate in candidates:
-            if source := self._open_block(stream.number, other, candidate):
-                return source
+            if draw := self._open_block(stream.number, other, candidate):
+                return draw
         self._elsewhere = self._elsewhere or self._search_elsewhere()
         return self._elsewhere
 
@@ -225,7 +174,7 @@ class FilteredPatches:
         for other in stream.others():
             yield from ((other, candidate) for candidate in other.blocks(0))
 
-    def _open_block(self, number: int, stream: Stream, block: Block) -> _Source | None:
+    def _open_block(self, number: int, stream: Stream, block: Block) -> Draw | None:
         """Let stream ``number`` draw from a block of any; ``None`` if nothing in it passes."""
         key = stream.number, block.first
         if self._in_memory:
@@ -238,27 +187,50 @@ class FilteredPatches:
             self._reader.release(self._open.pop(number)[1])
         n_windows = stream.epoch.table.first[-1]
         windows = [*range(n_windows)] if self._in_memory else stream.windows(block).tolist()
-        source = self._judge_windows(windows, key)
-        if not source.any_passes:
+        draw = self._judge_windows(windows, key)
+        if draw is None:
             self._empty.add(key)
             self._reader.release(windows)
             self._reader.end(key)  # nothing of it will be drawn
             return None
-        self._open[number] = key, windows, source
-        return source
+        self._open[number] = key, windows, draw
+        return draw
 
-    def _judge_windows(self, windows: Sequence[int], key: Key) -> _Source:
-        """Load windows, and find what passes in them."""
+    def _judge_windows(self, windows: Sequence[int], key: Key) -> Draw | None:
+        """Load windows, and find what passes in them; ``None`` if nothing does."""
         loaded = [self._reader.take(window) for window in windows]
-        criterion = self._marker.criterion
         passing = _join(windows, [of.passing for of in loaded])
-        if not criterion.marks_suffice:
-            patch_bytes = prod(self._size) * self._images.dtypes[0].itemsize
-            at_once = max(JUDGED_BYTES // patch_bytes, 1)
-            rng = np.random.default_rng([*self._seed, key[0] + 1, key[1], 7])
-            return _JudgedBlock(passing, self._judge, criterion.keep, at_once, rng)
-        rejected = _join(windows, [of.rejected for of in loaded]) if criterion.keep else None
-        return _MarkedBlock(passing, rejected, criterion.keep)
+        if self._marker.criterion.marks_suffice:
+            rejected = _join(windows, [of.rejected for of in loaded]) if self._keep else None
+            how = partial(_draw_marked, passing, rejected, self._keep)
+            return how if passing.n_allowed else None
+        rng = np.random.default_rng([*self._seed, key[0] + 1, key[1], 7])
+        one = self._search(passing, 1, TRIES, 0.0, rng)
+        return partial(self._draw_judged, passing, one) if len(one) else None
+
+    def _draw_judged(
+        self, candidates: OriginMasks, one: Numbers, n: int, rng: np.random.Generator
+    ) -> Numbers:
+        """Cut candidates and judge them; few that pass, or the ``one`` known, are repeated."""
+        found = self._search(candidates, n, PER_PATCH * n, self._keep, rng)
+        found = found if len(found) else one
+        return found[np.resize(rng.permutation(len(found)), n)]
+
+    def _search(
+        self, candidates: OriginMasks, n: int, most: int, keep: float, rng: np.random.Generator
+    ) -> Numbers:
+        """Judge candidates until ``n`` pass; of the first ``n`` a part is kept in any case."""
+        patch_bytes = prod(self._size) * self._images.dtypes[0].itemsize
+        at_once = max(JUDGED_BYTES // patch_bytes, 1)
+        found: list[Numbers] = []
+        missing, tried = n, 0
+        while missing > 0 and tried < most and candidates.n_allowed:
+            step = min(at_once, 4 * missing + 4, most - tried)
+            drawn = candidates.draw(step, rng)
+            first = np.arange(tried, tried + step) < n
+            found.append(drawn[self._judge(drawn) | (first & (rng.random(step) < keep))])
+            missing, tried = missing - len(found[-1]), tried + step
+        return np.concatenate(found)[:n] if found else np.empty((0, 1), np.int64)
 
     def _judge(self, found: Numbers) -> NDArray[np.bool_]:
         """Cut candidates and judge them; NaN counts as 0."""
@@ -269,7 +241,7 @@ class FilteredPatches:
             cuts[0][~np.isfinite(cuts[0])] = 0
         return _passes(self._marker.criterion, cuts[0])
 
-    def _search_elsewhere(self) -> _Source:
+    def _search_elsewhere(self) -> Draw:
         """Read patches one by one, from all over the data, until enough of them pass."""
         passing: list[int] = []
         tried: list[NDArray[Any]] = []
@@ -286,7 +258,7 @@ class FilteredPatches:
             raise DataError(nothing_passes(self._marker.criterion, tried))
         whole = OriginBits([1] * len(self._size))  # one origin
         whole.allow(0, np.ones(1, bool))
-        return _MarkedBlock(_join(passing, [[whole]] * len(passing)), None, 0.0)
+        return partial(_draw_marked, _join(passing, [[whole]] * len(passing)), None, 0.0)
 
     def _other_regions(self) -> Iterator[Region]:
         """Boxes of patches of epochs that are never drawn."""
@@ -295,7 +267,23 @@ class FilteredPatches:
             rng = np.random.default_rng([*self._seed, n, 8])
             marks = rng.integers(len(plan), size=MEASURED)
             places = plan.epoch(FAR * (1 + self._seed[1]) + n).places(marks)
-            yield from (region_of_patch(places, row) for row in range(MEASURED))
+            yield from map(places.region, range(MEASURED))
+
+
+def _draw_marked(
+    passing: OriginMasks,
+    rejected: OriginMasks | None,
+    keep: float,
+    n: int,
+    rng: np.random.Generator,
+) -> Numbers:
+    """Draw among marked origins; in place of some, among the rejected, in proportion to both."""
+    found = passing.draw(n, rng)
+    if rejected is not None and rejected.n_allowed:
+        share = rejected.n_allowed / (rejected.n_allowed + passing.n_allowed)
+        kept = np.flatnonzero(rng.random(n) < keep * share)
+        found[kept] = rejected.draw(len(kept), rng)
+    return found
 
 
 def _join(windows: Sequence[int], masks: Sequence[Sequence[OriginBits]]) -> OriginMasks:

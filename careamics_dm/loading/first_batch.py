@@ -5,7 +5,7 @@ from math import prod
 from careamics_dm.images.extent import Extent, Extents
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.region import Blocks, Region
-from careamics_dm.loading.patch_extraction import PairedImages, region_of_patch
+from careamics_dm.loading.patch_extraction import PairedImages
 from careamics_dm.loading.prefetch import Reader
 from careamics_dm.sampling.read_windows import Places
 
@@ -26,7 +26,7 @@ def read_alone(
         for row, found in enumerate(regions)
         if (found[0].image, found[0].sample) not in images.kept
     }
-    patches = [region_of_patch(places, row) for row in unread]
+    patches = [*map(places.region, unread)]
     n_bytes = sum(_decoded_bytes(images, extents[patch.image], patch) for patch in patches)
     if AGAIN * n_bytes > sum(n for _, n in {*unread.values()}):
         return {}

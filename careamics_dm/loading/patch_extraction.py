@@ -11,7 +11,6 @@ from careamics_dm.images.frame_pairs import read_pair
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.nan_message import nan_message
 from careamics_dm.images.region import Blocks, Region, read_samples
-from careamics_dm.sampling.read_windows import Places
 
 Patches = list[NDArray[Any]]
 NanPolicy = Literal["error", "zero", "skip"]
@@ -138,13 +137,6 @@ def batch_dtype(stored: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
     dtype = np.result_type(*stored)
     narrow = {np.dtype(t) for t in ("u1", "i1", "u2", "i2", "f2", "f4")}
     return dtype if dtype in narrow else np.dtype(np.float32)
-
-
-def region_of_patch(places: Places, row: int) -> Region:
-    """Return the box of one patch."""
-    start = places.start[row]
-    ends = tuple(start.tolist()), tuple((start + places.size[row]).tolist())
-    return Region(int(places.image[row]), int(places.sample[row]), *ends)
 
 
 def _all_finite(cuts: Patches) -> NDArray[np.bool_]:

@@ -6,11 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from careamics_dm.images.region import Blocks, Region
 from careamics_dm.loading.read_schedule import Key, Need
 from careamics_dm.sampling.allowed_origins import OriginBits
+from careamics_dm.sampling.keyed_random import Numbers
 
 READERS = 4
 """Threads that read, at most; all loader processes together have no more than there are cores."""
@@ -54,7 +54,7 @@ class Reader:
         self._pool = ThreadPoolExecutor(n_threads, "reader") if n_threads else None
         self.is_new = n_threads > 0  # threads have nothing to do yet
 
-    def origins(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def origins(self, windows: Numbers) -> Numbers:
         """Return image, sample and first pixel of the region of each window, ``(N, 2 + D)``."""
         unique, inverse = np.unique(windows, return_inverse=True)
         regions = [self.find(window)[0] for window in unique.tolist()]

@@ -10,8 +10,7 @@ import numpy as np
 
 from careamics_dm.sampling.epoch_streams import Block, Share, Stream
 from careamics_dm.sampling.keyed_random import Numbers, fractions
-from careamics_dm.sampling.read_windows import PatchList, Places
-from careamics_dm.sampling.tiling import BlockTiles, TileGrid
+from careamics_dm.sampling.read_windows import PlacePlan, Places
 
 Key = tuple[int, int]
 """Of a need: a stream and the first position of a block; or 0 and the first patch."""
@@ -50,7 +49,7 @@ class Need(NamedTuple):
 class FixedPass:
     """Batches of places in their order: of validation, test and prediction."""
 
-    plan: TileGrid | BlockTiles | PatchList
+    plan: PlacePlan
     numbers: Numbers  # of this rank, from its first batch on
     ends: Numbers  # the rows of them at which a batch ends, full or not
     batch_size: int
@@ -174,8 +173,7 @@ class RandomPass:
             orientation = counts[i * self.n_orientations :][: self.n_orientations]
             steps.append(Step(here, place, n, tuple(orientation.tolist()), first + a, keys))
             begin = here.stop
-        mine = rows[rows >= 0]
-        return Portion(Places(*(column[mine] for column in self._locate(parts))), steps)
+        return Portion(self._locate(parts).some(rows[rows >= 0]), steps)
 
     def _locate(self, parts: Sequence[tuple[int, Block, int, int]]) -> Places:
         """Draw positions of blocks."""

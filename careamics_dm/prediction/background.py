@@ -5,21 +5,22 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-WAITING = 2
-"""Tasks to wait at most: each holds a batch of tiles."""
-
 
 class Background:
-    """Does tasks one after another in a thread; what they raise is raised with the next task."""
+    """Does tasks one after another in a thread; what one raises is raised with a later task.
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "writer")
+    After that nothing more is done. At most ``most`` tasks wait, as each holds pixels.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._pool, self._most = ThreadPoolExecutor(1, "writer"), most
         self._waiting: deque[Future[Any]] = deque()
+        self._failed = False
 
     def do(self, task: Callable[..., Any], *arguments: Any) -> None:
         """Add a task, after waiting where many do."""
-        self._wait(WAITING)
-        self._waiting.append(self._pool.submit(task, *arguments))
+        self._wait(self._most)
+        self._waiting.append(self._pool.submit(self._try, task, *arguments))
 
     def finish(self) -> None:
         """Wait for all tasks."""
@@ -29,6 +30,15 @@ class Background:
         """End the thread after its tasks, whatever they raise."""
         self._pool.shutdown(wait=True)
         self._waiting.clear()
+
+    def _try(self, task: Callable[..., Any], *arguments: Any) -> None:
+        if self._failed:
+            return
+        try:
+            task(*arguments)
+        except BaseException:
+            self._failed = True
+            raise
 
     def _wait(self, n: int) -> None:
         while len(self._waiting) > n or (self._waiting and self._waiting[0].done()):

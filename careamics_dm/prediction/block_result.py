@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from careamics_dm.images.boxes import seen_from
+from careamics_dm.prediction.background import Background
 from careamics_dm.prediction.block_record import BlockRecord, UrlRecord
 from careamics_dm.prediction.result_blocks import ImageBlocks
 from careamics_dm.prediction.result_file import ResultFile, ResultImage, to_dtype
@@ -21,7 +22,8 @@ SHARE = 20
 class BlockResult:
     """A result that this process has begun or opened, and what it writes of it.
 
-    Tiles are put together in memory until their block is complete, which is then written once.
+    Tiles are put together in memory until their block is complete, which is then written once, in a
+    thread, while the next block grows.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class BlockResult:
         self._blocks, self._file, self._record = blocks, file, record
         self._there = record.marked()
         self._begun: dict[int, tuple[NDArray[Any], int]] = {}
+        self._writing = Background(most=1)
         self._written: list[int] = []
         self._saved, self._saving = monotonic(), 0.0
 
@@ -56,10 +59,11 @@ class BlockResult:
         self._begun[number] = pixels, missing - part.size
         if missing > part.size:
             return 0
-        self._write(number)
+        del self._begun[number]
+        self._writing.do(self._write, number, pixels)
         return 1
 
-    def save(self) -> None:
+    def _save(self) -> None:
         """Record the blocks that are written, once their pixels are on disk."""
         if not self._written:
             return
@@ -77,29 +81,31 @@ class BlockResult:
         Raises a FileExistsError if another prediction was first.
         """
         try:
-            self.save()
-            if self._record.claim():
-                try:
-                    self._file.finish()
-                except FileExistsError:
-                    self._record.remove()
-                    raise
-                self._record.remove()
-            else:
-                self._leave()
+            try:
+                self._writing.finish()
+            finally:  # if a block could not be written, others are there
+                self._writing.close()
+                self._save()
+                self._finish_or_leave()
         finally:
             self._record.close()
 
-    def _leave(self) -> None:
-        if not self._record.marked() and self._record.is_last():
+    def _finish_or_leave(self) -> None:
+        if self._record.claim():
+            try:
+                self._file.finish()
+            except FileExistsError:
+                self._record.remove()
+                raise
+            self._record.remove()
+        elif not self._record.marked() and self._record.is_last():
             self._file.discard()
             self._record.remove()
         else:
             self._file.close()
 
-    def _write(self, number: int) -> None:
+    def _write(self, number: int, pixels: NDArray[Any]) -> None:
         """Put a block into the file, in as few boxes as its axes there allow."""
-        pixels, _ = self._begun.pop(number)
         block, layout, done = self._blocks.region(number), self.image.layout, 0
         channels = slice(0, layout.size("C"))
         for box in layout.boxes(block.sample, block.n_samples, channels, block.start, block.stop):
@@ -109,4 +115,4 @@ class BlockResult:
             done += n
         self._written.append(number)
         if monotonic() - self._saved >= SHARE * self._saving:
-            self.save()
+            self._save()

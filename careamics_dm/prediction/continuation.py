@@ -31,7 +31,7 @@ class Progress:
     n_there: int
     """From an earlier run."""
     n_done: int
-    """With those that this process has written."""
+    """With those that this process has made."""
     n: int
 
     def of_all(self, n_ranks: int) -> int:

@@ -1,6 +1,7 @@
 """A result that is written box by box into a file that is mapped into memory."""
 
 import errno
+import mmap
 import os
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
 from careamics_dm.images.axes import Box
-from careamics_dm.images.shared_memory import leave_pages
 from careamics_dm.prediction.result_file import ResultImage
 
 Mapped = np.memmap[Any, np.dtype[Any]]
@@ -127,6 +127,18 @@ class MappedFile:
             f"({error.strerror or error}). Free space or write to another folder; with "
             "writer.existing=skip, the same command goes on with this image."
         )
+
+
+def leave_pages(mapped: NDArray[Any]) -> None:
+    """Leave the pages of a map to the system, which brings what was written to disk in its time.
+
+    Until then, they count as memory of this process.
+    """
+    root: Any = mapped
+    while isinstance(root, np.ndarray):
+        root = root.base
+    if isinstance(root, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        root.madvise(mmap.MADV_DONTNEED)
 
 
 def reserve(path: Path, pixels: Mapped) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.region import Region
+from careamics_dm.prediction.tile_ranges import tile_ranges
 from careamics_dm.sampling.chunk_grid import outer, window_shape
-from careamics_dm.sampling.tiling import tile_ranges
+from careamics_dm.sampling.keyed_random import Numbers
 
 BLOCK_BYTES = 2**25
 """Of a block in memory, as float32, where that is not less than a unit of the file or a tile."""
@@ -43,11 +44,16 @@ class ImageBlocks:
 
     def region(self, number: int) -> Region:
         """Return the samples and the box of a block; its ``image`` is 0."""
-        group, *place = (int(i) for i in np.unravel_index(number, self._grid))
-        start = tuple(i * b for i, b in zip(place, self.shape, strict=True))
+        first, n_samples, place = self.places(np.array(number))
+        start = tuple(int(i) * b for i, b in zip(place, self.shape, strict=True))
         stop = tuple(min(a + b, n) for a, b, n in zip(start, self.shape, self.size, strict=True))
+        return Region(0, int(first), start, stop, int(n_samples))
+
+    def places(self, numbers: Numbers) -> tuple[Numbers, Numbers, list[Numbers]]:
+        """Return of blocks the first sample, how many samples, and the place along each axis."""
+        group, *place = np.unravel_index(numbers, self._grid)
         first = group * self.together
-        return Region(0, first, start, stop, min(self.together, self.samples - first))
+        return first, np.minimum(self.together, self.samples - first), place
 
 
 @lru_cache(maxsize=4096)

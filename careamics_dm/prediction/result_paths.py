@@ -117,7 +117,7 @@ def explained(path: Path) -> Iterator[None]:
         where = "Check the URL, the network and writer.storage_options"
         advice = where if is_url(path) else "Free space or write to another folder"
         raise DataError(
-            f"writer: {as_text(path)} can't be written ({type(error).__name__}: {text[:200]}). "
+            f"writer: {as_text(path)} can't be written ({type(error).__name__}: {text[:300]}). "
             f"{advice}; with writer.existing=skip, the same command goes on with this image."
         ) from error
 

@@ -216,7 +216,7 @@ class ResultWriter(Callback, ABC):
                 f"dict of {self.output}, (N, C, (Z), Y, X) in the units of the data, and the "
                 "region of the batch (batch_format=dict)."
             )
-        self._background = self._background or Background()
+        self._background = self._background or Background(most=2)
         self._background.do(self._put, outputs[self.output], outputs["region"])
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -236,9 +236,8 @@ class ResultWriter(Callback, ABC):
         """Leave unfinished files, with a record of what they have."""
         if self._background is not None:
             self._background.close()
-        self._background = None
+        self._background = self._run = None
         self._close()
-        self._run = None
 
     def _complete(self, trainer: L.Trainer) -> None:
         datamodule: Any = getattr(trainer, "datamodule", None)
@@ -251,7 +250,7 @@ class ResultWriter(Callback, ABC):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Leave unfinished files, with a record of what they have; called by Lightning."""
-        with suppress(OSError):  # of a full disk, which is the exception already
+        with suppress(OSError, DataError):  # of a full disk, which is the exception already
             self._leave()
             self._complete(trainer)
 

@@ -14,6 +14,7 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr.errors import ContainsGroupError
 
 from careamics_dm.images.axes import Box
+from careamics_dm.images.tensorstore_array import UNFINISHED, open_fast
 from careamics_dm.prediction.pyramid import plan_levels, shrink
 from careamics_dm.prediction.result_file import ResultImage
 from careamics_dm.prediction.result_paths import explained
@@ -24,19 +25,9 @@ from careamics_dm.prediction.zarr_metadata import (
     pixel_lengths,
     scale_of,
 )
-from careamics_dm.prediction.zarr_store import Target
+from careamics_dm.prediction.zarr_store import Codec, Target
 from careamics_dm.sources.source_path import is_url
 
-CODECS: dict[str | None, tuple[Any, Any]] = {
-    None: (None, None),
-    "blosc": (
-        {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1},
-        BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),
-    ),
-    "zstd": ({"id": "zstd", "level": 3}, ZstdCodec(level=3)),
-    "gzip": ({"id": "gzip", "level": 5}, GzipCodec(level=5)),
-}
-"""How chunks are compressed, in format 2 and in format 3."""
 PLANES = 16
 """Along Z, from which the display range is taken."""
 
@@ -58,7 +49,7 @@ class ZarrFile:
         with explained(path):
             if not begin:
                 there = zarr.open_array(target.open(self.part / "0"), mode="r+")
-                self.base = there.with_config({"write_empty_chunks": True})
+                self.base = self._fast(0, there.with_config({"write_empty_chunks": True}))
                 return
             if self.part != path or image.replace:
                 target.remove(self.part)
@@ -78,6 +69,9 @@ class ZarrFile:
     def finish(self) -> None:
         """Add smaller levels and metadata, and give the image its final name; see `ResultFile`."""
         with explained(self.image.path):
+            if not is_url(self.image.path):
+                for rest in self.part.rglob(f"*{UNFINISHED}"):  # of a process that was killed
+                    rest.unlink()
             axes, shape, smallest = self.layout.axes, self.layout.shape, self.base
             levels = plan_levels(axes, shape, pixel_lengths(axes, scale_of(self.image)))
             for number, factors in enumerate(levels[1:], 1):
@@ -108,19 +102,26 @@ class ZarrFile:
         how: dict[str, Any] = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
         if new:
             how = {"dimension_names": list(self.layout.axes.lower())}
-        return zarr.create_array(
+        array = zarr.create_array(
             # A store of its own, as zarr would describe a group around the array at once.
             self.target.open(self.part / str(level)),
             shape=tuple(shape),
             dtype=self.image.dtype,
             chunks=chunk,
             shards=block if new and block != chunk else None,
-            compressors=CODECS[self.target.compression][new],
+            compressors=compressor(self.target.codec, self.target.zarr_format),
             zarr_format=self.target.zarr_format,
             config={"write_empty_chunks": True},
             overwrite=True,
             **how,
         )
+        return self._fast(level, array)
+
+    def _fast(self, level: int, array: Any) -> Any:
+        """Return what writes and reads the array of a level: tensorstore where it can."""
+        if is_url(self.image.path) or not self.target.fast:
+            return array
+        return open_fast(array, self.part / str(level)) or array
 
     def _describe(self, given: dict[str, Any]) -> None:
         """Make the group an image, at once."""
@@ -148,6 +149,20 @@ class ZarrFile:
             raise
         if replaced:
             shutil.rmtree(replaced)
+
+
+def compressor(codec: Codec, zarr_format: int) -> Any:
+    """Return what compresses chunks, as zarr takes it; KeyError or ValueError where it can't."""
+    name, settings = codec
+    if name == "none":
+        return None
+    kind = {"blosc": BloscCodec, "zstd": ZstdCodec, "gzip": GzipCodec}[name]
+    if zarr_format == 3:
+        return kind(**settings)
+    if "shuffle" in settings:
+        number = ("noshuffle", "shuffle", "bitshuffle").index(settings["shuffle"])
+        settings = settings | {"shuffle": number}
+    return {"id": name, **settings}
 
 
 def display_ranges(array: Any, axes: str) -> list[tuple[float, float]]:

@@ -15,7 +15,7 @@ BLOCK = {2: (1024, 1024), 3: (64, 256, 256)}
 CHUNK = {(2, 3): (256, 256), (3, 3): (16, 128, 128), (2, 2): (512, 512), (3, 2): (16, 256, 256)}
 """What is decoded at once, by dimensions of an image and format; without shards, larger."""
 MOST = 2**27
-"""Pixels that are written at once: a block is in memory, and codecs take 2 GiB at most."""
+"""Pixels that are written at once: blocks are in memory, and codecs take 2 GiB at most."""
 
 
 class Parts(NamedTuple):

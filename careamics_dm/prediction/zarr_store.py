@@ -21,6 +21,14 @@ from careamics_dm.prediction.zarr_metadata import (
 from careamics_dm.sources.source_path import as_text, is_url
 
 Compression = Literal["blosc", "zstd", "gzip"] | None
+Codec = tuple[str, dict[str, Any]]
+"""What compresses chunks, and its settings, as format 3 names them."""
+CODECS: dict[str | None, Codec] = {
+    "blosc": ("blosc", {"cname": "zstd", "clevel": 3, "shuffle": "shuffle"}),
+    "zstd": ("zstd", {"level": 3}),
+    "gzip": ("gzip", {"level": 5}),
+    None: ("none", {}),
+}
 
 
 class Target(NamedTuple):
@@ -29,7 +37,9 @@ class Target(NamedTuple):
     version: Literal["0.4", "0.5"]
     options: Mapping[str, Any]
     choice: Choice = FREE
-    compression: Compression = "blosc"
+    codec: Codec = CODECS["blosc"]
+    fast: bool = True
+    """Whether tensorstore may write, where it is installed."""
 
     @property
     def zarr_format(self) -> Literal[2, 3]:

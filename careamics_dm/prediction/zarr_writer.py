@@ -13,7 +13,7 @@ from careamics_dm.prediction.result_file import ResultFile, ResultImage
 from careamics_dm.prediction.result_paths import ZARR, explained
 from careamics_dm.prediction.result_writer import ResultWriter
 from careamics_dm.prediction.zarr_layout import CHUNK, Choice, parts
-from careamics_dm.prediction.zarr_store import Compression, Target, describe_store
+from careamics_dm.prediction.zarr_store import CODECS, Compression, Target, describe_store
 from careamics_dm.prediction.zarr_zip import OZX, remove_rest, zip_holds, zip_of, zip_store
 from careamics_dm.sources.source_path import file_of, is_url
 
@@ -36,9 +36,11 @@ class ZarrWriter(ResultWriter):
         "source": chunks and shards of the input, if it is Zarr.
     shards : sequence of int, optional
         Size of files of several chunks, in version 0.5: multiples of ``chunks``, or the same, for a
-        file per chunk. By default about 1024 x 1024 or 64 x 256 x 256. Each is made in memory.
-    compression : {"blosc", "zstd", "gzip"}, optional
+        file per chunk. By default about 1024 x 1024 or 64 x 256 x 256. Several are in memory.
+    compression : {"blosc", "zstd", "gzip", "source"}, optional
         Of chunks, without loss; ``None`` is none. "blosc" is zstd in Blosc, of shuffled bytes.
+        "source": that of the input, if it is Zarr. Tensorstore writes, where it is installed,
+        unless ``num_workers`` is above 0 or ``engine`` is "zarr" in the data module.
     zip : bool
         Make one file of each store (``a.ozx``, a zip file; RFC-9 of OME-NGFF) when all images of it
         are complete; for a while it takes twice its size on the disk. Of version 0.5 only.
@@ -58,7 +60,7 @@ class ZarrWriter(ResultWriter):
         ngff_version: Literal["0.5", "0.4"] = "0.5",
         chunks: Sequence[int] | Literal["source"] | None = None,
         shards: Sequence[int] | None = None,
-        compression: Compression = "blosc",
+        compression: Compression | Literal["source"] = "blosc",
         zip: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         dtype: Literal["float32", "source"] = "float32",
@@ -83,7 +85,7 @@ class ZarrWriter(ResultWriter):
         self.shards = None if shards is None else check.sizes("writer.shards", shards)
         self._check_shards(version, given)
         self.compression = check.one_of(
-            "writer.compression", compression, ("blosc", "zstd", "gzip", None)
+            "writer.compression", compression, ("blosc", "zstd", "gzip", "source", None)
         )
         self.zip = check.boolean("writer.zip", zip)
         if self.zip and (is_url(self.folder) or version == "0.4"):
@@ -94,7 +96,10 @@ class ZarrWriter(ResultWriter):
         self.storage_options = dict(storage_options or {})
         self.ngff_version = version
         self.target = Target(
-            version, self.storage_options, Choice(given, self.shards), self.compression
+            version,
+            self.storage_options,
+            Choice(given, self.shards),
+            CODECS["blosc" if self.compression == "source" else self.compression],
         )
 
     def _check_shards(self, version: str, chunks: tuple[int, ...] | None) -> None:
@@ -118,21 +123,39 @@ class ZarrWriter(ResultWriter):
         return (ZARR,)
 
     def prepare(self, datamodule: Any, beside: Sequence[ResultWriter] = ()) -> None:
-        """Refuse zip files by several jobs; else see `ResultWriter`."""
+        """Refuse zip files by several jobs, and choose what writes; else see `ResultWriter`."""
         if self.zip and datamodule.settings.shard:
             raise DataError(
                 "writer.zip=true: nothing can be added to a zip file by another job, and "
                 f"data.shard is {datamodule.settings.shard}. Leave one of them out."
             )
+        # Processes that are forked after tensorstore was used can't read with it.
+        fast = not datamodule.settings.num_workers and getattr(datamodule, "engine", "") != "zarr"
+        self.target = self.target._replace(fast=fast)
         super().prepare(datamodule, beside)
 
     def check(self, image: ResultImage) -> Iterable[str]:
         """Refuse chunks of other dimensions than the image, and return what OME-Zarr lacks."""
         self.block_shape(image.stack)
+        if self.compression == "source":
+            self._check_codec(image.stack)
         samples = Layout(image.layout.axes, image.layout.shape).sample_axes
         several = len(samples) > 1
         lost = image.stated("TL" if several else "L")
         return ["axes of samples (all are T)"] * several + lost
+
+    def _check_codec(self, stack: ImageStack) -> None:
+        from careamics_dm.prediction.zarr_file import compressor  # late: imports zarr
+
+        name, settings = self._target_of(stack).codec
+        try:
+            compressor((name, settings), self.target.zarr_format)
+        except (KeyError, ValueError) as error:
+            given = ", ".join([name, *(f"{key} {value}" for key, value in settings.items())])
+            raise DataError(
+                f"writer.compression=source: {stack.source} is compressed by {given}, which "
+                f"OME-Zarr {self.ngff_version} results can't be. Choose blosc, zstd or gzip."
+            ) from error
 
     def open(self, image: ResultImage, *, begin: bool) -> ResultFile:
         """Open an image; see `ResultWriter`."""
@@ -149,16 +172,17 @@ class ZarrWriter(ResultWriter):
         return tuple(min(b, n) for b, n in zip(whole, size, strict=True))
 
     def _target_of(self, stack: ImageStack) -> Target:
+        target = self.target
         found = getattr(stack, "chunks_and_shards", None) if self._of_source else None
-        if found is None:
-            return self.target
-        n = len(stack.data_shape) - 2  # without Z where planes are predicted
-        return self.target._replace(choice=Choice(*(size[-n:] for size in found)))
+        if found is not None:
+            n = len(stack.data_shape) - 2  # without Z where planes are predicted
+            target = target._replace(choice=Choice(*(size[-n:] for size in found)))
+        read_codec = getattr(stack, "codec", None) if self.compression == "source" else None
+        return target if read_codec is None else target._replace(codec=read_codec())
 
     def compresses(self, stack: ImageStack) -> bool:
         """Whether a result may take less space than its pixels."""
-        del stack
-        return self.compression is not None
+        return self._target_of(stack).codec != CODECS[None]
 
     def exists(self, path: Path) -> bool:
         """Whether a complete image is there."""

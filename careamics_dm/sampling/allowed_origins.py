@@ -99,15 +99,12 @@ class ValidOrigins:
         return np.concatenate(ranks), np.concatenate(weights)
 
 
-def total_weights(
-    axes: Sequence[Axis], n_samples: int, masks: Sequence["OriginMask | ValidOrigins"]
-) -> Values:
+def total_weights(axes: Sequence[Axis], n_samples: int, masks: Sequence["Allowed"]) -> Values:
     """Add up the weights of samples, of which some have masks, by the shift along each axis."""
     total = (n_samples - len(masks)) * outer(axis.totals() for axis in axes)
-    of_mask: dict[int, Values] = {}  # several samples may have the same
+    # Several samples may have the same.
+    of_mask = {number: mask.totals(axes) for number, mask in {id(m): m for m in masks}.items()}
     for mask in masks:
-        if id(mask) not in of_mask:
-            of_mask[id(mask)] = mask.totals(axes)
         total = total + of_mask[id(mask)]
     return np.maximum(total, 0)
 
@@ -116,9 +113,8 @@ def origins_near(
     box: tuple[Sequence[int], Sequence[int]], patch_size: Sequence[int], shape: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Origins, as a box among ``shape`` of them, whose patch overlaps a box of pixels."""
-    start = [min(max(a - p + 1, 0), n) for a, p, n in zip(box[0], patch_size, shape, strict=True)]
-    stop = [max(min(b, n), 0) for b, n in zip(box[1], shape, strict=True)]
-    return tuple(start), tuple(stop)
+    start, stop = (np.clip(end, 0, shape) for end in (np.subtract(box[0], patch_size) + 1, box[1]))
+    return tuple(start.tolist()), tuple(stop.tolist())
 
 
 class OriginBits:
@@ -193,20 +189,16 @@ class OriginMask(OriginBits):
 
     def totals(self, axes: Sequence[Axis]) -> Values:
         """Add up the weights of allowed origins, by the shift along each axis."""
-        return _contract(
-            self._count_by_kind(axes),
-            [np.stack([weights for weights, _ in _by_kind(axis)]) for axis in axes],
-        )
+        matrices = [np.stack([_by_kind(axis, k)[0] for k in range(axis.m)]) for axis in axes]
+        return _contract(self._count_by_kind(axes), matrices)
 
     def lost(self, grid: WindowGrid, sample: int) -> tuple[Numbers, Values]:
         """Return all windows, by rank, and the weight of the forbidden origins of each."""
         matrices, full = [], []
         for axis, shift in zip(grid.axes, grid.shifts, strict=True):
-            weights, window = _by_kind(axis)[shift]
-            matrix = np.zeros((axis.n_windows(shift), len(weights)))
-            matrix[window, np.arange(len(weights))] = weights
-            matrices.append(matrix)
-            full.append(axis.weights(shift, np.arange(len(matrix))))
+            (weights, window), every = _by_kind(axis, shift), np.arange(axis.n_windows(shift))
+            matrices.append(np.where(window == every[:, None], weights, 0.0))
+            full.append(axis.weights(shift, every))
         lost = outer(full) - _contract(self._count_by_kind(grid.axes), matrices)
         windows = [w.reshape(-1) for w in np.indices(lost.shape)]
         return grid.rank_of(windows, sample), np.maximum(lost.reshape(-1), 0)
@@ -241,20 +233,15 @@ def _edges(axis: Axis) -> Numbers:
     return np.sort(edges[edges < axis.n_origins])
 
 
-def _by_kind(axis: Axis) -> list[tuple[Values, Numbers]]:
-    """For each shift, the weight that origins of each block and kind have, and their window."""
+def _by_kind(axis: Axis, shift: int) -> tuple[Values, Numbers]:
+    """Return the weight that each origin of each block and kind has, and their window."""
     edges = _edges(axis)
-    block, found = edges // axis.unit, []
-    shifts = np.full(len(edges), axis.kinds[0][2])
-    for offset, _, n in axis.kinds[1:]:
-        shifts[edges % axis.unit == offset] = n
-    for shift in range(axis.m):
-        window, place = np.divmod(block + shift, axis.m)
-        found.append((np.where(place < shifts, 1 / shifts, 0.0), window))
-    return found
+    window = (edges // axis.unit + shift) // axis.m
+    return axis.weights(shift, window, edges, edges + 1), window
 
 
-Masks = Mapping[tuple[int, int], OriginMask | ValidOrigins]
+Allowed = OriginMask | ValidOrigins
+Masks = Mapping[tuple[int, int], Allowed]
 """By image and sample, where patches may lie, if not everywhere."""
 
 

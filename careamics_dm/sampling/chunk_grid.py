@@ -6,9 +6,10 @@ in every epoch, and origins are weighted (see `Axis`): over the epochs all are e
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import lru_cache, reduce
 from math import ceil, prod
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,10 @@ from careamics_dm.sampling.keyed_random import Numbers
 
 Values = NDArray[np.float64]
 Index = int | Numbers
+
+ROW = 4
+"""How many times as wide as high, in patches, windows of raw pixels are: long pieces are read in
+half of the time."""
 
 
 def window_shape(
@@ -34,12 +39,13 @@ def window_shape(
     # A patch crosses so many borders at most; one more block, and it fits at some shift.
     window = [u * (2 + (p - 2) // u if p > 1 else 1) for u, p in zip(unit, patch_size, strict=True)]
     window = [min(w, n) for w, n in zip(window, extent.size, strict=True)]
+    wide = [*patch_size[:-1], patch_size[-1] * (ROW if extent.block[-1] == 1 else 1)]
     while True:
         open_axes = [d for d in range(len(window)) if window[d] < extent.size[d]]
         if not open_axes:
             return tuple(window)
         # Widen where a window is narrowest in patches: that is where most patches are cut.
-        axis = min(open_axes, key=lambda d: window[d] / patch_size[d])
+        axis = min(open_axes, key=lambda d: window[d] / wide[d])
         wider = window.copy()
         more = max(window[axis] // unit[axis] // 8, 1)  # in few steps, however small the blocks
         wider[axis] = min(window[axis] + more * unit[axis], extent.size[axis])
@@ -172,20 +178,12 @@ class SeparableOrder:
         return index, left
 
 
-class Losses(NamedTuple):
-    """What masks, gaps and held-out patches take from the weights of windows, by rank."""
-
-    rank: Numbers
-    begin: Values  # where what is left of each window begins
-    end: Values  # and ends
-    until: Values  # what is lost before each, and in all
-
-
 class WindowGrid:
     """The windows of samples of one geometry in one epoch: shifted, and in random order.
 
     Places in the row of all windows, and of the samples that share each, are measured in weights
-    of origins (see `Axis`). A window of one sample has a ``rank`` in that row.
+    of origins (see `Axis`). A window of one sample has a ``rank`` in that row. Masks, gaps and
+    held-out patches take weight away: see `without`.
     """
 
     def __init__(
@@ -204,6 +202,9 @@ class WindowGrid:
         self._order = SeparableOrder([*weights, np.ones(n_samples)])
         self.total = float(self._order.total)
         self.n_windows = prod(len(of) for of in self.windows)
+        self._lacking = np.zeros(0, np.int64)  # ranks of windows of which something is lost
+        self._lost = np.zeros(1)  # before each of these, and in all
+        self._begin = self._end = np.zeros(0)  # of what is left of each of these
 
     def rank_of(self, windows: Sequence[Numbers], sample: int) -> Numbers:
         """Rank of windows, by their numbers along each axis; below 0 if they serve no origin."""
@@ -212,35 +213,35 @@ class WindowGrid:
         rank = np.ravel_multi_index([*(np.maximum(p, 0) for p in place), sample], self._order.shape)
         return np.where(inside, rank, -1)
 
-    def at(self, place: Values, losses: Losses | None = None) -> Numbers:
+    def at(self, place: Values) -> Numbers:
         """Return the ranks of the windows at places from 0 to the total weight."""
-        if losses is None or not len(losses.rank):
-            index, _ = self._order.at(place)
-            return np.ravel_multi_index(index, self._order.shape)
-        i = np.searchsorted(losses.begin, place, side="right") - 1
-        inside = (i >= 0) & (place < losses.end[i])
-        index, _ = self._order.at(np.where(inside, 0, place + losses.until[i + 1]))
-        return np.where(inside, losses.rank[i], np.ravel_multi_index(index, self._order.shape))
+        if not len(self._lacking):
+            return np.ravel_multi_index(self._order.at(place)[0], self._order.shape)
+        i = np.searchsorted(self._begin, place, side="right") - 1
+        inside = (i >= 0) & (place < self._end[i])
+        index, _ = self._order.at(np.where(inside, 0, place + self._lost[i + 1]))
+        return np.where(inside, self._lacking[i], np.ravel_multi_index(index, self._order.shape))
 
-    def before(self, rank: int, losses: Losses | None = None) -> float:
+    def before(self, rank: int) -> float:
         """Where the window of a rank begins."""
         index = np.unravel_index(np.array([rank]), self._order.shape)
-        begin = float(self._order.before(list(index))[0])
-        if losses is not None:
-            begin -= float(losses.until[np.searchsorted(losses.rank, rank)])
-        return begin
+        lost = self._lost[np.searchsorted(self._lacking, rank)]
+        return float(self._order.before(list(index))[0]) - float(lost)
 
-    def lose(self, rank: Numbers, weight: Values) -> Losses:
-        """Take weights away from windows, each named once or repeatedly."""
+    def without(self, rank: Numbers, weight: Values) -> Self:
+        """Return the windows without some weights; each may be named once or repeatedly."""
         ranks, inverse = np.unique(rank[rank >= 0], return_inverse=True)
         lost = np.bincount(inverse, weight[rank >= 0])
         index = list(np.unravel_index(ranks, self._order.shape))
         lengths = (of[i] for of, i in zip(self._order.lengths, index, strict=True))
         full = np.prod(np.stack([np.asarray(of, float) for of in lengths]), axis=0)
-        until = np.concatenate([[0.0], np.cumsum(lost)])
-        begin = np.asarray(self._order.before(index), float) - until[:-1]
         left = np.where(full - lost > 1e-9 * full, full - lost, 0)  # rounding leaves no origin
-        return Losses(ranks, begin, begin + left, until)
+        other = copy(self)
+        other._lacking, other._lost = ranks, np.concatenate([[0.0], np.cumsum(lost)])
+        other._begin = np.asarray(self._order.before(index), float) - other._lost[:-1]
+        other._end = other._begin + left
+        other.total = self.total - float(other._lost[-1])
+        return other
 
     def numbers(self, rank: Numbers) -> tuple[list[Numbers], Numbers]:
         """Return window numbers along each axis, and the sample among those that share them."""

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from careamics_dm.sampling.keyed_random import Numbers, mixed, permuted
+from careamics_dm.sampling.patch_grid import PatchGrid
 from careamics_dm.sampling.random_patches import RandomEpoch
-from careamics_dm.sampling.tiling import TileGrid
 
 STREAMS = 8
 """Of an epoch, as a rule; see `count_streams`."""
@@ -67,7 +67,7 @@ class Block(NamedTuple):
 class Stream:
     """One stream of an epoch; ``n`` are its places."""
 
-    epoch: RandomEpoch | TileGrid
+    epoch: RandomEpoch | PatchGrid
     number: int
     n_streams: int
     key: np.uint64  # of the order within blocks

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from careamics_dm.errors import DataError
 from careamics_dm.images.boxes import gaps
 from careamics_dm.images.image_set import ImageSet
-from careamics_dm.sampling.allowed_origins import OriginMask, ValidOrigins
+from careamics_dm.sampling.allowed_origins import Allowed, OriginMask, ValidOrigins
 from careamics_dm.sampling.read_windows import PatchList
 
 
@@ -20,13 +20,13 @@ def origin_masks(
     patch_size: Sequence[int],
     held_out: PatchList | None = None,
     chosen: NDArray[np.bool_] | None = None,
-) -> dict[tuple[int, int], OriginMask | ValidOrigins]:
+) -> dict[tuple[int, int], Allowed]:
     """Find where masks and gaps allow patches that overlap no held-out one, by image and sample.
 
     Samples where all is allowed are left out; and those that are not ``chosen``, where each
     sample, image by image, is or is not.
     """
-    found: dict[tuple[int, int], OriginMask | ValidOrigins] = {}
+    found: dict[tuple[int, int], Allowed] = {}
     every = images.extents().samples(chosen).T
     if images.masks:
         acquired = images.acquired(chosen)
@@ -39,9 +39,8 @@ def origin_masks(
     else:
         found |= gap_origins(images, patch_size, chosen)
     if held_out is not None and len(held_out):
-        keys = np.stack([held_out.image, held_out.sample], axis=1)
-        each, first = np.unique(keys, axis=0, return_index=True)
-        starts = np.split(held_out.start, first[1:])
+        each, first = np.unique(held_out.rows[:, :2], axis=0, return_index=True)
+        starts = np.split(held_out.rows[:, 2:], first[1:])
         for (i, sample), start in zip(each.tolist(), starts, strict=True):
             size = tuple(images.stacks[i].data_shape[2:])
             mask = copy(found.get((i, sample)))  # others share it

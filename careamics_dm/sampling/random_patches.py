@@ -11,7 +11,7 @@ No table of patches is made, and no pixel is read. This is how it works:
 2. Inside the window the origin is drawn by a hash of ``t``, in proportion to weights. Where it is
    not allowed, it is drawn again.
 3. The marks are cut into streams, and these into blocks of windows that fit the memory; within a
-   block marks come in random order (see `streams`). So place ``k`` is mark ``t(k)``.
+   block marks come in random order (see `epoch_streams`). So place ``k`` is mark ``t(k)``.
 
 Every allowed origin of an image is equally likely. Given the shifts of its grid, an origin ``o`` is
 drawn with a probability in proportion to its weight ``w(o, shifts)`` over the total ``W(shifts)``
@@ -35,15 +35,13 @@ from numpy.typing import NDArray
 from careamics_dm.errors import DataError
 from careamics_dm.images.extent import Extent, Extents
 from careamics_dm.images.region import Region
-from careamics_dm.sampling.allowed_origins import Masks, OriginMask, ValidOrigins, total_weights
-from careamics_dm.sampling.chunk_grid import Axis, Losses, Values, WindowGrid, axis_of, window_shape
+from careamics_dm.sampling.allowed_origins import Allowed, Masks, total_weights
+from careamics_dm.sampling.chunk_grid import Axis, Values, WindowGrid, axis_of, window_shape
 from careamics_dm.sampling.keyed_random import Numbers, fractions, key_of
-from careamics_dm.sampling.read_windows import Places, Runs, WindowTable, reach, sample_runs
+from careamics_dm.sampling.read_windows import PlacePlan, Places, Runs, WindowTable, sample_runs
 
 TRIES = 64
 """Origins to draw in a window, until one is allowed, before all of its origins are listed."""
-FEW = 16
-"""See `RandomPatches.few`."""
 
 
 class Geometry(NamedTuple):
@@ -66,7 +64,7 @@ class RandomPatches:
     window_bytes: int | None = None  # decoded bytes to read in one go; None: whole samples
     allowed: Masks | None = None
     trained: NDArray[np.bool_] | None = None  # samples to draw from, image by image; None: all
-    few: int = FEW  # where windows serve fewer patches on average, only what these need is read
+    few: int = 16  # where windows serve fewer patches on average, only what these need is read
     is_random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -118,7 +116,7 @@ class RandomPatches:
         return sample_runs(self.images, self.trained)
 
     @cached_property
-    def restricted(self) -> dict[int, list[tuple[int, OriginMask | ValidOrigins]]]:
+    def restricted(self) -> dict[int, list[tuple[int, Allowed]]]:
         """By run, the samples in it that are not allowed everywhere."""
         return self.runs.having(self.allowed or {})
 
@@ -161,27 +159,21 @@ class RandomPatches:
         ]
 
 
-class Ruler(NamedTuple):
-    """The windows of a run."""
-
-    grid: WindowGrid
-    losses: Losses | None
-    length: float  # weight of all its windows
-
-
-class RandomEpoch:
+class RandomEpoch(PlacePlan):
     """The places of the random patches of one epoch, in the order of their windows (``table``)."""
+
+    is_random = True
 
     def __init__(self, plan: RandomPatches, epoch: int) -> None:
         self._plan, self._n = plan, plan.n_patches
         self._key = key_of(plan.seed, epoch, 0)
         rng = np.random.default_rng([plan.seed, epoch])
         weight, n_windows = plan.area.copy(), np.ones(len(plan.area), np.int64)
-        self._rulers: list[Ruler] = []
-        self._ruler_of = np.full(len(weight), -1)
+        self._grids: list[WindowGrid] = []
+        self._grid_of = np.full(len(weight), -1)
         for geometry in plan.geometries:
             self._add(geometry, weight, rng)
-            n_windows[geometry.runs] = self._rulers[-1].grid.n_windows
+            n_windows[geometry.runs] = self._grids[-1].n_windows
         # Where windows have less than a patch each, only these are read.
         images, image = plan.images, plan.runs.image
         patch_bytes = images.each(lambda e: e.pixel_bytes)[image] * prod(plan.patch_size)
@@ -208,19 +200,18 @@ class RandomEpoch:
         """Return where the patches of marks lie."""
         run, rank = self._find(marks)
         of = self._order[run]
-        runs, patch = self._plan.runs, np.array(self._plan.patch_size)
+        runs = self._plan.runs
         image, sample = runs.image[of], runs.first[of] + rank  # the rank of one window: its sample
-        shape = self._plan.sizes[image] - patch + 1
+        shape = self._plan.sizes[image] - self._plan.patch_size + 1
         hashed = self._hashed(marks, 0)
         start = (hashed.T * shape).astype(np.int64)
-        for ruler, mine in self._by_ruler(of):
-            start[mine] = ruler.grid.draw(rank[mine], [*hashed[:, mine]])
-            sample[mine] = runs.first[of[mine]] + ruler.grid.numbers(rank[mine])[1]
+        for grid, mine in self._by_grid(of):
+            start[mine] = grid.draw(rank[mine], [*hashed[:, mine]])
+            sample[mine] = runs.first[of[mine]] + grid.numbers(rank[mine])[1]
         if self._plan.restricted:
             self._restrict(marks, of, rank, sample, start)
-        size = np.broadcast_to(patch, start.shape)
         window = self.table.first[run] + rank // runs.n[of]
-        return Places(image, sample, start, size, window, start[:, :0])
+        return Places.of_size(self._plan.patch_size, image, sample, start, window)
 
     def first(self, window: int) -> int:
         """Return the first mark in a window, or after it; rounding may make it a neighbour."""
@@ -229,8 +220,8 @@ class RandomEpoch:
             return self._n
         begin, of = float(self._until[run]), int(self._order[run])
         if inside := window - int(self.table.first[run]):
-            grid, losses, length = self._rulers[self._ruler_of[of]]
-            begin += grid.before(inside * grid.n_samples, losses) / length * self._weight[of]
+            grid = self._grids[self._grid_of[of]]
+            begin += grid.before(inside * grid.n_samples) / grid.total * self._weight[of]
         return min(max(ceil(begin / self._step - self._offset), 0), self._n)
 
     def region(self, window: int) -> Region:
@@ -240,12 +231,12 @@ class RandomEpoch:
         if self._has_few[of]:
             near = max(self.first(window) - 2, 0), min(self.first(window + 1) + 2, self._n)
             marks = np.arange(*near)
-            return reach(self.places(marks[self.windows(marks) == window]))
+            return self.places(marks[self.windows(marks) == window]).reach()
         image, sample, n = (int(column[of]) for column in self._plan.runs)
-        if self._ruler_of[of] < 0:
+        if self._grid_of[of] < 0:
             size = tuple(self._plan.sizes[image].tolist())
             return Region(image, sample, (0,) * len(size), size, n)
-        grid = self._rulers[self._ruler_of[of]].grid
+        grid = self._grids[self._grid_of[of]]
         start, stop = grid.box((window - int(self.table.first[run])) * grid.n_samples)
         return Region(image, sample, start, tuple(map(max, stop, self._plan.patch_size)), n)
 
@@ -260,17 +251,16 @@ class RandomEpoch:
         shifts = [int(k) for k in np.unravel_index(number, total.shape)]
         grid = WindowGrid(geometry.axes, shifts, geometry.n, rng)
         share, lengths = weight[geometry.runs].sum(), np.full(len(runs), grid.total)
-        self._ruler_of[geometry.runs] = len(self._rulers)
-        self._rulers.append(Ruler(grid, None, grid.total))
+        self._grid_of[geometry.runs] = len(self._grids)
+        self._grids.append(grid)
         for i, run in enumerate(runs):
             if run not in restricted:
                 continue
             lost = [allowed.lost(grid, sample) for sample, allowed in restricted[run]]
-            losses = grid.lose(*(np.concatenate(column) for column in zip(*lost, strict=True)))
-            left = grid.total - float(losses.until[-1])
-            lengths[i] = left if left > 1e-9 * grid.total else 0
-            self._ruler_of[run] = len(self._rulers)
-            self._rulers.append(Ruler(grid, losses, left))
+            left = grid.without(*map(np.concatenate, zip(*lost, strict=True)))
+            lengths[i] = left.total if left.total > 1e-9 * grid.total else 0
+            self._grid_of[run] = len(self._grids)
+            self._grids.append(left)
         if lengths.any():
             weight[geometry.runs] = share * lengths / lengths.sum()
 
@@ -282,15 +272,15 @@ class RandomEpoch:
         inside = (at - self._until[run]) / self._weight[of]
         inside = np.minimum(np.maximum(inside, 0), 1 - 1e-12)
         rank = (inside * self._plan.runs.n[of]).astype(np.int64)
-        for (grid, losses, length), mine in self._by_ruler(of):
-            rank[mine] = grid.at(inside[mine] * length, losses)
+        for grid, mine in self._by_grid(of):
+            rank[mine] = grid.at(inside[mine] * grid.total)
         return run, rank
 
-    def _by_ruler(self, of: Numbers) -> Iterator[tuple[Ruler, Numbers]]:
-        """Yield the rulers of runs, and which of these have each; none of runs read as a whole."""
-        numbers = self._ruler_of[of]
+    def _by_grid(self, of: Numbers) -> Iterator[tuple[WindowGrid, Numbers]]:
+        """Yield the grids of runs, and which of these have each; none of runs read as a whole."""
+        numbers = self._grid_of[of]
         for number in set(numbers.tolist()) - {-1}:
-            yield self._rulers[number], np.flatnonzero(numbers == number)
+            yield self._grids[number], np.flatnonzero(numbers == number)
 
     def _hashed(self, marks: Numbers, attempt: int) -> Values:
         """Return a random fraction for each axis and mark, ``(D, N)``."""
@@ -305,11 +295,11 @@ class RandomEpoch:
         for r in np.unique(of).tolist():
             for s, allowed in self._plan.restricted.get(r, ()):
                 mine = np.flatnonzero((of == r) & (sample == self._plan.runs.first[r] + s))
-                if self._ruler_of[r] < 0:
+                if self._grid_of[r] < 0:
                     number = self._hashed(marks[mine], 0)[0] * allowed.n_allowed
                     start[mine] = allowed.at(number.astype(np.int64))
                     continue
-                grid, attempt = self._rulers[self._ruler_of[r]].grid, 1
+                grid, attempt = self._grids[self._grid_of[r]], 1
                 while len(mine := mine[~allowed.allows(start[mine])]) and attempt < TRIES:
                     start[mine] = grid.draw(rank[mine], [*self._hashed(marks[mine], attempt)])
                     attempt += 1

@@ -1,8 +1,9 @@
 """What is read in one go, numbered in the order of an epoch, without a table of all of it."""
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,45 +30,74 @@ class Places(NamedTuple):
     window: Numbers  # (N,) number of the read window that serves it
     crop: Numbers  # (N, 2 D) start and stop of what to keep of a tile; (N, 0) of other patches
 
+    @classmethod
+    def of_size(
+        cls, size: Sequence[int], image: Numbers, sample: Numbers, start: Numbers, window: Numbers
+    ) -> Self:
+        """Return places of patches of one size, of which all is kept."""
+        sizes = np.broadcast_to(np.array(size, np.int64), start.shape)
+        return cls(image, sample, start, sizes, window, start[:, :0])
 
-def reach(places: Places) -> Region:
-    """Return the box that patches of one window need."""
-    first, last = int(places.sample.min()), int(places.sample.max())
-    start, stop = places.start.min(axis=0), (places.start + places.size).max(axis=0)
-    ends = tuple(start.tolist()), tuple(stop.tolist())
-    return Region(int(places.image[0]), first, *ends, last - first + 1)
+    def some(self, rows: slice | Numbers) -> Self:
+        """Return some of the rows."""
+        return type(self)(*(column[rows] for column in self))
+
+    def region(self, row: int) -> Region:
+        """Return the box of one patch."""
+        return self.some(slice(row, row + 1)).reach()
+
+    def reach(self) -> Region:
+        """Return the box that all of the patches, which are of one window, need."""
+        first, last = int(self.sample.min()), int(self.sample.max())
+        start, stop = self.start.min(axis=0), (self.start + self.size).max(axis=0)
+        ends = tuple(start.tolist()), tuple(stop.tolist())
+        return Region(int(self.image[0]), first, *ends, last - first + 1)
 
 
-class PatchList:
-    """Patches that are listed, by image, sample and position: the same in every epoch."""
+class PlacePlan(ABC):
+    """Places of an epoch, by number; of every epoch, unless ``is_random``.
 
-    is_random: ClassVar[bool] = False
+    If there are ``ends``, batches end there, full or not: so a batch has tiles of one block only,
+    and its result is the same in whichever order blocks are predicted.
+    """
 
-    def __init__(
-        self, image: Numbers, sample: Numbers, start: Numbers, patch_size: Sequence[int]
-    ) -> None:
-        order = np.lexsort((*start.T[::-1], sample, image))
-        self.image, self.sample, self.start = image[order], sample[order], start[order]
-        self.patch_size = tuple(patch_size)
+    is_random = False
+    ends: Numbers = np.zeros(0, np.int64)
 
-    def __len__(self) -> int:
-        return len(self.image)
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def places(self, numbers: Numbers) -> Places:
+        """Return where patches lie."""
+
+    @abstractmethod
+    def region(self, window: int) -> Region:
+        """Return what to read of a window."""
 
     def epoch(self, number: int) -> Self:
-        """Return itself."""
+        """Return itself, or what it is in an epoch."""
         del number
         return self
 
+
+class PatchList(PlacePlan):
+    """Patches that are listed; ``rows``: image, sample and origin each."""
+
+    def __init__(self, rows: Numbers, patch_size: Sequence[int]) -> None:
+        self.rows, self.patch_size = rows[np.lexsort(rows.T[::-1])], tuple(patch_size)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def places(self, numbers: Numbers) -> Places:
         """Return where patches lie; each is read alone, as they may be far from each other."""
-        start = self.start[numbers]
-        size = np.broadcast_to(np.array(self.patch_size), start.shape)
-        image, sample = self.image[numbers], self.sample[numbers]
-        return Places(image, sample, start, size, numbers, start[:, :0])
+        rows = self.rows[numbers]
+        return Places.of_size(self.patch_size, rows[:, 0], rows[:, 1], rows[:, 2:], numbers)
 
     def region(self, window: int) -> Region:
         """Return the box of a patch."""
-        return reach(self.places(np.array([window])))
+        return self.places(np.array([window])).reach()
 
 
 class Runs(NamedTuple):

@@ -15,8 +15,9 @@ from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sampling.allowed_origins import Masks
 from careamics_dm.sampling.folds import deal, n_folds_of, units
 from careamics_dm.sampling.image_origins import origin_masks
+from careamics_dm.sampling.keyed_random import Numbers
+from careamics_dm.sampling.patch_grid import PatchGrid
 from careamics_dm.sampling.read_windows import WINDOWS, PatchList
-from careamics_dm.sampling.tiling import TileGrid
 
 NEW_RUN = "To train its model further on other images, start a new run with weights=FILE."
 HoldOut = Literal["patches", "samples", "images", "files"]
@@ -30,17 +31,10 @@ COLUMNS = ("split", "image", "sample", "start", "size")
 class Split:
     """Validation patches of the training data, and what they leave to train on."""
 
-    patches: PatchList | TileGrid  # that validate
+    patches: PatchList | PatchGrid  # that validate
     trained: NDArray[np.bool_] | None = None  # each sample, image by image; None: all but avoided
-    elsewhere: PatchList | None = None  # the same places in all samples that show the same scene
+    avoided: PatchList | None = None  # no training patch may overlap; None: samples are left out
     words: str = ""  # what is held out, where that is whole samples
-
-    @property
-    def avoided(self) -> PatchList | None:
-        """Patches that no training patch may overlap; ``None`` where samples are left out."""
-        if isinstance(self.patches, TileGrid):
-            return None
-        return self.patches if self.elsewhere is None else self.elsewhere
 
     def to_rows(self, images: ImageSet) -> list[list[Any]]:
         """Return plain values for a checkpoint: ``[source, sample, *origin]`` for each patch.
@@ -48,10 +42,9 @@ class Split:
         Of samples that are held out as a whole, ``[source, sample]`` for each.
         """
         if isinstance(self.patches, PatchList):
-            return to_rows(self.patches, images.stacks)
+            return to_rows(self.patches.rows, images.stacks)
         assert self.trained is not None
-        names, held_out = image_names(images.stacks), images.extents().samples(~self.trained)
-        return [[names[i], sample] for i, sample in held_out.T.tolist()]
+        return to_rows(images.extents().samples(~self.trained).T, images.stacks)
 
 
 @dataclass(frozen=True)
@@ -92,23 +85,21 @@ def make_split(rule: SplitRule, images: ImageSet, restored: Mapping[str, Any]) -
         # Places of a scene that is repeated are held out in every frame.
         few = extents.changed(lambda e: e._replace(samples=1)) if rule.repeats else extents
         n = min(VAL_PATCHES, len(side_by_side(few, patch_size, masks)) // 4)
-    rng = np.random.default_rng([rule.seed, 3])
     if not n:
         return None
+    rng = np.random.default_rng([rule.seed, 3])
     return _patches(rule, images, hold_out(extents, patch_size, n, rng, masks))
 
 
 def _patches(rule: SplitRule, images: ImageSet, patches: PatchList) -> Split:
     """Hold out patches; of a scene that is repeated, in every frame."""
     if rule.repeats is None:
-        return Split(patches)
-    samples = np.array([stack.data_shape[0] for stack in images.stacks])[patches.image]
-    row = np.repeat(np.arange(len(patches)), samples)
-    sample = np.concatenate([np.arange(n) for n in samples])
-    places = np.column_stack([patches.image[row], sample, patches.start[row]])
+        return Split(patches, avoided=patches)
+    samples = images.extents().each(lambda e: e.samples)[patches.rows[:, 0]]
+    places = np.repeat(patches.rows, samples, axis=0)
+    places[:, 1] = np.concatenate([np.arange(n) for n in samples])
     places = np.unique(places, axis=0)
-    elsewhere = PatchList(places[:, 0], places[:, 1], places[:, 2:], patches.patch_size)
-    return Split(patches, elsewhere=elsewhere)
+    return Split(patches, avoided=PatchList(places, patches.patch_size))
 
 
 def _fold(rule: SplitRule, images: ImageSet) -> Split:
@@ -140,7 +131,7 @@ def _whole(rule: SplitRule, images: ImageSet, trained: NDArray[np.bool_], words:
             f"of the checkpoint was trained on, or give val_data. {NEW_RUN}"
         )
     window_bytes = rule.pool_bytes // WINDOWS
-    plan = TileGrid(extents, patch_size, window_bytes=window_bytes, chosen=~trained, allowed=masks)
+    plan = PatchGrid(extents, patch_size, window_bytes=window_bytes, chosen=~trained, allowed=masks)
     if not len(plan):
         raise DataError(
             f"train_data: {words}. Masks and gaps leave no validation patch of {patch_size} side "
@@ -152,7 +143,7 @@ def _whole(rule: SplitRule, images: ImageSet, trained: NDArray[np.bool_], words:
 
 def _trained_from_rows(rows: Sequence[Sequence[Any]], images: ImageSet) -> NDArray[np.bool_]:
     """Read back what `Split.to_rows` wrote of whole samples."""
-    image, sample = np.array(_numbers_of(rows, images.stacks, ())).T
+    image, sample = _numbers_of(rows, images.stacks, ()).T
     first = images.extents().first
     trained = np.ones(sum(stack.data_shape[0] for stack in images.stacks), bool)
     trained[first[image] + sample] = False
@@ -178,14 +169,13 @@ def table_of(
 ) -> list[dict[str, Any]]:
     """List the samples of the images of a role, and the patches held out; see `COLUMNS`."""
     trained = iter(() if split is None or split.trained is None else split.trained.tolist())
-    rows: list[tuple[str, str, int, Sequence[int], Sequence[int]]] = []
-    for name, stack in zip(image_names(images.stacks), images.stacks, strict=True):
-        for sample in range(stack.data_shape[0]):
-            of = role if next(trained, True) else "val"
-            rows.append((of, name, sample, (), stack.data_shape[2:]))
+    rows: list[tuple[Any, ...]] = [
+        (role if next(trained, True) else "val", name, sample, (), stack.data_shape[2:])
+        for name, stack in zip(image_names(images.stacks), images.stacks, strict=True)
+        for sample in range(stack.data_shape[0])
+    ]
     if split is not None and isinstance(split.patches, PatchList):
-        size = split.patches.patch_size
-        held = to_rows(split.patches, images.stacks)
+        held, size = split.to_rows(images), split.patches.patch_size
         rows += [("val", name, sample, start, size) for name, sample, *start in held]
     listed = [(*row, " ".join(map(str, start)), " ".join(map(str, n))) for *row, start, n in rows]
     return [dict(zip(COLUMNS, row, strict=True)) for row in listed]
@@ -211,26 +201,25 @@ def hold_out(
             "smaller patches, or give val_data."
         )
     chosen = grid.places(rng.choice(len(grid), n_patches, replace=False))
-    return PatchList(chosen.image, chosen.sample, chosen.start, patch_size)
+    return PatchList(np.column_stack(chosen[:3]), patch_size)
 
 
 def side_by_side(
     extents: Sequence[Extent], patch_size: Sequence[int], masks: Masks | None
-) -> TileGrid:
+) -> PatchGrid:
     """Lay patches side by side inside images, where masks and gaps allow them."""
 
     def inside(extent: Extent) -> Extent:
         size = tuple(n // p * p for n, p in zip(extent.size, patch_size, strict=True))
         return extent._replace(size=size, samples=extent.samples if all(size) else 0)
 
-    return TileGrid(Extents(extents).changed(inside), patch_size, allowed=masks)
+    return PatchGrid(Extents(extents).changed(inside), patch_size, allowed=masks)
 
 
-def to_rows(held_out: PatchList, stacks: Sequence[ImageStack]) -> list[list[Any]]:
-    """Write held-out patches as plain values, ``[source, sample, *origin]`` each."""
-    columns = (held_out.image.tolist(), held_out.sample.tolist(), held_out.start.tolist())
+def to_rows(places: Numbers, stacks: Sequence[ImageStack]) -> list[list[Any]]:
+    """Write places as plain values, ``[source, sample, *origin]`` each."""
     names = image_names(stacks)
-    return [[names[i], s, *start] for i, s, start in zip(*columns, strict=True)]
+    return [[names[i], *place] for i, *place in places.tolist()]
 
 
 def image_names(stacks: Sequence[ImageStack]) -> list[str]:
@@ -247,13 +236,12 @@ def from_rows(
     rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], patch_size: Sequence[int]
 ) -> PatchList:
     """Read back what `to_rows` wrote; `DataError` where an image is missing, or is smaller now."""
-    places = np.array(_numbers_of(rows, stacks, patch_size))
-    return PatchList(places[:, 0], places[:, 1], places[:, 2:], patch_size)
+    return PatchList(_numbers_of(rows, stacks, patch_size), patch_size)
 
 
 def _numbers_of(
     rows: Sequence[Sequence[Any]], stacks: Sequence[ImageStack], patch_size: Sequence[int]
-) -> list[tuple[int, ...]]:
+) -> Numbers:
     """Replace the names in rows of a checkpoint by numbers of images, which must have the rest."""
     number = {name: i for i, name in enumerate(image_names(stacks))}
     advice = f"Train on the same data, or give val_data. {NEW_RUN}"
@@ -271,7 +259,7 @@ def _numbers_of(
                 f"train_data: the checkpoint validates on {patch}sample {sample} of {name}, but "
                 f"the image has {samples} sample(s) of {tuple(size)}. {advice}"
             )
-    return [(number[name], *place) for name, *place in rows]
+    return np.array([(number[name], *place) for name, *place in rows])
 
 
 def n_by_default(images: ImageSet, patch_size: Sequence[int], split: Split | None) -> int:

@@ -14,7 +14,7 @@ from tiff_files import ome_set
 
 import careamics_dm
 from careamics_dm.errors import DataError
-from careamics_dm.images.shared_memory import file_of
+from careamics_dm.images.raw_array import file_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,7 +27,7 @@ from careamics_dm.formats.tiff.datamodule import TiffDataModule
 from careamics_dm.formats.tiff.datamodule import open_tiff as open_all
 from careamics_dm.formats.tiff.pages import TiffArray
 from careamics_dm.images.array_stack import ArrayStack
-from careamics_dm.images.shared_memory import MappedArray
+from careamics_dm.images.raw_array import RawArray
 from careamics_dm.testing.datamodule_checks import check_datamodule, check_image_stack
 
 if TYPE_CHECKING:
@@ -64,16 +64,16 @@ UM = {"unit": "\\u00B5m", "spacing": 0.5}
 READABLE: dict[
     str, tuple[tuple[int, ...], str, dict[str, Any], str, str, type, tuple[int, ...]]
 ] = {
-    "plain": ((33, 47), "uint16", {}, "auto", "YX", MappedArray, (1, 1)),
-    "stack": ((5, 33, 47), "uint16", {}, "ZYX", "ZYX", MappedArray, (1, 1, 1)),
-    "frames": ((5, 33, 47), "uint8", {}, "tyx", "TYX", MappedArray, (1, 1)),
+    "plain": ((33, 47), "uint16", {}, "auto", "YX", RawArray, (1, 1)),
+    "stack": ((5, 33, 47), "uint16", {}, "ZYX", "ZYX", RawArray, (1, 1, 1)),
+    "frames": ((5, 33, 47), "uint8", {}, "tyx", "TYX", RawArray, (1, 1)),
     "ImageJ": (
         (2, 3, 2, 33, 47),
         "uint16",
         {"imagej": True, "metadata": {"axes": "TZCYX", **UM}, "resolution": (10, 20)},
         "auto",
         "TZCYX",
-        MappedArray,
+        RawArray,
         (1, 1, 1),
     ),
     "ImageJ, lengths of 1 left out": (
@@ -82,7 +82,7 @@ READABLE: dict[
         {"imagej": True, "metadata": {"axes": "TZCYX"}},
         "auto",
         "ZYX",
-        MappedArray,
+        RawArray,
         (1, 1, 1),
     ),
     "ImageJ, lengths of 1 named": (
@@ -91,7 +91,7 @@ READABLE: dict[
         {"imagej": True, "metadata": {"axes": "TZCYX"}},
         "TZCYX",
         "TZCYX",
-        MappedArray,
+        RawArray,
         (1, 1, 1),
     ),
     "ImageJ compressed": (
@@ -109,7 +109,7 @@ READABLE: dict[
         {"ome": True, "metadata": {"axes": "CZYX"}},
         "auto",
         "CZYX",
-        MappedArray,
+        RawArray,
         (1, 1, 1),
     ),
     "OME tiled, lifetime folds into samples": (
@@ -121,14 +121,14 @@ READABLE: dict[
         TiffArray,
         (16, 16),
     ),
-    "BigTIFF": ((33, 47), "uint16", {"bigtiff": True}, "auto", "YX", MappedArray, (1, 1)),
+    "BigTIFF": ((33, 47), "uint16", {"bigtiff": True}, "auto", "YX", RawArray, (1, 1)),
     "shaped": (
         (2, 3, 33, 47),
         "uint16",
         {"metadata": {"axes": "TCYX"}, "photometric": "minisblack"},
         "auto",
         "TCYX",
-        MappedArray,
+        RawArray,
         (1, 1),
     ),
     "shaped, samples": (
@@ -137,11 +137,11 @@ READABLE: dict[
         {"metadata": {"axes": "SYX"}, "photometric": "minisblack"},
         "auto",
         "SYX",
-        MappedArray,
+        RawArray,
         (1, 1),
     ),
-    "lengths of 1": ((1, 1, 33, 47), "uint16", {}, "auto", "YX", MappedArray, (1, 1)),
-    "lengths of 1, named": ((1, 1, 33, 47), "uint16", {}, "SCYX", "SCYX", MappedArray, (1, 1)),
+    "lengths of 1": ((1, 1, 33, 47), "uint16", {}, "auto", "YX", RawArray, (1, 1)),
+    "lengths of 1, named": ((1, 1, 33, 47), "uint16", {}, "SCYX", "SCYX", RawArray, (1, 1)),
     "deflate": (
         (3, 100, 130),
         "uint16",
@@ -213,7 +213,7 @@ READABLE: dict[
         {"byteorder": ">", "photometric": "minisblack"},
         "ZYX",
         "ZYX",
-        MappedArray,
+        RawArray,
         (1, 1, 1),
     ),
     "big-endian tiles": (
@@ -225,7 +225,7 @@ READABLE: dict[
         TiffArray,
         (1, 32, 48),
     ),
-    "float64": ((33, 47), "float64", {}, "auto", "YX", MappedArray, (1, 1)),
+    "float64": ((33, 47), "float64", {}, "auto", "YX", RawArray, (1, 1)),
     "one bit": ((5, 33, 47), "bool", {}, "ZYX", "ZYX", TiffArray, (1, 33, 47)),
     "white is zero": (
         (33, 47),
@@ -236,7 +236,7 @@ READABLE: dict[
         TiffArray,
         (33, 47),
     ),
-    "RGB": ((40, 50, 3), "uint8", {"photometric": "rgb"}, "auto", "YXC", MappedArray, (1, 1)),
+    "RGB": ((40, 50, 3), "uint8", {"photometric": "rgb"}, "auto", "YXC", RawArray, (1, 1)),
     "RGB stack": (
         (4, 40, 50, 3),
         "uint8",
@@ -261,7 +261,7 @@ READABLE: dict[
         {"ome": True, "metadata": {"axes": "ZYXS"}, "photometric": "rgb"},
         "auto",
         "ZYXC",
-        MappedArray,
+        RawArray,
         (1, 1, 1),
     ),
     "RGB in ImageJ": (
@@ -270,7 +270,7 @@ READABLE: dict[
         {"imagej": True, "metadata": {"axes": "TYXS"}},
         "auto",
         "TYXC",
-        MappedArray,
+        RawArray,
         (1, 1),
     ),
     "two samples a pixel": (
@@ -279,7 +279,7 @@ READABLE: dict[
         {"photometric": "minisblack", "planarconfig": "contig"},
         "auto",
         "YXC",
-        MappedArray,
+        RawArray,
         (1, 1),
     ),
     "volumes in tiles": (
@@ -291,7 +291,7 @@ READABLE: dict[
         TiffArray,
         (8, 16, 16),
     ),
-    "channels last": ((40, 50, 2), "uint16", {}, "XYC", "XYC", MappedArray, (1, 1)),
+    "channels last": ((40, 50, 2), "uint16", {}, "XYC", "XYC", RawArray, (1, 1)),
     "channels last, compressed": (
         (40, 50, 2),
         "uint16",
@@ -308,7 +308,7 @@ READABLE: dict[
         {"photometric": "rgb", "planarconfig": "separate"},
         "TYX",
         "TYX",
-        MappedArray,
+        RawArray,
         (1, 1),
     ),
 }
@@ -345,7 +345,7 @@ def test_pixels_axes_and_blocks_of_every_kind_of_file(tmp_path: Path, case: str)
 def test_imagej_stack_with_one_directory(tmp_path: Path) -> None:
     one_directory(tmp_path / "a.tif")
     stack = open_tiff(tmp_path / "a.tif")
-    assert isinstance(stack.array, MappedArray)
+    assert isinstance(stack.array, RawArray)
     np.testing.assert_array_equal(whole(stack), numbers((9, 33, 47)))
 
 
@@ -1315,8 +1315,8 @@ def test_a_missing_file_of_a_set_is_told_once(tmp_path: Path) -> None:
 
 # name: shapes, axes, how they are written, kind of array, arguments of the module
 PROMISES: dict[str, tuple[list[tuple[int, ...]], str, dict[str, Any], type, dict[str, Any]]] = {
-    "raw contiguous": ([(64, 80), (50, 70)], "YX", {}, MappedArray, {"tile_size": (32, 32)}),
-    "raw contiguous, streamed": ([(64, 80)] * 2, "YX", {}, MappedArray, {"in_memory": False}),
+    "raw contiguous": ([(64, 80), (50, 70)], "YX", {}, RawArray, {"tile_size": (32, 32)}),
+    "raw contiguous, streamed": ([(64, 80)] * 2, "YX", {}, RawArray, {"in_memory": False}),
     "deflate tiles of mixed shapes, streamed": (
         [(96, 130), (70, 200), (64, 48)],
         "YX",
@@ -1328,7 +1328,7 @@ PROMISES: dict[str, tuple[list[tuple[int, ...]], str, dict[str, Any], type, dict
         [(2, 6, 3, 40, 50)],
         "TZCYX",
         {"ome": True, "metadata": {"axes": "TZCYX"}},
-        MappedArray,
+        RawArray,
         {"patch_size": (4, 16, 16), "tile_size": (4, 24, 24)},
     ),
     "OME TZCYX, deflate, streamed": (

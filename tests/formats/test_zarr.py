@@ -24,6 +24,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.formats.zarr import array as _zarr_array
 from careamics_dm.formats.zarr.array import ZarrArray, forget_stores
 from careamics_dm.formats.zarr.datamodule import ZarrDataModule
+from careamics_dm.images import tensorstore_array
 from careamics_dm.testing.datamodule_checks import check_datamodule, check_image_stack
 
 if TYPE_CHECKING:
@@ -341,20 +342,11 @@ def test_forked_workers_of_a_loader_read_what_their_parent_reads(tmp_path: Path)
         made.teardown("fit")
 
 
-def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Worker:
-        num_workers = 3
-
-    monkeypatch.setattr(_zarr_array.os, "cpu_count", lambda: 8)
-    assert _zarr_array.threads() == 8
-    monkeypatch.setattr(_zarr_array, "get_worker_info", Worker)
-    assert _zarr_array.threads() == 2
-
-
 def test_engines_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"engine='fast'.* auto, zarr, tensorstore"):
         module("a.zarr", engine="fast")
-    monkeypatch.setattr(_zarr_array, "find_spec", lambda name: None)
+    for module_of in (_zarr_array, tensorstore_array):
+        monkeypatch.setattr(module_of, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r'tensorstore is not installed.*"careamics-dm\[fast\]"'):
         module("a.zarr", engine="tensorstore")
     array = numbers((40, 50))
@@ -375,7 +367,7 @@ def test_an_engine_that_fails_on_an_array_is_not_used_on(
     def fail(self: object, box: object) -> None:
         raise ValueError("unsupported")
 
-    monkeypatch.setattr(_zarr_array.TensorStoreArray, "__getitem__", fail)
+    monkeypatch.setattr(tensorstore_array.TensorStoreArray, "__getitem__", fail)
     np.testing.assert_array_equal(whole(stack), array)
     assert isinstance(stack.array, ZarrArray)
     assert stack.array.engine == "zarr"

@@ -9,7 +9,7 @@ from stacks import RecordingStack
 from careamics_dm.errors import DataError
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.image_set import ImageSet, describe
-from careamics_dm.images.shared_memory import MappedArray
+from careamics_dm.images.raw_array import RawArray
 from careamics_dm.sources.free_memory import available_bytes, left_in_group
 from careamics_dm.sources.listing import Listing
 from careamics_dm.sources.opening import join_faults, open_images
@@ -121,7 +121,7 @@ class TestDescription:
 class TestLoading:
     def test_all_channels_are_counted_and_arrays_in_memory_are_not(self, tmp_path):
         np.save(tmp_path / "a.npy", array(3, 8, 8))
-        mapped = MappedArray(tmp_path / "a.npy", np.uint16, (3, 8, 8), 128)
+        mapped = RawArray(tmp_path / "a.npy", np.uint16, (3, 8, 8), 128)
         images = ImageSet(
             [ArrayStack(mapped, "CYX", "a"), ArrayStack(array(3, 8, 8), "CYX", "b")],
             channels=[[0], [0]],

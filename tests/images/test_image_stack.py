@@ -13,17 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from careamics_dm.errors import DataError
-from careamics_dm.images import shared_memory
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import Layout
 from careamics_dm.images.image_stack import ImageStack
+from careamics_dm.images.raw_array import RawArray
 from careamics_dm.images.region import Region, block_shape_of, read_region
-from careamics_dm.images.shared_memory import MappedArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PROC = Path("/proc/self/status")
 # No deadlines: they tell how busy the machine is.
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -195,42 +193,13 @@ def array() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 999, (3, 20, 30)).astype(">u2")
 
 
-def mapped(array: np.ndarray, path: Path, order: str) -> MappedArray:
+def raw(array: np.ndarray, path: Path, order: str) -> RawArray:
     path.write_bytes(b"header" + array.tobytes(order))  # type: ignore[arg-type]
-    return MappedArray(path, array.dtype, array.shape, 6, order)
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_a_mapped_array_equals_the_array_in_the_file(
-    array: np.ndarray, tmp_path: Path, order: str
-) -> None:
-    stored = mapped(array, tmp_path / "a.raw", order)
-    box = (slice(1, 3), slice(4, 9), slice(0, 30))
-    np.testing.assert_array_equal(stored[box], array[box], strict=True)
-    stack = ArrayStack(stored, "TYX", "a", block_shape=(1, 1, 1))
-    assert not stack.in_memory
-    np.testing.assert_array_equal(
-        stack.extract_patch(2, None, (3, 4), (5, 6)), array[2:, 3:8, 4:10]
-    )
-
-
-def n_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_a_mapped_array_leaves_no_descriptor_open_even_while_boxes_are_kept(
-    array: np.ndarray, tmp_path: Path, order: str
-) -> None:
-    stored = mapped(array, tmp_path / "a.raw", order)
-    before = n_descriptors()
-    kept = [stored[0:1, i : i + 1, 0:30] for i in range(20)]
-    assert n_descriptors() == before
-    assert len(kept) == 20
+    return RawArray(path, array.dtype, array.shape, 6, order)
 
 
 def test_a_stack_on_disk_pickles_in_less_than_a_kilobyte(array: np.ndarray, tmp_path: Path) -> None:
-    stack = ArrayStack(mapped(array, tmp_path / "a.raw", "C"), "TYX", "a", block_shape=(1, 1, 1))
+    stack = ArrayStack(raw(array, tmp_path / "a.raw", "C"), "TYX", "a", block_shape=(1, 1, 1))
     pickled = pickle.dumps(stack)
     assert len(pickled) < 1000
     again = pickle.loads(pickled)
@@ -258,7 +227,7 @@ def test_what_was_changed_in_a_copy_on_write_map_travels_with_it(tmp_path: Path)
 
 
 def test_load_keeps_everything_but_the_place(array: np.ndarray, tmp_path: Path) -> None:
-    stored = mapped(array, tmp_path / "a.raw", "F")
+    stored = raw(array, tmp_path / "a.raw", "F")
     scale = {"Y": (0.1, "µm")}
     says = {"channel_names": ["r", "g", "b"], "is_rgb": True, "image_name": "b", "labels": ["c"]}
     says |= {"imagej": {"mode": "color"}, "scale": scale}
@@ -309,7 +278,9 @@ def few_descriptors() -> Iterator[None]:
     """Allow this process fewer open descriptors than the test below has images."""
     forkserver.ensure_running()  # without this limit, which it would keep
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (n_descriptors() + 100, hard))
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 100, hard)
+    )
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -333,28 +304,3 @@ def test_processes_that_are_spawned_share_one_copy_of_arrays_in_memory() -> None
     assert all(stack.in_memory for stack in stacks)
     # Nothing of it remains in an ordinary pickle.
     assert len(pickle.dumps(stacks[0])) < 1000 + stacks[0].array.nbytes
-
-
-@pytest.mark.skipif(not PROC.exists(), reason="Linux says what a process holds")
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_little_of_a_mapped_file_is_in_memory_at_a_time(tmp_path, order, monkeypatch):
-    array = np.random.default_rng(0).integers(0, 2**16, (64, 512, 1024), np.uint16)
-    file = mapped(array if order == "C" else array.T, tmp_path / "a", order)
-    before, found, leave = resident_of_files(), [], shared_memory.leave_pages
-
-    def look_and_leave(pages):
-        found.append(resident_of_files() - before)
-        leave(pages)
-
-    monkeypatch.setattr(shared_memory, "leave_pages", look_and_leave)
-    box = (slice(1, 63), slice(0, 512), slice(3, 6))  # a little of each page of the file
-    read = file[box if order == "C" else box[::-1]]
-    np.testing.assert_array_equal(read if order == "C" else read.T, array[box])
-    assert len(found) == 4
-    assert max(found) < 20 * 2**20
-
-
-def resident_of_files() -> int:
-    """Bytes of mapped files in the memory of this process."""
-    lines = PROC.read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) * 2**10

@@ -23,10 +23,12 @@ from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.loading.dataset import PatchDataset
 from careamics_dm.loading.loader import PatchLoader
+from careamics_dm.prediction.block_tiles import BlockTiles
+from careamics_dm.prediction.result_blocks import ImageBlocks
 from careamics_dm.sampling.epoch_streams import Share
+from careamics_dm.sampling.patch_grid import PatchGrid
 from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.read_windows import PatchList
-from careamics_dm.sampling.tiling import TileGrid
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -47,10 +49,10 @@ def make(stacks, patch=(16, 16), n=40, *, plan="random", window_bytes=EVERYTHING
     if plan == "random":
         where = RandomPatches(extents, patch, n, options.get("seed", 0), window_bytes)
     elif plan == "grid":
-        where = TileGrid(extents, patch, window_bytes=window_bytes)
+        where = PatchGrid(extents, patch, window_bytes=window_bytes)
     else:
-        where = TileGrid(extents, patch, [4] * len(patch), window_bytes=window_bytes)
-        options["with_region"] = True
+        blocks = [ImageBlocks(e.samples, e.size, 1, e.size) for e in extents]
+        where = BlockTiles(blocks, patch, [4] * len(patch), [1] * len(patch))
     options.setdefault("batch_size", 8)
     return PatchDataset(images, where, **options)
 
@@ -569,9 +571,8 @@ class TestNan:
 
 
 def test_an_empty_plan_yields_nothing():
-    none = np.zeros(0, np.int64)
     dataset = make(recorded(1), plan="grid")
-    dataset.plan = PatchList(none, none, np.zeros((0, 2), np.int64), (8, 8))
+    dataset.plan = PatchList(np.zeros((0, 4), np.int64), (8, 8))
     assert dataset.count() == 0
     assert list(dataset) == []
 

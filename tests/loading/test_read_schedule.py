@@ -18,8 +18,8 @@ from careamics_dm.loading.dataset import PatchDataset
 from careamics_dm.loading.loader import PatchLoader
 from careamics_dm.sampling.epoch_streams import Share
 from careamics_dm.sampling.filters.criteria import MaxFilter
+from careamics_dm.sampling.patch_grid import PatchGrid
 from careamics_dm.sampling.random_patches import RandomPatches
-from careamics_dm.sampling.tiling import TileGrid
 
 pytestmark = pytest.mark.usefixtures("files_close")
 
@@ -44,9 +44,9 @@ def dataset(images=None, *, rank=0, ranks=1, plan="random", pool_bytes=150_000, 
     if plan == "random":
         where = RandomPatches(extents, (8, 8), n, 0, budget)
     elif plan == "grid":
-        where = TileGrid(extents, (16, 16), window_bytes=budget, seed=0)
+        where = PatchGrid(extents, (16, 16), window_bytes=budget, seed=0)
     else:
-        where = TileGrid(extents, (16, 16), window_bytes=budget)
+        where = PatchGrid(extents, (16, 16), window_bytes=budget)
     options = {"batch_size": 24 // ranks, "n_orientations": 8} | options
     return PatchDataset(found, where, pool_bytes=pool_bytes, share=Share(rank, ranks), **options)
 

@@ -9,10 +9,12 @@ import re
 import shutil
 import signal
 import struct
+import subprocess
 import sys
+import time
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import fsspec
 import lightning as L
@@ -27,10 +29,8 @@ from careamics_dm import ArrayDataModule, TiffDataModule, TiffWriter, ZarrWriter
 from careamics_dm.errors import DataError
 from careamics_dm.prediction import block_record, fingerprint
 from careamics_dm.prediction.block_record import BlockRecord, blocks_in, read_record
+from careamics_dm.prediction.mapped_file import MappedFile
 from careamics_dm.prediction.result_file import part_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 fcntl = block_record.fcntl
 pytestmark = pytest.mark.usefixtures("files_close")
@@ -353,24 +353,36 @@ class TestWithTheLocksOfWindows:
         assert result.read_bytes() == whole.read_bytes()
 
 
-def test_a_full_disk_in_the_middle_is_continued(tmp_path, source, monkeypatch):
-    from careamics_dm.prediction.mapped_file import MappedFile
-
-    predict(source, tmp_path / "whole")
+def fill_disk(monkeypatch, first: int, last: int) -> None:
+    """Let writing fail from the block of one number to that of another."""
     put, n = MappedFile.put, iter(range(100))
 
     def full(self, box, pixels):
-        if next(n) == 3:
+        if first <= next(n) <= last:
             raise OSError(28, "No space left on device")
+        time.sleep(0.02)  # so that blocks wait
         put(self, box, pixels)
 
     monkeypatch.setattr(MappedFile, "put", full)
+
+
+@pytest.mark.parametrize(("first", "last"), [(3, 3), (3, 100), (11, 11)])
+def test_a_full_disk_in_the_middle_is_continued(tmp_path, source, monkeypatch, first, last):
+    predict(source, tmp_path / "whole")
+    fill_disk(monkeypatch, first, last)
     with pytest.raises(OSError, match="No space left"):
         predict(source, tmp_path / "out")
-    assert blocks_of(tmp_path / "out").startswith("1110")  # others may have been on their way
+    assert blocks_of(tmp_path / "out") == "1" * first + "0" * (12 - first)
     monkeypatch.undo()
     predict(source, tmp_path / "out")
     assert (tmp_path / "out" / "a.tif").read_bytes() == (tmp_path / "whole" / "a.tif").read_bytes()
+
+
+def test_a_full_disk_leaves_nothing_of_an_image_that_has_nothing(tmp_path, source, monkeypatch):
+    fill_disk(monkeypatch, 0, 100)
+    with pytest.raises(OSError, match="No space left"):
+        predict(source, tmp_path / "out", tile_size=(64, 64))  # one block
+    assert written(tmp_path / "out") == []
 
 
 def blocks_of(folder: Path) -> str:
@@ -464,6 +476,46 @@ def test_two_processes_write_every_chunk_of_an_image_once(tmp_path, stored, monk
     written_by_both = [key for some in chunks for key in some]
     assert len(written_by_both) == len({*written_by_both})
     assert len(written_by_both) == -(-2100 // rows) * -(-1100 // columns)
+
+
+@FORKS
+def test_two_processes_write_every_chunk_once_with_tensorstore(tmp_path):
+    """In a process of its own: tensorstore may not be used where a parent has used it."""
+    image = np.random.default_rng(0).poisson(200, (2100, 1100)).astype(np.uint16)
+    np.save(tmp_path / "a.npy", image)
+    code = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from modules import Identity, trainer
+from careamics_dm import ArrayDataModule, ZarrWriter
+from careamics_dm.images.tensorstore_array import TensorStoreArray
+folder = Path(sys.argv[1])
+write = TensorStoreArray.__setitem__
+def write_down(self, box, pixels):
+    with (folder / f"boxes_{os.getpid()}").open("a") as file:
+        print(self.shape, [(part.start, part.stop) for part in box], file=file)
+    write(self, box, pixels)
+TensorStoreArray.__setitem__ = write_down
+data = ArrayDataModule(
+    predict_data=folder / "a.npy", axes="YX", patch_size=(64, 64), tile_size=(512, 512),
+    tile_overlap=(16, 16), batch_size=2, normalization="none",
+)
+writer = ZarrWriter(folder / "out", dtype="source")
+trainer(folder, callbacks=[writer], devices=2, strategy="ddp_fork").predict(
+    Identity(), datamodule=data, return_predictions=False
+)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, tmp_path, Path(__file__).parents[1]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (result,) = (tmp_path / "out").iterdir()
+    np.testing.assert_array_equal(zarr.open_array(result / "0", mode="r")[:], image)
+    boxes = [path.read_text().splitlines() for path in tmp_path.glob("boxes_*")]
+    assert len(boxes) == 2
+    together = [box for some in boxes for box in some if box.startswith("(2100")]
+    assert len({*together}) == len(together) >= 2
+    assert not [*result.rglob("*.__lock")]
 
 
 @FORKS

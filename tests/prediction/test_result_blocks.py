@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from careamics_dm.images.extent import Extent
+from careamics_dm.prediction.block_tiles import BlockTiles
 from careamics_dm.prediction.result_blocks import ImageBlocks, image_blocks
-from careamics_dm.sampling.tiling import TileGrid
 
 
 class TestImageBlocks:
@@ -52,5 +52,6 @@ class TestImageBlocks:
         extent = Extent(2, (2048, 2048), (1, 1), 2, True)
         how = (256, 256), (52, 52), (4, 4)
         blocks = image_blocks(extent, 1, unit, *how, 4)
-        n = [len(TileGrid([extent], *how[:2], divisor=how[2], blocks=b)) for b in (None, [blocks])]
-        assert n == [200, 200] and len(blocks) > 2
+        whole = ImageBlocks(2, extent.size, 1, extent.size)
+        assert [len(BlockTiles([b], *how)) for b in (whole, blocks)] == [200, 200]
+        assert len(blocks) > 2

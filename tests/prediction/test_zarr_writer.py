@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import fsspec
+import numcodecs
 import numpy as np
 import pytest
 import yaozarrs
@@ -26,13 +27,16 @@ from careamics_dm import (
 )
 from careamics_dm.errors import DataError
 from careamics_dm.formats.tiff.datamodule import open_tiff
+from careamics_dm.formats.zarr.array import codec_of
+from careamics_dm.images import tensorstore_array
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.axes import Layout
 from careamics_dm.prediction import pyramid
 from careamics_dm.prediction.pyramid import halve, plan_levels, shrink
 from careamics_dm.prediction.result_paths import result_paths
+from careamics_dm.prediction.zarr_file import compressor
 from careamics_dm.prediction.zarr_layout import ZarrLayout
-from careamics_dm.prediction.zarr_store import Target
+from careamics_dm.prediction.zarr_store import CODECS, Target
 
 sys.path.append(str(Path(__file__).parents[1] / "formats"))
 from zarr_files import (
@@ -238,8 +242,11 @@ class TestImages:
         stored = zarr.open_array(writer.paths[0] / "0", mode="r")
         np.testing.assert_array_equal(stored[:], image[1:])
 
+    @pytest.mark.parametrize("engine", ["zarr", "tensorstore"])
     @pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", "float64", ">u2"])
-    def test_any_dtype_and_zeros(self, tmp_path, dtype):
+    def test_any_dtype_and_zeros(self, tmp_path, monkeypatch, dtype, engine):
+        if engine == "zarr":
+            monkeypatch.setattr(tensorstore_array, "find_spec", lambda name: None)
         image = np.zeros((40, 50)).astype(dtype)
         image[20:] = 1
         writer = ZarrWriter(tmp_path / "out", dtype="source")
@@ -247,6 +254,18 @@ class TestImages:
         ((result, pixels),) = opened(zarrs(writer.paths[0]))  # no chunk of zeros is left out
         assert result.data_dtype == np.dtype(dtype).newbyteorder("=")
         np.testing.assert_array_equal(pixels, image)
+
+    @pytest.mark.parametrize(
+        ("given", "fast"), [({}, True), ({"num_workers": 1}, False), ({"engine": "zarr"}, False)]
+    )
+    def test_tensorstore_writes_where_that_slows_no_reader(self, tmp_path, given, fast):
+        write_array(tmp_path / "a.zarr", numbers((40, 50)))
+        data = zarrs(tmp_path / "a.zarr", axes="YX", kind="YX", **given)
+        writer = ZarrWriter(tmp_path / "out", dtype="source")
+        data.setup("predict")
+        writer.prepare(data)
+        assert writer.target.fast is fast
+        data.teardown("predict")
 
     def test_other_inputs_than_zarr(self, tmp_path):
         import tifffile
@@ -440,6 +459,19 @@ class Failing(Identity):
 
 
 class TestFaults:
+    def test_what_a_killed_process_leaves_of_chunks_is_not_in_the_result(self, tmp_path):
+        image, chunks = numbers((300, 200)), {"chunks": (32, 32), "shards": (32, 32)}
+        writer = ZarrWriter(tmp_path / "out", **chunks)
+        data = arrays(image, tile_size=(32, 32), batch_size=1)
+        with pytest.raises(ValueError, match="stop"):
+            predict(data, writer, tmp_path, Failing(ValueError("stop"), after=60))
+        (part,) = (tmp_path / "out").glob(".*.part/0")
+        (part / "0_7f.__lock").write_bytes(b"half of a chunk")
+        predict(data, ZarrWriter(tmp_path / "out", **chunks), tmp_path)
+        assert not [*(tmp_path / "out").rglob("*.__lock")]
+        ((_, pixels),) = opened(zarrs(writer.paths[0]))
+        np.testing.assert_array_equal(pixels, image)
+
     @pytest.mark.parametrize("folder", ["{}/out", "memory://faults/out"])
     def test_what_is_not_finished_is_no_image(self, tmp_path, folder):
         folder = folder.format(tmp_path)
@@ -523,7 +555,10 @@ class TestFaults:
                 "=source takes those of the source. Leave",
             ),
             ({"chunks": "sauce"}, r"writer\.chunks='sauce': give 2 numbers"),
-            ({"compression": "zstdd"}, "choose among blosc, zstd, gzip, None. Did you mean zstd"),
+            (
+                {"compression": "zstdd"},
+                "choose among blosc, zstd, gzip, source, None. Did you mean zstd",
+            ),
         ],
     )
     def test_settings_are_checked_at_once(self, given, message):
@@ -706,6 +741,54 @@ class TestChunks:
         writer = ZarrWriter(tmp_path / "other", chunks="source")
         predict(arrays(image, "TZYX"), writer, tmp_path)  # an input that has no chunks
         assert zarr.open_array(writer.paths[0] / "0", mode="r").chunks == (1, 6, 66, 100)
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    @pytest.mark.parametrize("source_format", [2, 3])
+    @pytest.mark.parametrize(
+        ("name", "settings"),
+        [
+            ("blosc", {"cname": "lz4", "clevel": 7, "shuffle": "bitshuffle"}),
+            ("blosc", {"cname": "zstd", "clevel": 1, "shuffle": "noshuffle"}),
+            ("zstd", {"level": 9}),
+            ("gzip", {"level": 2}),
+            ("none", {}),
+        ],
+    )
+    def test_compression_can_be_that_of_the_source(
+        self, tmp_path, name, settings, source_format, version
+    ):
+        image = numbers((2, 3, 40, 50))
+        shards = (1, 2, 32, 32) if source_format == 3 else None
+        codecs = compressor((name, settings), source_format)
+        how = {"zarr_format": source_format, "shards": shards, "compressors": codecs}
+        write_array(tmp_path / "a.zarr", image, chunks=(1, 2, 16, 16), **how)
+        writer = ZarrWriter(tmp_path / "out", ngff_version=version, compression="source")
+        predict(zarrs(tmp_path / "a.zarr", axes="TZYX", kind="ZYX"), writer, tmp_path)
+        found = zarr.open_array(writer.paths[0] / "0", mode="r")
+        assert codec_of(found) == (name, settings)
+        np.testing.assert_array_equal(found[:], image)
+
+    def test_compression_of_a_source_that_has_none_or_another_one(self, tmp_path):
+        image = numbers((40, 50))
+        writer = ZarrWriter(tmp_path / "out", compression="source")
+        predict(arrays(image), writer, tmp_path)  # no Zarr
+        usual = zarr.open_array(writer.paths[0] / "0", mode="r")
+        assert codec_of(usual) == CODECS["blosc"]
+        for codec in (numcodecs.LZMA(preset=1), numcodecs.GZip(-1), numcodecs.Blosc(shuffle=-1)):
+            how = {"zarr_format": 2, "compressors": codec, "overwrite": True}
+            write_array(tmp_path / "a.zarr", image, **how)
+            data = zarrs(tmp_path / "a.zarr", axes="YX", kind="YX")
+            writer = ZarrWriter(tmp_path / codec.codec_id, compression="source")
+            if codec.codec_id != "blosc":
+                with pytest.raises(
+                    DataError, match=r"a\.zarr is compressed by (lzma|gzip, level -1), .* Choose"
+                ):
+                    predict(data, writer, tmp_path)
+            else:
+                predict(data, writer, tmp_path)
+                found = zarr.open_array(writer.paths[0] / "0", mode="r")
+                expected = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle"}
+                assert codec_of(found) == ("blosc", expected)
 
     @pytest.mark.parametrize(
         ("axes", "shape", "stored", "message"),

@@ -16,8 +16,8 @@ from careamics_dm.sampling.epoch_streams import (
     images_of_shard,
 )
 from careamics_dm.sampling.keyed_random import key_of
+from careamics_dm.sampling.patch_grid import PatchGrid
 from careamics_dm.sampling.random_patches import RandomPatches
-from careamics_dm.sampling.tiling import TileGrid
 
 PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -43,7 +43,7 @@ def streams(draw: st.DrawFn) -> list[Stream]:
     if draw(st.booleans()):
         epoch = RandomPatches(tuple(extents), (5, 4), draw(st.integers(1, 300)), 0, budget).epoch(1)
     else:
-        epoch = TileGrid(extents, (5, 4), window_bytes=budget, seed=0).epoch(1)
+        epoch = PatchGrid(extents, (5, 4), window_bytes=budget, seed=0).epoch(1)
     unit = draw(st.just(UNBOUNDED) | st.integers(1, 3000))
     growth = draw(st.sampled_from([1, 2, 4, 256]))
     return [Stream(epoch, j, n, key_of(0), unit, growth) for j in range(n)]

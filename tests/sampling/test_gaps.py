@@ -246,8 +246,7 @@ def test_samples_alike_share_what_is_known_of_them():
     masks = origin_masks(images, (16, 16))
     assert len({id(mask) for mask in masks.values()}) == 2
     before = [masks[0, s].n_allowed for s in range(6)]
-    zero = np.zeros(1, np.int64)
-    held = PatchList(zero, zero, np.zeros((1, 2), np.int64), (16, 16))
+    held = PatchList(np.zeros((1, 4), np.int64), (16, 16))
     after = origin_masks(images, (16, 16), held)
     assert after[0, 0].n_allowed < before[0]
     assert [after[0, s].n_allowed for s in range(1, 6)] == before[1:]

@@ -11,11 +11,11 @@ from careamics_dm.errors import DataError
 from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.extent import Extent
 from careamics_dm.sampling.allowed_origins import OriginMask
-from careamics_dm.sampling.tiling import TileGrid
+from careamics_dm.sampling.patch_grid import PatchGrid
 from careamics_dm.sampling.validation_split import from_rows, hold_out, to_rows
 
 if TYPE_CHECKING:
-    from careamics_dm.sampling.read_windows import PatchList, Places
+    from careamics_dm.sampling.read_windows import PatchList
 
 # No deadlines: they tell how busy the machine is.
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -27,15 +27,11 @@ def on_disk(*sizes: tuple[int, ...], samples: int = 1, block: int = 8) -> list[E
 
 def whole_patches(extents: list[Extent], patch: tuple[int, ...]) -> np.ndarray:
     """Image, sample and start of the grid but for patches that do not divide their axis."""
-    grid = TileGrid(extents, patch)
+    grid = PatchGrid(extents, patch)
     found = grid.places(np.arange(len(grid)))
     inside = found.start + found.size <= np.array([e.size for e in extents])[found.image]
     keep = (inside & (found.start % found.size == 0)).all(axis=1)
     return np.column_stack([found.image, found.sample, found.start])[keep]
-
-
-def rows_of(held: PatchList | Places) -> np.ndarray:
-    return np.column_stack([held.image, held.sample, held.start])
 
 
 @st.composite
@@ -58,19 +54,19 @@ def test_held_out_patches_are_distinct_and_of_a_grid(
     extents, patch, n = case
     held = hold_out(extents, patch, n, np.random.default_rng(seed))
     assert len(held) == n
-    places = np.column_stack([held.image, held.sample, held.start])
-    assert len(np.unique(places, axis=0)) == n
-    assert (held.start % patch == 0).all()
-    size = np.array([extents[i].size for i in held.image]).reshape(n, -1)
-    assert (held.start + patch <= size).all()
-    assert rows_of(held).tolist() == sorted(rows_of(held).tolist())
+    image, start = held.rows[:, 0], held.rows[:, 2:]
+    assert len(np.unique(held.rows, axis=0)) == n
+    assert (start % patch == 0).all()
+    size = np.array([extents[i].size for i in image]).reshape(n, -1)
+    assert (start + patch <= size).all()
+    assert held.rows.tolist() == sorted(held.rows.tolist())
 
 
 def test_the_same_generator_holds_out_the_same() -> None:
     extents = on_disk((100, 100), (50, 80))
     one, two, other = (hold_out(extents, (8, 8), 9, np.random.default_rng(s)) for s in (0, 0, 1))
-    np.testing.assert_array_equal(one.start, two.start)
-    assert not np.array_equal(one.start, other.start)
+    np.testing.assert_array_equal(one.rows, two.rows)
+    assert not np.array_equal(one.rows, other.rows)
 
 
 def test_every_patch_is_equally_likely_to_be_held_out() -> None:
@@ -78,7 +74,7 @@ def test_every_patch_is_equally_likely_to_be_held_out() -> None:
     counts: dict[tuple[int, ...], int] = {}
     for seed in range(400):
         held = hold_out(extents, (8, 8), 4, np.random.default_rng(seed))
-        for place in np.column_stack([held.image, held.sample, held.start]).tolist():
+        for place in held.rows.tolist():
             counts[tuple(place)] = counts.get(tuple(place), 0) + 1
     assert len(counts) == 16
     assert all(abs(count - 100) < 45 for count in counts.values())
@@ -102,7 +98,7 @@ def test_only_patches_whose_centre_is_in_the_mask_are_held_out() -> None:
     inside = [i == 1 or pixels[i][y + 4, x + 4] for i, _, y, x in grid.tolist()]
     held = hold_out(extents, (8, 8), sum(inside) - 1, rng, masks)
     allowed = {*map(tuple, grid[np.array(inside)].tolist())}
-    assert {*map(tuple, rows_of(held).tolist())} < allowed
+    assert {*map(tuple, held.rows.tolist())} < allowed
     with pytest.raises(DataError, match=f"hold only {sum(inside)} patches"):
         hold_out(extents, (8, 8), sum(inside), rng, masks)
 
@@ -124,25 +120,25 @@ def held(stacks: list[ArrayStack]) -> PatchList:
 def test_held_out_patches_are_written_as_plain_values_and_read_back(
     stacks: list[ArrayStack], held: PatchList
 ) -> None:
-    rows = to_rows(held, stacks)
+    rows = to_rows(held.rows, stacks)
     assert all(type(value) in (str, int) for row in rows for value in row)
     again = from_rows(rows, stacks, (8, 8))
-    for name in ("image", "sample", "start", "patch_size"):
+    for name in ("rows", "patch_size"):
         np.testing.assert_array_equal(getattr(again, name), getattr(held, name), strict=True)
 
 
 def test_held_out_patches_are_found_again_when_images_come_in_another_order(
     stacks: list[ArrayStack], held: PatchList
 ) -> None:
-    again = from_rows(to_rows(held, stacks), stacks[::-1], (8, 8))
-    assert sorted(to_rows(again, stacks[::-1])) == sorted(to_rows(held, stacks))
+    again = from_rows(to_rows(held.rows, stacks), stacks[::-1], (8, 8))
+    assert sorted(to_rows(again.rows, stacks[::-1])) == sorted(to_rows(held.rows, stacks))
 
 
 def test_a_validation_image_that_is_missing_is_named(
     stacks: list[ArrayStack], held: PatchList
 ) -> None:
     with pytest.raises(DataError, match=r"validation data of the checkpoint are in a\.tif, which"):
-        from_rows(to_rows(held, stacks), stacks[1:], (8, 8))
+        from_rows(to_rows(held.rows, stacks), stacks[1:], (8, 8))
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,7 @@ def test_windows_are_found_by_the_bytes_before_them(runs: list[tuple[int, int]])
 
 
 def test_listed_patches_are_read_alone() -> None:
-    image, sample, start = np.array([0, 2]), np.array([1, 0]), np.array([[3, 4], [0, 9]])
-    patches = PatchList(image, sample, start, (5, 6))
+    patches = PatchList(np.array([[2, 0, 0, 9], [0, 1, 3, 4]]), (5, 6))
     places = patches.places(np.array([1, 0]))
     assert places.image.tolist() == [2, 0]
     assert places.size.tolist() == [[5, 6], [5, 6]]

@@ -145,7 +145,7 @@ class Leaky(Format):
     def val_dataloader(self):
         loader = super().val_dataloader()
         places = self.train_dataloader().patches.plan.epoch(0).places(np.arange(2))
-        loader.patches.plan = PatchList(places.image, places.sample, places.start, (8, 8))
+        loader.patches.plan = PatchList(np.column_stack(places[:3]), (8, 8))
         return loader
 
 

@@ -31,7 +31,7 @@ from careamics_dm.formats.tiff.metadata import (
     labels,
     pixel_size,
 )
-from careamics_dm.formats.tiff.pages import TiffArray, map_series
+from careamics_dm.formats.tiff.pages import TiffArray, find_raw
 from careamics_dm.formats.tiff.sets import Files, SetPart, group_sets
 from careamics_dm.images import argument_checks as check
 from careamics_dm.images.array_stack import ArrayStack
@@ -48,10 +48,10 @@ class TiffDataModule(PatchDataModule):
     """Patches from TIFF files.
 
     Data arguments take a path, a list, a folder (searched recursively), a glob or a manifest.
-    Uncompressed files are memory-mapped; of others only the strips or tiles that are needed are
-    read, each once. Axes, pixel size and channel names come from OME, ImageJ or tifffile's own
-    metadata, and those of microscopes; other stacks need an ``axes`` string. RGB samples are
-    channels.
+    Of uncompressed files only the pixels that are needed are read, of others the strips or tiles
+    that have them, each once. Axes, pixel size and channel names come from OME, ImageJ or
+    tifffile's own metadata, and those of microscopes; other stacks need an ``axes`` string. RGB
+    samples are channels.
 
     Files of a set (OME-TIFF, Micro-Manager) are one image where all of them are named, or the file
     that describes the others (also a ``.companion.ome``); else each is an image of its own pages.
@@ -158,7 +158,7 @@ def _open_image(found: FoundSeries, name: str, axes: str, trust_axes: bool) -> A
     file, path = _describe(found), found.key.path
     dims, axes = _auto(file, path) if axes == "auto" else _match(file, axes, trust_axes, path)
     shape = tuple(file.shape[d] for d in dims)
-    array = map_series(found, shape) or TiffArray(found, shape)
+    array = find_raw(found, shape) or TiffArray(found, shape)
     sizes = pixel_size(found)
     # Time may be called S or, to be depth, Z.
     scale = {
@@ -170,7 +170,7 @@ def _open_image(found: FoundSeries, name: str, axes: str, trust_axes: bool) -> A
         array,
         axes,
         path + name,
-        # Any box of a mapped file can be read alone.
+        # Any box of a raw file can be read alone.
         block_shape=array.block_shape if isinstance(array, TiffArray) else (1,) * len(shape),
         scale=scale,
         channel_names=channel_names(found),

@@ -27,7 +27,7 @@ class PageRows:
     counts: NDArray[np.int64]
     jpeg_tables: list[bytes | None]
     there: NDArray[np.bool_]
-    is_raw: bool  # each page is one uncompressed array, to be mapped
+    is_raw: bool  # each page is one uncompressed array
 
     def __len__(self) -> int:
         return len(self.files)

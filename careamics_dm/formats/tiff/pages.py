@@ -22,17 +22,17 @@ from careamics_dm.formats.tiff.page_rows import PageRows, grid_of, segment_shape
 from careamics_dm.images.boxes import blocks_in, seen_from
 from careamics_dm.images.file_handles import HandleCache
 from careamics_dm.images.file_stamp import FileStamp
-from careamics_dm.images.shared_memory import MappedArray
+from careamics_dm.images.raw_array import RawArray
 
 
-def map_series(found: FoundSeries, shape: tuple[int, ...]) -> MappedArray | None:
-    """Map a series that is one uncompressed array in one file; other series give None."""
+def find_raw(found: FoundSeries, shape: tuple[int, ...]) -> RawArray | None:
+    """Find a series that is one uncompressed array in one file; other series give None."""
     rows, keyframe = found.rows, found.pages.keyframe
     dtype = np.dtype(keyframe.dtype).newbyteorder(keyframe.parent.byteorder)
     steps = np.diff(rows.offsets[:, 0]) == prod(keyframe.shaped) * dtype.itemsize
     if not rows.is_raw or not steps.all() or len(set(rows.files)) > 1:
         return None
-    return MappedArray(Path(rows.files[0]), dtype, shape, int(rows.offsets[0, 0]))
+    return RawArray(Path(rows.files[0]), dtype, shape, int(rows.offsets[0, 0]))
 
 
 class TiffArray:
@@ -107,7 +107,7 @@ class PageTable:
         if self.rows.is_raw:
             offset = int(self.rows.offsets[page, 0])
             how = self.stored_dtype, self.page_shape, offset
-            array = MappedArray(Path(path), *how, may_change=True)  # made for this read alone
+            array = RawArray(Path(path), *how, may_change=True)  # made for this read alone
             out[...] = array[tuple(box)]
             return
         grid, corner = grid_of(self.page_shape, self.segment_shape), [s.start for s in box]

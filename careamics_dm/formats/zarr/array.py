@@ -2,13 +2,11 @@
 
 Chunks are decoded by zarr-python or by tensorstore, which is faster: measured on two cores (zstd,
 MiB/s decoded; zarr-python, tensorstore), chunks of 64² pixels 26, 513; of 256² 358, 1380; the same
-in shards of 2048² 351, 1190; volumes in chunks of 1 MiB 756, 990. tensorstore holds threads that a
-forked process lacks: there, after the parent has used it, zarr-python reads.
+in shards of 2048² 351, 1190; volumes in chunks of 1 MiB 756, 990.
 
 Imports nothing of lightning, so that worker processes start fast.
 """
 
-import os
 import pickle
 import warnings
 from importlib.util import find_spec
@@ -21,6 +19,7 @@ import zarr.storage
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 from zarr.abc.store import ByteRequest
+from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from careamics_dm.errors import DataError, blame_others
@@ -28,16 +27,13 @@ from careamics_dm.formats.zarr.store_files import METADATA, Place, close_zips, i
 from careamics_dm.images import argument_checks as check
 from careamics_dm.images.boxes import blocks_in, seen_from
 from careamics_dm.images.file_handles import HandleCache
+from careamics_dm.images.tensorstore_array import open_fast, threads
 
 # True, but nothing that a reader of the file could change.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
 
 
 Engine = Literal["auto", "zarr", "tensorstore"]
-
-_used_in: int | None = None
-"""The process that first used tensorstore; a forked one inherits its number."""
-_context: Any = None  # tensorstore's threads, shared by all arrays of the process
 
 
 class Key(NamedTuple):
@@ -143,6 +139,32 @@ def outer_chunks(array: Any) -> tuple[int, ...]:
     return tuple(array.shards or array.chunks)
 
 
+def codec_of(array: Any) -> tuple[str, dict[str, Any]]:
+    """Return what compresses the chunks of an array, "none" if nothing does, and its settings."""
+    codecs = [codec for codec in array.compressors if not isinstance(codec, Crc32cCodec)]
+    if len(codecs) != 1:
+        return "+".join(type(codec).__name__ for codec in codecs) or "none", {}
+    (codec,) = codecs
+    if array.metadata.zarr_format == 3:
+        found = codec.to_dict()
+        name, settings = found["name"], dict(found.get("configuration", {}))
+    else:
+        settings = codec.get_config()
+        name = settings.pop("id")
+        if name == "blosc":
+            number = settings["shuffle"]
+            if number == -1:  # as Blosc likes
+                number = 2 if array.dtype.itemsize == 1 else 1
+            settings["shuffle"] = ("noshuffle", "shuffle", "bitshuffle")[number]
+    names = {"cname", "clevel", "shuffle", "level"} & settings.keys()
+    return name, {key: settings[key] for key in sorted(names)}
+
+
+def read_codec(key: Key) -> tuple[str, dict[str, Any]]:
+    """Open an array and return its `codec_of`."""
+    return codec_of(open_array(key))
+
+
 def open_array(key: Key) -> Any:
     """Open an array with zarr-python; whatever is wrong with it is a `DataError`."""
     try:
@@ -229,49 +251,6 @@ def check_engine(engine: str) -> None:
             "engine=tensorstore: tensorstore is not installed. Install it (pip install "
             '"careamics-dm[fast]"), or leave engine at auto.'
         )
-
-
-def open_fast(array: Any, folder: Path, fill: bool = True) -> "TensorStoreArray | None":
-    """Open an array in a folder with tensorstore; ``None`` where it cannot read that here."""
-    global _used_in
-    if find_spec("tensorstore") is None or _used_in not in (None, os.getpid()):
-        return None
-    _used_in = os.getpid()  # first, so that no process is forked in between
-    try:
-        return TensorStoreArray(array, folder, fill)
-    except Exception:  # codecs and dtypes that it lacks raise all sorts
-        return None
-
-
-def threads() -> int:
-    """Threads for decoding in this process, so that all workers together have one per core."""
-    worker = get_worker_info()
-    return max((os.cpu_count() or 1) // (worker.num_workers if worker else 1), 1)
-
-
-class TensorStoreArray:
-    """An array that tensorstore reads, missing chunks too if they are to ``fill``."""
-
-    def __init__(self, array: Any, folder: Path, fill: bool) -> None:
-        global _context
-        import tensorstore
-
-        if _context is None:
-            kinds = ("data_copy_concurrency", "file_io_concurrency")
-            _context = tensorstore.Context({kind: {"limit": threads()} for kind in kinds})
-        spec = {
-            "driver": "zarr3" if array.metadata.zarr_format == 3 else "zarr",
-            "kvstore": {"driver": "file", "path": f"{folder.resolve()}/"},
-            "recheck_cached_data": False,
-            "fill_missing_data_reads": fill,
-        }
-        self._store = tensorstore.open(spec, context=_context, read=True, open=True).result()
-        if self._store.dtype.numpy_dtype != array.dtype.newbyteorder("="):
-            raise TypeError("tensorstore takes it for another dtype.")
-
-    def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
-        """Read a box."""
-        return np.asarray(self._store[box].read().result())
 
 
 # Nothing to call: what arrays still read from must stay open, and a zip file closes itself when

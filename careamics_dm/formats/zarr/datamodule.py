@@ -68,7 +68,7 @@ class ZarrDataModule(PatchDataModule):
         What decodes. ``"auto"`` takes tensorstore, which is faster, where it is installed
         (``pip install "careamics-dm[fast]"``). It reads folders; zarr-python reads the rest,
         codecs that tensorstore lacks, and in worker processes that are forked after tensorstore
-        was used.
+        was used, also to write results.
     **shared
         Arguments of all formats; see `Settings`.
     """

@@ -22,6 +22,7 @@ from careamics_dm.formats.zarr.array import (
     missing_message,
     open_array,
     outer_chunks,
+    read_codec,
 )
 from careamics_dm.formats.zarr.discovery import ZarrSource
 from careamics_dm.formats.zarr.ome_metadata import Description, ome_metadata, read_pyramid
@@ -102,6 +103,7 @@ def open_zarr(
     chunk, shard = (shared_layout(axes, n) for n in (tuple(array.chunks), outer_chunks(array)))
     spatial = chunk.spatial_axes
     stack.chunks_and_shards = tuple(map(chunk.size, spatial)), tuple(map(shard.size, spatial))
+    stack.codec = partial(read_codec, key)
     stack.ome_groups = partial(groups_around, source.place, options)
     stack.correlated_noise = scaled_down(found.level)
     return stack, Remarks(missing.n if missing else 0, found.odd_scale)

@@ -15,7 +15,6 @@ from careamics_dm.images.boxes import blocks_in, seen_from
 from careamics_dm.images.extent import Extent
 from careamics_dm.images.region import Blocks, Region, read_padded
 from careamics_dm.loading.patch_extraction import PairedImages
-from careamics_dm.loading.prefetch import Loaded
 from careamics_dm.sampling.read_windows import WINDOWS
 
 LEAST = 2**18
@@ -26,7 +25,7 @@ Key = tuple[int, int, tuple[int, ...]]
 class SharedBlocks:
     """Reads regions out of stored blocks, each of which is decoded once while it is held.
 
-    Those used last are held, within ``budget`` decoded bytes. What is mapped from disk or lies in
+    Those used last are held, within ``budget`` decoded bytes. What is raw on disk or lies in
     memory is read directly, and so are whole images.
     """
 
@@ -35,15 +34,15 @@ class SharedBlocks:
         self._held: OrderedDict[Key, Future[Blocks]] = OrderedDict()
         self._bytes, self._lock = 0, Lock()
 
-    def load(self, region: Region) -> Loaded:
+    def __call__(self, region: Region) -> Blocks:
         """Read a region; called in threads."""
         extent = self._extents[region.image]
         box = region.start, region.stop, extent.size
         is_whole = all(a <= 0 and b >= n for a, b, n in zip(*box, strict=True))
         if extent.in_memory or prod(extent.block) == 1 or is_whole:
-            return Loaded(self._images.read(region))
+            return self._images.read(region)
         sides = (partial(self._join, region, side) for side in range(len(self._images.dtypes)))
-        return Loaded(tuple(read_padded(read, *box) for read in sides))
+        return tuple(read_padded(read, *box) for read in sides)
 
     def _join(
         self, region: Region, side: int, start: Sequence[int], size: Sequence[int]
