@@ -18,11 +18,13 @@ from careamics_dm.errors import DataError
 from careamics_dm.sources.data_warnings import say
 from careamics_dm.transforms.normalization import Affine
 
+OF_SET_UP = ("config.yaml", "split.csv")
+"""Files that a training writes before it trains."""
 RESULTS = (
-    *("model.ckpt", LAST, "config.yaml", "split.csv", "scores.csv", "losses.png", "denoised.png"),
+    *("model.ckpt", LAST, "scores.csv", "losses.png", "denoised.png"),
     *("test.csv", "test.png", "pictures", "logs", "denoised"),
 )
-"""Files and folders that a training leaves in its folder."""
+"""Files and folders that it leaves in its folder."""
 AUTO = "auto"
 """The checkpoint of a run that goes on if its folder has one, and else begins."""
 _OF_ONE_RUN = {"checkpoint", "weights", "statistics", "trusted", "overwrite"}
@@ -144,7 +146,7 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
     """
     if not isinstance(config["overwrite"], bool):
         raise DataError(f"overwrite={config['overwrite']!r}: give true or false.")
-    found = [path for name in RESULTS if (path := folder / name).exists()]
+    found = [path for name in (*RESULTS, *OF_SET_UP) if (path := folder / name).exists()]
     checkpoint = config["checkpoint"]
     if checkpoint and Path(checkpoint).expanduser().resolve().parent == folder.resolve():
         log = folder / "logs" / "metrics.csv"
@@ -161,6 +163,13 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
     else:
         for path in found:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def give_back(folder: Path) -> None:
+    """Remove what a run has written that failed before it had results: its folder is free again."""
+    if not any((folder / name).exists() for name in RESULTS):
+        for name in OF_SET_UP:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _merged(

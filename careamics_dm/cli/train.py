@@ -31,6 +31,7 @@ from careamics_dm.cli.resumption import (
     StartFrom,
     claim,
     find_checkpoint,
+    give_back,
     nothing_left,
     resume,
     start_from,
@@ -38,6 +39,7 @@ from careamics_dm.cli.resumption import (
 )
 from careamics_dm.cli.secrets import check_given
 from careamics_dm.cli.sweep import SCORES, read_scores
+from careamics_dm.datamodule.held_out_rows import COLUMNS
 from careamics_dm.datamodule.patch_datamodule import PatchDataModule
 from careamics_dm.errors import DataError
 from careamics_dm.evaluation.plots import plot_losses
@@ -47,7 +49,6 @@ from careamics_dm.prediction.result_paths import check_writable
 from careamics_dm.prediction.result_writer import ResultWriter
 from careamics_dm.prediction.tiff_writer import TiffWriter
 from careamics_dm.prediction.zarr_writer import ZarrWriter
-from careamics_dm.sampling.validation_split import COLUMNS
 from careamics_dm.sources.data_warnings import say
 from careamics_dm.sources.ranks import agreed, are_connected, by_first
 from careamics_dm.sources.source_path import as_text
@@ -80,13 +81,17 @@ def main(config: dict[str, Any], folder: Path) -> float | None:
     trainer = make_trainer(config, folder, [one for one in (start, report) if one is not None])
     connect(trainer)
     by_first(lambda: begin(config, folder))
-    data: PatchDataModule = build(config, "data")
-    if config["statistics"] == "weights":
-        use_statistics(data, content)
     try:
-        scores = train(config, folder, data, model, trainer, report)
-    finally:
-        data.teardown("fit")
+        data: PatchDataModule = build(config, "data")
+        if config["statistics"] == "weights":
+            use_statistics(data, content)
+        try:
+            scores = train(config, folder, data, model, trainer, report)
+        finally:
+            data.teardown("fit")
+    except BaseException:
+        rank_zero_only(give_back)(folder)
+        raise
     scores["seconds"] = round(time.monotonic() - began, 1)
     rank_zero_only(write_csv)(folder / SCORES, list(scores), [scores])
     return rank_zero_only(objective_of)(config, scores)

@@ -8,9 +8,9 @@ from textwrap import indent
 from typing import Any
 
 from careamics_dm.datamodule.settings import Settings
+from careamics_dm.datamodule.validation_split import Split
 from careamics_dm.docstrings import parameters
 from careamics_dm.images.argument_checks import similar
-from careamics_dm.sampling.validation_split import Split
 
 
 def document(format_class: type) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from careamics_dm.datamodule.held_out_rows import from_rows, to_rows
+from careamics_dm.datamodule.validation_split import Split, SplitRule, make_split
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.region import Region
-from careamics_dm.sampling.validation_split import Split, SplitRule, make_split
 
 
 class HeldOutData:
@@ -35,7 +36,14 @@ class HeldOutData:
 
     def choose(self, images: ImageSet) -> None:
         """Choose what to hold out of the training data, or take what a checkpoint says."""
-        self.split = None if self.rule is None else make_split(self.rule, images, self._restored)
+        rule, rows = self.rule, self._restored.get("held_out")
+        if rule is None or rule.n_val_patches == 0:
+            self.split = None
+        # Patches of another size would not lie on the same grid.
+        elif rows and (len(rows[0]) == 2 or tuple(self._restored["patch_size"]) == rule.patch_size):
+            self.split = from_rows(rows, rule, images)
+        else:
+            self.split = make_split(rule, images)
         self.chosen = True
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -49,7 +57,7 @@ class HeldOutData:
             rows = self._restored.get("held_out", [])
             size = self._restored.get("patch_size") or list(patch_size)
             return {"patch_size": size, "held_out": rows}
-        return {"patch_size": list(patch_size), "held_out": self.split.to_rows(images)}
+        return {"patch_size": list(patch_size), "held_out": to_rows(self.split, images)}
 
     @property
     def trained(self) -> NDArray[Any] | None:

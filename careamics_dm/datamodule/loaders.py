@@ -1,7 +1,7 @@
 """The loader of each stage: which patches, from which pool of decoded blocks."""
 
 from collections.abc import Callable, Sequence
-from math import lcm
+from math import lcm, prod
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 
 from careamics_dm.datamodule.settings import Settings
 from careamics_dm.datamodule.tile_overlap import needs, tile_overlap
+from careamics_dm.datamodule.validation_split import Split
 from careamics_dm.errors import DataError
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
@@ -17,15 +18,14 @@ from careamics_dm.loading.dataset import PatchDataset, Plan, fits
 from careamics_dm.loading.loader import PatchLoader
 from careamics_dm.prediction.block_tiles import BlockTiles
 from careamics_dm.prediction.fingerprint import Fingerprints
-from careamics_dm.prediction.result_blocks import ImageBlocks, image_blocks
+from careamics_dm.prediction.result_blocks import ImageBlocks, image_blocks, images_of_shard
 from careamics_dm.prediction.shared_blocks import SharedBlocks
 from careamics_dm.prediction.tile_ranges import fitting_tile
-from careamics_dm.sampling.epoch_streams import Share, images_of_shard
+from careamics_dm.sampling.epoch_streams import Share
 from careamics_dm.sampling.image_origins import gap_origins, origin_masks
 from careamics_dm.sampling.patch_grid import PatchGrid
 from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.read_windows import WINDOWS
-from careamics_dm.sampling.validation_split import Split, n_by_default
 
 Role = Literal["train", "val", "test", "predict"]
 
@@ -189,7 +189,7 @@ class Loaders:
         settings = self.settings
         if settings.sampling == "grid":
             return len(self._train_plan(images, split))
-        return settings.patches_per_epoch or n_by_default(images, settings.patch_size, split)
+        return settings.patches_per_epoch or _n_by_default(images, settings.patch_size, split)
 
     def close(self) -> None:
         """End worker processes; the next pass starts them again."""
@@ -211,7 +211,7 @@ class Loaders:
         whole = fits(extents, settings.pool_bytes)
         window_bytes = None if whole else settings.pool_bytes // WINDOWS
         if settings.sampling == "random":
-            n = settings.patches_per_epoch or n_by_default(images, size, split)
+            n = settings.patches_per_epoch or _n_by_default(images, size, split)
             return RandomPatches(extents, size, n, seed, window_bytes, allowed, trained)
         how: dict[str, Any] = {"window_bytes": window_bytes, "chosen": trained, "allowed": allowed}
         grid = PatchGrid(extents, size, **how, seed=seed)
@@ -259,3 +259,19 @@ def share_of(trainer: Trainer | None) -> Share:
     if dist.is_available() and dist.is_initialized():
         return Share(dist.get_rank(), dist.get_world_size())
     return Share()
+
+
+def _n_by_default(images: ImageSet, patch_size: Sequence[int], split: Split | None) -> int:
+    """Count random patches per epoch: as many as cover the data, but for the held-out ones."""
+    held = 0 if split is None or split.avoided is None else len(split.avoided)
+    trained = None if split is None else split.trained
+    extents = images.extents()
+    n = np.bincount(extents.samples(trained)[0], minlength=len(extents))
+    covering = n * extents.each(
+        lambda e: prod(-(-s // p) for s, p in zip(e.size, patch_size, strict=True))
+    )
+    lacking = sum(
+        covering[i] * pixels / (n[i] * prod(extents[i].size))
+        for i, pixels in images.n_not_acquired(trained).items()
+    )
+    return max(round(float(covering.sum() - lacking)) - held, 1)

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from careamics_dm.datamodule import documentation
 from careamics_dm.datamodule.held_out_data import HeldOutData
+from careamics_dm.datamodule.held_out_rows import table_of
 from careamics_dm.datamodule.loaders import Loaders, Results, Role, epoch_of
 from careamics_dm.datamodule.measured_statistics import statistics_of
 from careamics_dm.datamodule.settings import Settings, SharedSettings
@@ -23,7 +24,6 @@ from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.region import Region
 from careamics_dm.loading.device_transfer import Batch
 from careamics_dm.loading.loader import PatchLoader
-from careamics_dm.sampling.validation_split import table_of
 from careamics_dm.sources.listing import Listing
 from careamics_dm.transforms.batch_transform import BatchTransform
 from careamics_dm.transforms.normalization import Affine, Side

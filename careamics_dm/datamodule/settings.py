@@ -7,10 +7,10 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from careamics_dm.datamodule.setting_checks import CHECKS, METHODS
+from careamics_dm.datamodule.validation_split import HoldOut, SplitRule
 from careamics_dm.errors import DataError
 from careamics_dm.loading.patch_extraction import NanPolicy
 from careamics_dm.sampling.filters.base import PatchFilter
-from careamics_dm.sampling.validation_split import HoldOut, SplitRule
 from careamics_dm.transforms.augmentation import Augmentation, Orientation, OwnAugmentation
 from careamics_dm.transforms.normalization import Normalization
 

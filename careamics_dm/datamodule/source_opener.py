@@ -3,7 +3,8 @@
 import inspect
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -13,7 +14,7 @@ from careamics_dm.errors import DataError
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.plane_stack import suit_patch
-from careamics_dm.sampling.image_origins import warn_of_images_without_patch
+from careamics_dm.sampling.image_origins import gap_origins
 from careamics_dm.sources.data_warnings import warn_of_dtypes, warn_of_gaps, warn_of_odd_frames
 from careamics_dm.sources.free_memory import available_bytes
 from careamics_dm.sources.listing import CHANNELS, COLUMNS, Listing, pair
@@ -198,7 +199,7 @@ class SourceOpener:
             )
         warn_of_dtypes(what, images)
         if role == "train":
-            warn_of_images_without_patch(images, settings.patch_size)
+            _warn_of_images_without_patch(images, settings.patch_size)
         return images
 
     def _open_source(self, source: Any, axes: str, **keys: str) -> list[ImageStack]:
@@ -281,3 +282,20 @@ class SourceOpener:
 
 def _without_channels(axes: str) -> str:
     return axes if axes == "auto" else axes.replace("C", "")
+
+
+def _warn_of_images_without_patch(images: ImageSet, patch_size: Sequence[int]) -> None:
+    """Warn of images, of several, whose gaps leave no place for a patch."""
+    if images.masks:  # what they leave out is meant
+        return
+    allowed = gap_origins(images, patch_size)
+    n_lost = Counter(i for (i, _), origins in allowed.items() if not origins.n_allowed)
+    lost = [
+        images.stacks[i].source for i, n in n_lost.items() if n == images.stacks[i].data_shape[0]
+    ]
+    if 0 < len(lost) < len(images.stacks):  # if all are, `origin_masks` says so
+        rank_zero_warn(
+            f"train_data: {len(lost)} image(s) give no patch of {tuple(patch_size)}, as so much "
+            f"in one piece was not acquired: {', '.join(lost[:5])}{', ...' * (len(lost) > 5)}. "
+            "Use a smaller patch_size, or channels that were acquired together."
+        )

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
+SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
+"""Of Blosc, by number."""
 UNFINISHED = ".__lock"
 """How the names of files end that are being written."""
 _used_in: int | None = None

@@ -16,10 +16,10 @@ from careamics_dm.images.extent import Extents
 from careamics_dm.images.image_set import ImageSet
 from careamics_dm.images.region import Blocks, Region
 from careamics_dm.loading.device_transfer import Batch
-from careamics_dm.loading.filtered_patches import FilteredPatches, Marker, Marks
+from careamics_dm.loading.filtered_patches import FilteredPatches, Marker
 from careamics_dm.loading.first_batch import read_alone
 from careamics_dm.loading.patch_extraction import NanPolicy, PairedImages
-from careamics_dm.loading.prefetch import Loaded, Reader, threads_for
+from careamics_dm.loading.prefetch import Loaded, Marks, Reader, threads_for
 from careamics_dm.loading.read_schedule import FixedPass, RandomPass, Step
 from careamics_dm.sampling.epoch_streams import UNBOUNDED, Share, Stream, count_streams
 from careamics_dm.sampling.filters.base import PatchFilter
@@ -125,11 +125,6 @@ class PatchDataset(IterableDataset[Batch]):
         """Count batches (or single patches) of this rank in an epoch, from a patch on."""
         lengths = np.diff(self._ends(*self._numbers(patch)))
         return int(np.sum(-(-lengths // (self.batch_size or 1))))
-
-    @property
-    def n_parts(self) -> int:
-        """Loader processes that can make a batch together; 1: each makes its own."""
-        return self.n_streams // self.share.world_size if self.plan.is_random else 1
 
     @property
     def n_streams(self) -> int:
@@ -250,10 +245,8 @@ class PatchDataset(IterableDataset[Batch]):
         reader = Reader(load, partial(self._find, plan, keeps), needs, budget, n_threads)
         self._readers.add(reader)
         if self._marker is not None and isinstance(schedule, RandomPass):
-            filtered = FilteredPatches(
-                self._marker, reader, (self.seed, epoch), in_memory=in_memory
-            )
-            schedule.draw = filtered.draw
+            seed = self.seed, epoch
+            schedule.draw = FilteredPatches(self._marker, reader, seed, in_memory=in_memory).draw
         return reader
 
     def _cut(
@@ -311,10 +304,9 @@ class PatchDataset(IterableDataset[Batch]):
         extent = self.extents[region.image]
         if keeps:
             first = region.sample // extent.together * extent.together
-            last = region.sample + region.n_samples
-            stop = min(-(-last // extent.together) * extent.together, extent.samples)
+            n = min(extent.together, extent.samples - first)
             size = tuple(map(max, extent.size, region.stop))
-            region = Region(region.image, first, (0,) * len(size), size, stop - first)
+            region = Region(region.image, first, (0,) * len(size), size, n)
         n_pixels = prod(b - a for a, b in zip(region.start, region.stop, strict=True))
         n_bytes = n_pixels * region.n_samples * extent.pixel_bytes
         return region, 0 if extent.in_memory else n_bytes
@@ -330,7 +322,7 @@ class PatchDataset(IterableDataset[Batch]):
             return Loaded(blocks)
         if key not in marks:
             marks[key] = self._marker.mark(region, blocks)
-        return Loaded(blocks, *marks[key])
+        return Loaded(blocks, marks[key])
 
 
 def fits(extents: Extents, pool_bytes: int) -> bool:

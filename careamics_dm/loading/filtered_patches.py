@@ -1,8 +1,9 @@
 """Patches that pass a filter: marked in decoded regions, and drawn from what is decoded."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import islice, product
+from itertools import chain, islice, product
 from math import prod
 from typing import Any
 
@@ -12,29 +13,29 @@ from numpy.typing import NDArray
 from careamics_dm.errors import DataError
 from careamics_dm.images.region import Blocks, Region
 from careamics_dm.loading.patch_extraction import PairedImages
-from careamics_dm.loading.prefetch import Loaded, Reader
+from careamics_dm.loading.prefetch import Loaded, Marks, Reader
 from careamics_dm.loading.read_schedule import Key
 from careamics_dm.sampling.allowed_origins import OriginBits, OriginMasks
 from careamics_dm.sampling.epoch_streams import Block, Stream
 from careamics_dm.sampling.filters.base import PatchFilter, nothing_passes
 from careamics_dm.sampling.filters.window_statistics import reduce_windows
-from careamics_dm.sampling.keyed_random import Numbers
+from careamics_dm.sampling.keyed_random import Numbers, fractions, key_of
 from careamics_dm.sampling.random_patches import RandomPatches
 from careamics_dm.sampling.read_windows import Places
 
-PORTION = 1024
-"""Patches of a block to draw together."""
 JUDGED_BYTES = 2**20
 """Bytes of patches to judge in one go, so that they stay in the cache."""
 TRIES = 1000
 """Patches to judge, where only patches can be judged, before a block counts as background; and
 patches to read from all over the data before none is said to pass."""
+ROUND = 40
+"""Of these, patches of a block to judge in one go."""
 PER_PATCH = 100
 """Candidates to judge, at most, for each patch that is wanted."""
 SEARCHED = 64
-"""Blocks of a stream to search for patches that pass."""
+"""Blocks to search for patches that pass."""
 MEASURED = 100
-"""Of these, patches to measure for the message."""
+"""Patches to measure for the message if there are none."""
 ELSEWHERE = 64
 """Patches from elsewhere that are enough."""
 PIECE = {2: (256, 1024), 3: (16, 128, 128)}
@@ -42,11 +43,6 @@ PIECE = {2: (256, 1024), 3: (16, 128, 128)}
 is used again and again. Multiples of 8, so that slabs begin at whole bytes of masks."""
 FAR = 2**32
 """An epoch that no training reaches: from there on plans say which patches to read elsewhere."""
-
-
-Marks = tuple[list[OriginBits], list[OriginBits]]
-"""Of each sample of a region, the origins whose patches pass (or, where only patches can be judged,
-all that may be drawn); and those that do not pass, unless none of these is ever drawn."""
 
 
 class Marker:
@@ -64,44 +60,37 @@ class Marker:
         ]
 
     def mark(self, region: Region, blocks: Blocks) -> Marks:
-        """Mark a region, ``S C (Z) Y X``, a bit or two for each origin; called in threads."""
+        """Mark each sample of a region, ``S C (Z) Y X``; called in threads."""
         shape = tuple(n - p + 1 for n, p in zip(blocks[0].shape[2:], self.size, strict=True))
-        marks: Marks = [], []
+        marks = [OriginBits(shape) for _ in blocks[0]]
         for s, sample in enumerate(zip(*blocks, strict=True)):
-            masks = [OriginBits(shape) for _ in range(2)]
             for first in range(0, shape[0], self._steps[0]):
                 slab = slice(first, min(first + self._steps[0], shape[0]))
                 start = [first + region.start[0], *region.start[1:]]
                 stop = np.add(start, [slab.stop - first, *shape[1:]]).tolist()
                 usable = self.plan.allows(region.image, region.sample + s, start, stop)
-                good = self._judge(sample, slab, usable)
-                masks[0].allow(first, usable & good)
-                masks[1].allow(first, usable & ~good)
-            marks[0].append(masks[0])
-            if self.criterion.keep and self.criterion.marks_suffice:
-                marks[1].append(masks[1])
+                self._judge(sample, slab, usable)
+                marks[s].allow(first, usable)
         return marks
 
     def _judge(
         self, sample: Sequence[NDArray[Any]], slab: slice, usable: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
-        """Judge a slab of origins, piece by piece; and forbid those near NaN, in place."""
-        good = np.ones(usable.shape, bool)
+    ) -> None:
+        """Forbid, piece by piece and in place, origins of a slab that fail or are near NaN."""
         axes = zip(usable.shape[1:], self._steps[1:], strict=True)
         for corner in product(*(range(0, n, step) for n, step in axes)):
             ends = map(int.__add__, corner, self._steps[1:])
             piece: tuple[slice, ...] = (slice(None), *map(slice, corner, ends))
             if not usable[piece].any():
                 continue
-            origins = zip((slab.start, *corner), good[piece].shape, self.size, strict=True)
+            origins = zip((slab.start, *corner), usable[piece].shape, self.size, strict=True)
             box = (slice(None), *(slice(a, a + n + p - 1) for a, n, p in origins))
             image, *_ = (
                 self._finite(side, pixels[box], usable[piece]) for side, pixels in enumerate(sample)
             )
             found = self.criterion.passing_origins(image, self.size)
             if found is not None:
-                good[piece] = found
-        return good
+                usable[piece] &= found
 
     def _finite(self, side: int, pixels: NDArray[Any], usable: NDArray[np.bool_]) -> NDArray[Any]:
         """Return pixels as batches have them, NaN as 0; forbid origins near it, in place."""
@@ -113,8 +102,8 @@ class Marker:
         return np.where(bad, pixels.dtype.type(0), pixels)
 
 
-Draw = Callable[[int, np.random.Generator], Numbers]
-"""Draws so many patches of a block that pass, or else are kept; see `OriginMasks.draw`."""
+Draw = Callable[[np.uint64, Numbers], Numbers]
+"""Draws patches that pass, by a key and the positions in their stream; see `OriginMasks.draw`."""
 
 
 class FilteredPatches:
@@ -122,9 +111,9 @@ class FilteredPatches:
 
     The patches of a block (see `epoch_streams`) are drawn once its windows are decoded, all that
     pass equally likely; where all images are ``in_memory``, from all of them. Where nothing passes,
-    from the next block in which something does. What is drawn follows from the seed (of the data,
-    and the epoch) and the place in the epoch alone, so a resumed run, and one with other ranks,
-    draws the same.
+    from the next block in which something does. With ``keep``, some are drawn there as if there
+    were no filter. What is drawn follows from the seed (of the data, and the epoch) and the place
+    in the epoch alone, so a resumed run, and one with other ranks, draws the same.
     """
 
     def __init__(
@@ -133,46 +122,38 @@ class FilteredPatches:
         self._marker, self._reader, self._seed = marker, reader, seed
         self._in_memory = in_memory
         self._images, self._size = marker.images, list(marker.plan.patch_size)
-        self._keep = marker.criterion.keep
         # Of each stream, where it draws from: what that is, its windows, and how.
-        self._open: dict[int, tuple[Key, list[int], Draw]] = {}
+        self._open: dict[int, tuple[Key, Sequence[int], Draw]] = {}
         self._empty: set[Key] = set()
-        self._portions: dict[int, tuple[Key, Numbers]] = {}
         self._elsewhere: Draw | None = None
 
     def draw(self, stream: Stream, block: Block, first: int, stop: int) -> Places:
         """Draw the patches of some positions of a block; `DataError` if nothing passes."""
-        begins = range(first - (first - block.first) % PORTION, stop, PORTION)
-        parts = [self._portion(stream, block, a)[max(first - a, 0) : stop - a] for a in begins]
-        found = np.concatenate(parts)
+        key, position = key_of(*self._seed, stream.number, 6), np.arange(first, stop)
+        draw, source = self._source(stream, block)
+        found = draw(key, position)
         window = found[:, 0]
         origins = self._reader.origins(window)
         sample, start = found[:, 1] + origins[:, 1], found[:, 2:] + origins[:, 2:]
-        return Places.of_size(self._size, origins[:, 0], sample, start, window)
+        places = Places.of_size(self._size, origins[:, 0], sample, start, window)
+        if not self._marker.criterion.keep or source is None:
+            return places
+        kept = fractions(key + np.uint64(1), position) < self._marker.criterion.keep
+        of, one = source
+        at = fractions(key + np.uint64(PER_PATCH), position) * (one.stop - one.first)
+        plain = of.epoch.places(of.marks(one, one.first + at.astype(np.int64)))
+        columns = zip(plain, places, strict=True)
+        return Places(*(np.where(kept.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in columns))
 
-    def _portion(self, stream: Stream, block: Block, begin: int) -> Numbers:
-        """Draw the portion of a block that begins at a position, unless it is the last drawn."""
-        key = block.first, begin
-        if stream.number not in self._portions or self._portions[stream.number][0] != key:
-            rng = np.random.default_rng([*self._seed, stream.number, begin, 6])
-            found = self._source(stream, block)(min(PORTION, block.stop - begin), rng)
-            self._portions[stream.number] = key, found
-        return self._portions[stream.number][1]
-
-    def _source(self, stream: Stream, block: Block) -> Draw:
+    def _source(self, stream: Stream, block: Block) -> tuple[Draw, tuple[Stream, Block] | None]:
         """Return what to draw from: the block, or the next one, of any stream, that passes."""
-        candidates = islice(self._candidates(stream, block), 1 if self._in_memory else SEARCHED)
-        for other, candidate in candidates:
-            if draw := self._open_block(stream.number, other, candidate):
-                return draw
+        every = ((of, one) for of in stream.others() for one in of.blocks(0))
+        candidates = chain(((stream, one) for one in stream.blocks(block.first)), every)
+        for of, one in islice(candidates, 1 if self._in_memory else SEARCHED):
+            if draw := self._open_block(stream.number, of, one):
+                return draw, (of, one)
         self._elsewhere = self._elsewhere or self._search_elsewhere()
-        return self._elsewhere
-
-    def _candidates(self, stream: Stream, block: Block) -> Iterator[tuple[Stream, Block]]:
-        yield stream, block
-        yield from ((stream, other) for other in stream.blocks(block.stop))
-        for other in stream.others():
-            yield from ((other, candidate) for candidate in other.blocks(0))
+        return self._elsewhere, None
 
     def _open_block(self, number: int, stream: Stream, block: Block) -> Draw | None:
         """Let stream ``number`` draw from a block of any; ``None`` if nothing in it passes."""
@@ -186,110 +167,80 @@ class FilteredPatches:
         if number in self._open:
             self._reader.release(self._open.pop(number)[1])
         n_windows = stream.epoch.table.first[-1]
-        windows = [*range(n_windows)] if self._in_memory else stream.windows(block).tolist()
-        draw = self._judge_windows(windows, key)
-        if draw is None:
-            self._empty.add(key)
-            self._reader.release(windows)
-            self._reader.end(key)  # nothing of it will be drawn
-            return None
-        self._open[number] = key, windows, draw
-        return draw
+        windows = range(n_windows) if self._in_memory else stream.windows(block)
+        if draw := self._judge_windows(windows, key):
+            self._open[number] = key, windows, draw
+            return draw
+        self._empty.add(key)
+        self._reader.release(windows)
+        self._reader.end(key)  # nothing of it will be drawn
+        return None
 
     def _judge_windows(self, windows: Sequence[int], key: Key) -> Draw | None:
         """Load windows, and find what passes in them; ``None`` if nothing does."""
-        loaded = [self._reader.take(window) for window in windows]
-        passing = _join(windows, [of.passing for of in loaded])
-        if self._marker.criterion.marks_suffice:
-            rejected = _join(windows, [of.rejected for of in loaded]) if self._keep else None
-            how = partial(_draw_marked, passing, rejected, self._keep)
-            return how if passing.n_allowed else None
-        rng = np.random.default_rng([*self._seed, key[0] + 1, key[1], 7])
-        one = self._search(passing, 1, TRIES, 0.0, rng)
-        return partial(self._draw_judged, passing, one) if len(one) else None
+        masks = [self._reader.take(window).passing for window in windows]
+        numbers = [(w, s) for w, of in zip(windows, masks, strict=True) for s in range(len(of))]
+        marked = OriginMasks([mask for of in masks for mask in of], np.array(numbers))
+        if not marked.n_allowed or self._marker.criterion.marks_suffice:
+            return marked.draw if marked.n_allowed else None
+        of_block = key_of(*self._seed, key[0] + 1, key[1], 7)  # as others may draw from it, too
+        for first in range(0, TRIES, ROUND):
+            some = marked.draw(of_block, np.arange(first, first + ROUND))
+            some = some[self._judge(some)]
+            if len(some):
+                return partial(self._draw_judged, marked, some)
+        return None
 
     def _draw_judged(
-        self, candidates: OriginMasks, one: Numbers, n: int, rng: np.random.Generator
+        self, marked: OriginMasks, some: Numbers, key: np.uint64, position: Numbers
     ) -> Numbers:
-        """Cut candidates and judge them; few that pass, or the ``one`` known, are repeated."""
-        found = self._search(candidates, n, PER_PATCH * n, self._keep, rng)
-        found = found if len(found) else one
-        return found[np.resize(rng.permutation(len(found)), n)]
-
-    def _search(
-        self, candidates: OriginMasks, n: int, most: int, keep: float, rng: np.random.Generator
-    ) -> Numbers:
-        """Judge candidates until ``n`` pass; of the first ``n`` a part is kept in any case."""
-        patch_bytes = prod(self._size) * self._images.dtypes[0].itemsize
-        at_once = max(JUDGED_BYTES // patch_bytes, 1)
-        found: list[Numbers] = []
-        missing, tried = n, 0
-        while missing > 0 and tried < most and candidates.n_allowed:
-            step = min(at_once, 4 * missing + 4, most - tried)
-            drawn = candidates.draw(step, rng)
-            first = np.arange(tried, tried + step) < n
-            found.append(drawn[self._judge(drawn) | (first & (rng.random(step) < keep))])
-            missing, tried = missing - len(found[-1]), tried + step
-        return np.concatenate(found)[:n] if found else np.empty((0, 1), np.int64)
+        """Draw candidates and judge them; where many fail, draw from ``some`` that pass."""
+        found = some[(fractions(key, position) * len(some)).astype(np.int64)]
+        missing = np.arange(len(position))
+        for attempt in range(2, PER_PATCH):
+            drawn = marked.draw(key + np.uint64(attempt), position[missing])
+            passes = self._judge(drawn)
+            found[missing[passes]] = drawn[passes]
+            missing = missing[~passes]
+            if not len(missing):
+                break
+        return found
 
     def _judge(self, found: Numbers) -> NDArray[np.bool_]:
         """Cut candidates and judge them; NaN counts as 0."""
-        windows: list[int] = found[:, 0].tolist()
-        blocks = {window: self._reader.get(window).blocks[:1] for window in set(windows)}
-        cuts = self._images.cut(blocks, windows, found[:, 1:].tolist(), self._size)
-        if cuts[0].dtype.kind == "f":
-            cuts[0][~np.isfinite(cuts[0])] = 0
-        return _passes(self._marker.criterion, cuts[0])
+        passes = np.empty(len(found), bool)
+        at_once = max(JUDGED_BYTES // (prod(self._size) * self._images.dtypes[0].itemsize), 1)
+        for part in (slice(i, i + at_once) for i in range(0, len(found), at_once)):
+            windows: list[int] = found[part, 0].tolist()
+            blocks = {window: self._reader.get(window).blocks[:1] for window in set(windows)}
+            cuts = self._images.cut(blocks, windows, found[part, 1:].tolist(), self._size)
+            if cuts[0].dtype.kind == "f":
+                cuts[0][~np.isfinite(cuts[0])] = 0
+            passes[part] = _passes(self._marker.criterion, cuts[0])
+        return passes
 
     def _search_elsewhere(self) -> Draw:
         """Read patches one by one, from all over the data, until enough of them pass."""
-        passing: list[int] = []
+        plan, criterion = replace(self._marker.plan, n_patches=MEASURED), self._marker.criterion
+        epochs = (plan.epoch(FAR * (1 + self._seed[1]) + n) for n in range(TRIES // MEASURED))
+        places = (epoch.places(np.arange(MEASURED)) for epoch in epochs)
+        regions = (some.region(i) for some in places for i in range(MEASURED))
+        passing: list[tuple[int, int]] = []
         tried: list[NDArray[Any]] = []
-        for n, region in enumerate(self._other_regions()):
+        for n, region in enumerate(regions):
             patch = self._images.read_patch(region)
-            if patch is not None and _passes(self._marker.criterion, patch[0])[0]:
+            if patch is not None and _passes(criterion, patch[0])[0]:
                 self._reader.add(-1 - n, region, Loaded(patch))
-                passing.append(-1 - n)
-                if len(passing) == ELSEWHERE:
-                    break
+                passing.append((-1 - n, 0))
             elif patch is not None and len(tried) < MEASURED:
                 tried.append(patch[0])
+            if len(passing) == ELSEWHERE:
+                break
         if not passing:
-            raise DataError(nothing_passes(self._marker.criterion, tried))
+            raise DataError(nothing_passes(criterion, tried))
         whole = OriginBits([1] * len(self._size))  # one origin
         whole.allow(0, np.ones(1, bool))
-        return partial(_draw_marked, _join(passing, [[whole]] * len(passing)), None, 0.0)
-
-    def _other_regions(self) -> Iterator[Region]:
-        """Boxes of patches of epochs that are never drawn."""
-        plan = self._marker.plan
-        for n in range(0, TRIES, MEASURED):
-            rng = np.random.default_rng([*self._seed, n, 8])
-            marks = rng.integers(len(plan), size=MEASURED)
-            places = plan.epoch(FAR * (1 + self._seed[1]) + n).places(marks)
-            yield from map(places.region, range(MEASURED))
-
-
-def _draw_marked(
-    passing: OriginMasks,
-    rejected: OriginMasks | None,
-    keep: float,
-    n: int,
-    rng: np.random.Generator,
-) -> Numbers:
-    """Draw among marked origins; in place of some, among the rejected, in proportion to both."""
-    found = passing.draw(n, rng)
-    if rejected is not None and rejected.n_allowed:
-        share = rejected.n_allowed / (rejected.n_allowed + passing.n_allowed)
-        kept = np.flatnonzero(rng.random(n) < keep * share)
-        found[kept] = rejected.draw(len(kept), rng)
-    return found
-
-
-def _join(windows: Sequence[int], masks: Sequence[Sequence[OriginBits]]) -> OriginMasks:
-    """Draw from the samples of windows as from one."""
-    numbers = [(w, s) for w, of in zip(windows, masks, strict=True) for s in range(len(of))]
-    return OriginMasks([mask for of in masks for mask in of], np.array(numbers))
+        return OriginMasks([whole] * len(passing), np.array(passing)).draw
 
 
 def _passes(criterion: PatchFilter, patches: NDArray[Any]) -> NDArray[np.bool_]:

@@ -20,21 +20,20 @@ def read_alone(
 
     Their stored blocks are decoded again with the samples: this is for the first batch only.
     """
-    regions = map(reader.find, places.window.tolist())
-    unread = {
-        row: found
-        for row, found in enumerate(regions)
-        if (found[0].image, found[0].sample) not in images.kept
-    }
+    samples = (reader.find(window)[0] for window in places.window.tolist())
+    unread = {row: r for row, r in enumerate(samples) if (r.image, r.sample) not in images.kept}
     patches = [*map(places.region, unread)]
-    n_bytes = sum(_decoded_bytes(images, extents[patch.image], patch) for patch in patches)
-    if AGAIN * n_bytes > sum(n for _, n in {*unread.values()}):
+    again, once = (
+        sum(_decoded_bytes(images, extents[region.image], region) for region in of)
+        for of in (patches, {*unread.values()})
+    )
+    if AGAIN * again > once:
         return {}
     return dict(zip(unread, reader.in_threads(pair.read, patches), strict=True))
 
 
 def _decoded_bytes(images: ImageSet, extent: Extent, region: Region) -> int:
-    """Count the bytes that are decoded for a region of a sample."""
+    """Count the bytes that are decoded for a region, of a sample or several."""
     if extent.in_memory:
         return 0
     unit, layout = extent.block, getattr(images.stacks[region.image], "chunks_and_shards", None)

@@ -50,8 +50,9 @@ class PatchLoader:
         self._skipped, self._patch = 0, 0
         self._begun = False
         random = dataset.plan.is_random
-        num_workers = min(num_workers, dataset.n_parts) if random else num_workers
-        self._n_parts = num_workers if random and num_workers > 1 else 1
+        if random:  # each makes a part of each batch, of its own streams
+            num_workers = min(num_workers, dataset.n_streams // dataset.share.world_size)
+        self._n_parts = max(num_workers, 1) if random else 1
         self._workers: dict[str, Any] = {
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,

@@ -1,6 +1,7 @@
 """Read windows, loaded ahead within a byte budget."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -18,12 +19,15 @@ AHEAD = 1024
 """Windows to load ahead, at most: they may be tiny."""
 
 
+Marks = Sequence[OriginBits]
+"""Of each sample of a region, the origins that pass a filter, or may."""
+
+
 class Loaded(NamedTuple):
-    """A region in memory: image and, where there is one, target; with a filter, also `Marks`."""
+    """A region in memory: image and, where there is one, target."""
 
     blocks: Blocks
-    passing: Sequence[OriginBits] = ()
-    rejected: Sequence[OriginBits] = ()
+    passing: Marks = ()
 
 
 class Reader:
@@ -44,13 +48,15 @@ class Reader:
         n_threads: int,
     ) -> None:
         self._load, self._find, self.budget = load, find, budget
-        self._reads = ((need.key, window) for need in needs for window in need.windows)
-        self._next, self._held = next(self._reads, None), 0
         self._live: dict[int, Loaded | Future[Loaded]] = {}
         self._found: dict[int, tuple[Region, int]] = {}
-        self._users: dict[int, int] = {}
+        self._users: Counter[int] = Counter()
         self._needs: dict[Key, list[int]] = {}
         self._ended: set[Key] = set()  # needs that ended before all their windows were pulled
+        every = ((need.key, window) for need in needs for window in need.windows)
+        ended = self._ended  # a generator that held the reader would keep its windows in memory
+        self._reads = (read for read in every if read[0] not in ended)
+        self._next, self._held = next(self._reads, None), 0
         self._pool = ThreadPoolExecutor(n_threads, "reader") if n_threads else None
         self.is_new = n_threads > 0  # threads have nothing to do yet
 
@@ -69,7 +75,7 @@ class Reader:
 
     def get(self, window: int) -> Loaded:
         """Return a window, waiting for it where need be."""
-        while not (window in self._live or window in self._users or self._next is None):
+        while not (window in self._live or self._users[window] or self._next is None):
             self._pull()
         if window not in self._live:
             self._live[window] = self._load(self.find(window)[0])
@@ -90,20 +96,21 @@ class Reader:
     def release(self, windows: Iterable[int]) -> None:
         """Drop one hold on each window, and a window with the last."""
         for window in windows:
-            left = self._users.get(window, 1) - 1
-            if left:
-                self._users[window] = left
-                continue
-            if self._users.pop(window, 0):
-                self._held -= self.find(window)[1]
-            self._live.pop(window, None)
-            self._found.pop(window, None)
+            self._users[window] -= 1
+            if not self._users[window]:
+                del self._users[window]
+                self._held -= self._found.pop(window)[1]
+                self._live.pop(window, None)
 
     def end(self, key: Key) -> None:
         """Release what a need listed; it may end again."""
         windows = self._needs.pop(key, None)
         if self._next is not None and (windows is None or self._next[0] == key):
             self._ended.add(key)
+            if self._next[0] == key:
+                if not self._users[window := self._next[1]]:
+                    self._found.pop(window, None)
+                self._next = next(self._reads, None)
         self.release(windows or ())
 
     def add(self, window: int, region: Region, content: Loaded) -> None:
@@ -133,21 +140,15 @@ class Reader:
         """Begin to load what is needed next."""
         assert self._next is not None
         key, window = self._next
-        if key not in self._ended:
-            self._needs.setdefault(key, []).append(window)
-            self._hold(window)
-        elif window not in self._users and window not in self._live:
-            self._found.pop(window, None)
+        self._needs.setdefault(key, []).append(window)
+        self._hold(window)
         self._next = next(self._reads, None)
-        if self._next is None or self._next[0] != key:
-            self._ended.discard(key)
 
     def _hold(self, window: int) -> None:
         """Add a hold on a window, and begin to load it, if it is the first."""
         region, n_bytes = self.find(window)
-        if window not in self._users:
-            self._held += n_bytes
-        self._users[window] = self._users.get(window, 0) + 1
+        self._held += 0 if self._users[window] else n_bytes
+        self._users[window] += 1
         if window not in self._live and self._next is not None and self._pool is not None:
             self._live[window] = self._pool.submit(self._load, region)
 

@@ -15,8 +15,11 @@ from careamics_dm.sampling.read_windows import PlacePlan, Places
 Key = tuple[int, int]
 """Of a need: a stream and the first position of a block; or 0 and the first patch."""
 
+Part = tuple[int, Block, int, int]
+"""Of a block: its stream, by its place on this rank, the block, first position and stop."""
 PORTION = 2048
 """Patches to locate together."""
+NONE = np.zeros(0, np.int64)
 
 
 class Step(NamedTuple):
@@ -65,7 +68,12 @@ class FixedPass:
 
     def portions(self) -> Iterator[Portion]:
         """Yield the batches, portion by portion."""
-        batches = islice(self._batches(), self.worker, None, self.workers)
+        every = (
+            slice(first, min(first + self.batch_size, high))
+            for low, high in pairwise(self.ends.tolist())
+            for first in range(low, high, self.batch_size)
+        )
+        batches = islice(every, self.worker, None, self.workers)
         while some := [*islice(batches, max(PORTION // self.batch_size, 1))]:
             numbers = np.concatenate([self.numbers[rows] for rows in some])
             steps, first = [], 0
@@ -74,11 +82,6 @@ class FixedPass:
                 steps.append(Step(slice(first, first + n), np.arange(n), n, (), rows.start, [key]))
                 first += n
             yield Portion(self.plan.places(numbers), steps)
-
-    def _batches(self) -> Iterator[slice]:
-        for low, high in pairwise(self.ends.tolist()):
-            for first in range(low, high, self.batch_size):
-                yield slice(first, min(first + self.batch_size, high))
 
 
 @dataclass
@@ -104,54 +107,40 @@ class RandomPass:
 
     def portions(self) -> Iterator[Portion]:
         """Yield the batches, portion by portion."""
-        n = len(self.streams)
-        blocks = {s: self._blocks_of(s) for s in self.mine}
-        current = {s: next(blocks[s], None) for s in self.mine}
-        first = self.first
+        n, first = len(self.streams), self.first
         while first < self.stop:
-            ends = [block.stop * n + s for s, block in current.items() if block]
-            # What is drawn from decoded blocks: not before these are needed.
-            most = PORTION if self.draw is None else min([PORTION, *(e - first for e in ends)])
+            most = PORTION
+            if self.draw is not None:  # from decoded blocks: not before these are needed
+                ends = [
+                    (s, block.stop) for s, block, *_ in self._parts(self.mine, first, first + n)
+                ]
+                most = min([PORTION, *(end * n + s - first for s, end in ends)])
             n_steps = max(most // self.batch_size, 1)
             stop = min(first + n_steps * self.batch_size, self.stop)
-            parts: list[tuple[int, Block, int, int]] = []
+            parts = [*self._parts(self.mine, first, stop)]
             ended: list[list[Key]] = [[] for _ in range(first, stop, self.batch_size)]
-            for s in self.mine:
-                low, high = self._position(s, first), self._position(s, stop)
-                while low < high:
-                    block = current[s]
-                    assert block is not None
-                    end = min(high, block.stop)
-                    parts.append((s, block, low, end))
-                    low = end
-                    if end == block.stop:
-                        step = ((end - 1) * n + s - first) // self.batch_size
-                        ended[step].append((self.streams[s].number, block.first))
-                        current[s] = next(blocks[s], None)
+            for s, block, _, end in parts:
+                if end == block.stop:
+                    step = ((end - 1) * n + s - first) // self.batch_size
+                    ended[step].append((self.streams[s].number, block.first))
             yield self._portion(first, stop, parts, ended)
             first = stop
 
-    def _blocks_of(self, s: int) -> Iterator[Block]:
-        return self.streams[s].blocks(self._position(s, self.first))
+    def _parts(self, of: Sequence[int], first: int, stop: int) -> Iterator[Part]:
+        """Yield what the blocks of some streams have of this rank's patches."""
+        for s in of:
+            low, high = (-((s - number) // len(self.streams)) for number in (first, stop))
+            for block in self.streams[s].blocks(low, high):
+                yield s, block, max(low, block.first), min(high, block.stop)
 
     def _needs_of(self, s: int) -> Iterator[Need]:
-        for block in self._blocks_of(s):
-            number = max(block.first * len(self.streams) + s, self.first)
-            if number >= self.stop:
-                return
-            windows = self.streams[s].windows(block).tolist()
-            yield Need(number, (self.streams[s].number, block.first), windows)
-
-    def _position(self, s: int, number: int) -> int:
-        """Return the first position in a stream of the rank's patches from a number on."""
-        return -((s - number) // len(self.streams))
+        stream = self.streams[s]
+        for _, block, low, _ in self._parts([s], self.first, self.stop):
+            key = stream.number, block.first
+            yield Need(low * len(self.streams) + s, key, stream.windows(block))
 
     def _portion(
-        self,
-        first: int,
-        stop: int,
-        parts: Sequence[tuple[int, Block, int, int]],
-        ended: Sequence[list[Key]],
+        self, first: int, stop: int, parts: Sequence[Part], ended: Sequence[list[Key]]
     ) -> Portion:
         """Draw parts of blocks, and order the patches into batches."""
         number = np.arange(first, stop)
@@ -160,25 +149,23 @@ class RandomPass:
         turn = (fractions(self.turn_key, of_all) * self.n_orientations).astype(np.int64)
         turned = (number - first) // self.batch_size * self.n_orientations + turn
         counts = np.bincount(turned, minlength=len(ended) * self.n_orientations)
-        own = [np.arange(low, high) * len(self.streams) + s for s, _, low, high in parts]
-        row = np.full(len(number), -1)  # of each number, among mine
-        row[np.concatenate([np.zeros(0, np.int64), *own]) - first] = np.arange(sum(map(len, own)))
-        rows = row[np.argsort(turned, kind="stable")]
-        steps, begin = [], 0
+        own = [np.arange(low, high) * len(self.streams) + s - first for s, _, low, high in parts]
+        place = np.argsort(np.argsort(turned, kind="stable"))[np.concatenate([NONE, *own])]
+        rows = np.argsort(place)
+        step, place = np.divmod(place[rows], self.batch_size)
+        begin = np.searchsorted(step, np.arange(len(ended) + 1))
+        steps = []
         for i, keys in enumerate(ended):
-            a = i * self.batch_size
-            place = np.flatnonzero(rows[a : a + self.batch_size] >= 0)
-            here = slice(begin, begin + len(place))
+            here, a = slice(begin[i], begin[i + 1]), i * self.batch_size
             n = min(self.batch_size, len(number) - a)
             orientation = counts[i * self.n_orientations :][: self.n_orientations]
-            steps.append(Step(here, place, n, tuple(orientation.tolist()), first + a, keys))
-            begin = here.stop
-        return Portion(self._locate(parts).some(rows[rows >= 0]), steps)
+            steps.append(Step(here, place[here], n, tuple(orientation.tolist()), first + a, keys))
+        return Portion(self._locate(parts).some(rows), steps)
 
-    def _locate(self, parts: Sequence[tuple[int, Block, int, int]]) -> Places:
+    def _locate(self, parts: Sequence[Part]) -> Places:
         """Draw positions of blocks."""
         if self.draw is not None and parts:
             found = [self.draw(self.streams[s], block, low, high) for s, block, low, high in parts]
             return Places(*map(np.concatenate, zip(*found, strict=True)))
-        marks = [self.streams[s].marks(block, low, high) for s, block, low, high in parts]
-        return self.streams[0].epoch.places(np.concatenate([np.zeros(0, np.int64), *marks]))
+        marks = [self.streams[s].marks(block, np.arange(a, b)) for s, block, a, b in parts]
+        return self.streams[0].epoch.places(np.concatenate([NONE, *marks]))

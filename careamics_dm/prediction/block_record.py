@@ -12,6 +12,7 @@ renames no open file: there, one process writes all of a result.
 import errno
 import importlib
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -72,11 +73,10 @@ class BlockRecord:
         self._made_of, self._run = made_of, run
         self._file, self._is_locked = -1, False
         self.alone = self._open()
-        while self.alone and self._is_gone():  # another prediction has finished meanwhile
+        while self._is_gone():  # another prediction has finished meanwhile
             self.close()
             self.alone = self._open()
         if not self.alone:
-            self._lock(_SHARED)
             self._check_run()
 
     def goes_on(self) -> bool:
@@ -139,7 +139,10 @@ class BlockRecord:
 
     def _open(self) -> bool:
         self._file = os.open(self.path, _FLAGS, 0o666)
-        return self._lock(_ALONE)
+        if not self._lock(_ALONE):
+            self._lock(_SHARED)
+            return False
+        return True
 
     def _is_gone(self) -> bool:
         return os.fstat(self._file).st_nlink == 0
@@ -243,6 +246,26 @@ def read_record(result: Path, options: Mapping[str, Any]) -> str | None:
         return None
 
 
+def remove_rest(result: Path, options: Mapping[str, Any]) -> None:
+    """Remove what is left by a process that was killed just after its result had got its name."""
+    if is_url(result):
+        system, name = _in_store(result, options)
+        with suppress(FileNotFoundError):
+            system.rm_file(name)
+        return
+    part = part_of(result)
+    if not (record_of(result).exists() or _claimed(result).exists()) or _is_begun(result):
+        return
+    with suppress(DataError):  # of another prediction, which replaces the result
+        record = BlockRecord(result, "", "", 0)
+        if record.alone and not _is_begun(result):
+            part.unlink(missing_ok=True)
+            for rest in (".parts", ".old"):
+                shutil.rmtree(part.with_suffix(rest), ignore_errors=True)
+            record.remove()
+        record.close()
+
+
 def blocks_in(record: str | None, made_of: str, n_blocks: int) -> set[int] | None:
     """Return the blocks that are written; None if the record is of another result."""
     same = record and record[:_START] == f"{made_of}\n" and len(record) == _END + n_blocks
@@ -265,6 +288,18 @@ def _read_url(system: Any, name: str) -> str | None:
 
 def _claimed(result: Path) -> Path:
     return part_of(result).with_suffix(".blocks.all")
+
+
+def _is_begun(result: Path) -> bool:
+    """Whether there are pixels of another result than the one that is there.
+
+    A file that was made of all pixels is newer than these, which are removed after it has its name.
+    """
+    part = part_of(result)
+    with suppress(FileNotFoundError):
+        if part.is_file() and _claimed(result).exists():
+            return part.stat().st_mtime_ns > result.stat().st_mtime_ns
+    return part.exists()
 
 
 def _lock_on_windows(file: int) -> bool:

@@ -56,6 +56,15 @@ class ImageBlocks:
         return first, np.minimum(self.together, self.samples - first), place
 
 
+def images_of_shard(shard: str | None, n: int) -> range:
+    """Return which of ``n`` images one of several jobs predicts: "3/16" is the third of 16 jobs.
+
+    Neighbours, which are mostly alike, go to different jobs.
+    """
+    job, n_jobs = map(int, (shard or "1/1").split("/"))
+    return range(job - 1, n, n_jobs)
+
+
 @lru_cache(maxsize=4096)
 def image_blocks(
     extent: Extent,

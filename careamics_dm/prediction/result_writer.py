@@ -21,10 +21,11 @@ from careamics_dm.images.image_set import count_channels
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.images.stack_view import layout_of
 from careamics_dm.prediction.background import Background
+from careamics_dm.prediction.block_record import remove_rest
 from careamics_dm.prediction.block_result import BlockResult
 from careamics_dm.prediction.continuation import THREADS, Continuation, Progress
 from careamics_dm.prediction.fingerprint import Fingerprints, facts_of_settings
-from careamics_dm.prediction.result_blocks import ImageBlocks
+from careamics_dm.prediction.result_blocks import ImageBlocks, images_of_shard
 from careamics_dm.prediction.result_file import (
     ResultFile,
     ResultImage,
@@ -32,7 +33,6 @@ from careamics_dm.prediction.result_file import (
     predicted_channels,
 )
 from careamics_dm.prediction.result_paths import check_space, check_writable, result_paths
-from careamics_dm.sampling.epoch_streams import images_of_shard
 from careamics_dm.sources.data_warnings import say
 from careamics_dm.sources.ranks import agreed, by_first
 from careamics_dm.sources.source_path import as_text, is_url
@@ -187,8 +187,7 @@ class ResultWriter(Callback, ABC):
     def begin(self, prints: Fingerprints, blocks: Sequence[ImageBlocks]) -> list[set[int]]:
         """Return which blocks of each image are there, or not wanted; called by its loader."""
         facts, options = facts_of_settings(self), self.storage_options
-        run = Continuation(prints, blocks, self.paths, self.wanted, facts, options)
-        self._run = run
+        self._run = run = Continuation(prints, blocks, self.paths, self.wanted, facts, options)
         n_there = sum(map(len, run.there))
         self.progress = Progress(n_there, n_there, sum(len(blocks[i]) for i in self.wanted))
         if n_there:
@@ -259,13 +258,14 @@ class ResultWriter(Callback, ABC):
         with ThreadPoolExecutor(THREADS) as pool:
             there = pool.map(self.exists, [self.paths[i] for i in images])
             found = {i for i, exists in zip(images, there, strict=True) if exists}
-        if found and self.existing == "error":
-            first = as_text(self.paths[min(found)])
-            raise DataError(
-                f"{len(found)} result(s) exist already, the first is {first}. "
-                "Write to another folder, or set writer.existing to skip or replace."
-            )
-        self.check_writable()
+            if found and self.existing == "error":
+                first = as_text(self.paths[min(found)])
+                raise DataError(
+                    f"{len(found)} result(s) exist already, the first is {first}. "
+                    "Write to another folder, or set writer.existing to skip or replace."
+                )
+            self.check_writable()
+            list(pool.map(lambda i: remove_rest(self.paths[i], self.storage_options), found))
         if not is_url(self.folder):
             new = [i for i in images - found if not part_of(self.paths[i]).exists()]
             check_space(self.folder, sum(self._least_bytes(stacks[i]) for i in new))

@@ -14,7 +14,7 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr.errors import ContainsGroupError
 
 from careamics_dm.images.axes import Box
-from careamics_dm.images.tensorstore_array import UNFINISHED, open_fast
+from careamics_dm.images.tensorstore_array import SHUFFLES, UNFINISHED, open_fast
 from careamics_dm.prediction.pyramid import plan_levels, shrink
 from careamics_dm.prediction.result_file import ResultImage
 from careamics_dm.prediction.result_paths import explained
@@ -43,7 +43,7 @@ class ZarrFile:
         self, image: ResultImage, target: Target, display_of_source: bool, *, begin: bool
     ) -> None:
         self.image, self.target, path = image, target, image.path
-        self.display_of_source = display_of_source
+        self.display_of_source, self.is_continued = display_of_source, not begin
         self.layout = ZarrLayout(image.layout, len(image.stack.data_shape) == 5)
         self.part = path if is_url(path) else image.part
         with explained(path):
@@ -69,7 +69,7 @@ class ZarrFile:
     def finish(self) -> None:
         """Add smaller levels and metadata, and give the image its final name; see `ResultFile`."""
         with explained(self.image.path):
-            if not is_url(self.image.path):
+            if self.is_continued and not is_url(self.image.path):
                 for rest in self.part.rglob(f"*{UNFINISHED}"):  # of a process that was killed
                     rest.unlink()
             axes, shape, smallest = self.layout.axes, self.layout.shape, self.base
@@ -135,20 +135,20 @@ class ZarrFile:
 
     def _publish(self) -> None:
         """Give a folder its final name."""
-        path, replaced = self.image.path, None
+        path, replaced = self.image.path, self.part.with_suffix(".old")
         if self.image.replace and path.exists():
-            replaced = path.rename(self.part.with_suffix(".old"))
+            shutil.rmtree(replaced, ignore_errors=True)  # of a process that was killed
+            path.rename(replaced)
         try:
             self.part.rename(path)
         except OSError as error:
             if path.exists():
                 self.discard()
                 raise FileExistsError(path) from error
-            if replaced:
+            if replaced.exists():
                 replaced.rename(path)
             raise
-        if replaced:
-            shutil.rmtree(replaced)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def compressor(codec: Codec, zarr_format: int) -> Any:
@@ -160,8 +160,7 @@ def compressor(codec: Codec, zarr_format: int) -> Any:
     if zarr_format == 3:
         return kind(**settings)
     if "shuffle" in settings:
-        number = ("noshuffle", "shuffle", "bitshuffle").index(settings["shuffle"])
-        settings = settings | {"shuffle": number}
+        settings = settings | {"shuffle": SHUFFLES.index(settings["shuffle"])}
     return {"id": name, **settings}
 
 

@@ -1,5 +1,6 @@
 """Origins of patches that masks, gaps or filters allow, as boxes or a bit each."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import prod
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from careamics_dm.images.boxes import Boxes, gaps
 from careamics_dm.sampling.chunk_grid import Axis, Values, WindowGrid, outer
-from careamics_dm.sampling.keyed_random import Numbers
+from careamics_dm.sampling.keyed_random import Numbers, fractions
 
 GROUP = 32
 """Bytes of a group of origins: 8 bytes of counts for each make a quarter more memory."""
@@ -44,18 +45,15 @@ class ValidOrigins:
 
     def allows(self, starts: Numbers) -> NDArray[np.bool_]:
         """Whether each of ``(N, D)`` origins is allowed."""
-        allowed = np.zeros(len(starts), bool)
-        order = np.argsort(starts[:, 0], kind="stable")
-        ordered = starts[order]
-        # Boxes are flat along the first axis: each is asked only for what lies at its height.
-        first = np.searchsorted(ordered[:, 0], self._start[:, 0])
-        last = np.searchsorted(ordered[:, 0], self._stop[:, 0])
-        rows = zip(first.tolist(), last.tolist(), self._start, self._stop, strict=True)
-        for a, b, start, stop in rows:
-            at = ordered[a:b, 1:]
-            inside = ((at >= start[1:]) & (at < stop[1:])).all(axis=1)
-            allowed[order[a:b][inside]] = True
-        return allowed
+        if not self.n_allowed:
+            return np.zeros(len(starts), bool)
+        box, strip = np.zeros(len(starts), np.int64), np.zeros(len(self._start), np.int64)
+        for d, n in enumerate(self.shape):
+            # Boxes lie in strips: those that begin alike end alike, and are apart along next axes.
+            begin, strip = np.unique(strip * n + self._start[:, d], return_inverse=True)
+            box = np.searchsorted(begin, box * n + starts[:, d], side="right") - 1
+        inside = (starts >= self._start[box]) & (starts < self._stop[box])
+        return np.asarray(inside.all(axis=1))
 
     def within(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
         """Whether each origin of a box is allowed, ``(Z) Y X``."""
@@ -93,8 +91,7 @@ class ValidOrigins:
                 ends = [(at // axis.unit + shift) // axis.m for at in (start, stop - 1)]
                 near.append(np.arange(ends[0], ends[1] + 1))
                 weight.append(axis.weights(shift, near[-1], start, stop))
-            windows = [w.reshape(-1) for w in np.meshgrid(*near, indexing="ij")]
-            ranks.append(grid.rank_of(windows, sample))
+            ranks.append(grid.ranks(near, sample))
             weights.append(outer(weight).reshape(-1))
         return np.concatenate(ranks), np.concatenate(weights)
 
@@ -102,10 +99,8 @@ class ValidOrigins:
 def total_weights(axes: Sequence[Axis], n_samples: int, masks: Sequence["Allowed"]) -> Values:
     """Add up the weights of samples, of which some have masks, by the shift along each axis."""
     total = (n_samples - len(masks)) * outer(axis.totals() for axis in axes)
-    # Several samples may have the same.
-    of_mask = {number: mask.totals(axes) for number, mask in {id(m): m for m in masks}.items()}
-    for mask in masks:
-        total = total + of_mask[id(mask)]
+    for mask, n in Counter(masks).items():  # several samples may have the same
+        total = total + n * mask.totals(axes)
     return np.maximum(total, 0)
 
 
@@ -200,8 +195,7 @@ class OriginMask(OriginBits):
             matrices.append(np.where(window == every[:, None], weights, 0.0))
             full.append(axis.weights(shift, every))
         lost = outer(full) - _contract(self._count_by_kind(grid.axes), matrices)
-        windows = [w.reshape(-1) for w in np.indices(lost.shape)]
-        return grid.rank_of(windows, sample), np.maximum(lost.reshape(-1), 0)
+        return grid.ranks([*map(np.arange, lost.shape)], sample), np.maximum(lost.reshape(-1), 0)
 
     def _count_by_kind(self, axes: Sequence[Axis]) -> Numbers:
         """Count allowed origins by block, and kind of origin (see `Axis`), along each axis."""
@@ -261,12 +255,13 @@ class OriginMasks:
         self._until = _count_until(self._bits)
         self.n_allowed = int(self._until[-1])
 
-    def draw(self, n: int, rng: np.random.Generator) -> Numbers:
-        """Draw uniformly: region, sample in it, and origin, ``(n, 2 + D)``."""
-        rest = _find_allowed(self._bits, self._until, rng.integers(self.n_allowed, size=n))
+    def draw(self, key: np.uint64, numbers: Numbers) -> Numbers:
+        """Draw uniformly, for each number: region, sample in it, and origin, ``(N, 2 + D)``."""
+        rank = (fractions(key, numbers) * self.n_allowed).astype(np.int64)
+        rest = _find_allowed(self._bits, self._until, rank)
         mask = self._of_group[rest // (8 * GROUP)]
         rest -= self._first[mask] * 8 * GROUP
-        places = np.empty((n, 2 + self._shapes.shape[1]), np.int64)
+        places = np.empty((len(rank), 2 + self._shapes.shape[1]), np.int64)
         places[:, :2] = self._numbers[mask]
         for d in range(self._shapes.shape[1] - 1, -1, -1):
             rest, places[:, 2 + d] = np.divmod(rest, self._shapes[mask, d])

@@ -40,18 +40,16 @@ def window_shape(
     window = [u * (2 + (p - 2) // u if p > 1 else 1) for u, p in zip(unit, patch_size, strict=True)]
     window = [min(w, n) for w, n in zip(window, extent.size, strict=True)]
     wide = [*patch_size[:-1], patch_size[-1] * (ROW if extent.block[-1] == 1 else 1)]
-    while True:
-        open_axes = [d for d in range(len(window)) if window[d] < extent.size[d]]
-        if not open_axes:
-            return tuple(window)
+    while open_axes := [d for d in range(len(window)) if window[d] < extent.size[d]]:
         # Widen where a window is narrowest in patches: that is where most patches are cut.
         axis = min(open_axes, key=lambda d: window[d] / wide[d])
         wider = window.copy()
         more = max(window[axis] // unit[axis] // 8, 1)  # in few steps, however small the blocks
         wider[axis] = min(window[axis] + more * unit[axis], extent.size[axis])
         if prod(wider) * extent.pixel_bytes * extent.together > window_bytes:
-            return tuple(window)
+            break
         window = wider
+    return tuple(window)
 
 
 def _unit(block: int, patch: int) -> int:
@@ -70,11 +68,8 @@ class Axis:
 
     def __init__(self, size: int, patch: int, block: int, window: int) -> None:
         self.size, self.n_origins = size, max(size - patch, 0) + 1
-        self.is_whole = window >= size
-        self.unit, self.m = size + patch, 1
-        if not self.is_whole:
-            self.unit = _unit(block, patch)
-            self.m = window // self.unit
+        self.unit = size + patch if window >= size else _unit(block, patch)
+        self.m = 1 if window >= size else window // self.unit
         least = (patch - 1) // self.unit
         # In each block, origins that cross the least borders come first.
         first = self.unit - (patch - 1) % self.unit
@@ -206,12 +201,11 @@ class WindowGrid:
         self._lost = np.zeros(1)  # before each of these, and in all
         self._begin = self._end = np.zeros(0)  # of what is left of each of these
 
-    def rank_of(self, windows: Sequence[Numbers], sample: int) -> Numbers:
-        """Rank of windows, by their numbers along each axis; below 0 if they serve no origin."""
-        place = [of[w] for of, w in zip(self._place, windows, strict=True)]
-        inside = np.all(np.array(place) >= 0, axis=0)
-        rank = np.ravel_multi_index([*(np.maximum(p, 0) for p in place), sample], self._order.shape)
-        return np.where(inside, rank, -1)
+    def ranks(self, windows: Sequence[Numbers], sample: int) -> Numbers:
+        """Rank of a box of windows, numbers along each axis; below 0 if they serve no origin."""
+        place = np.ix_(*(of[w] for of, w in zip(self._place, windows, strict=True)))
+        rank = np.ravel_multi_index([*place, sample], self._order.shape, mode="clip")
+        return np.where(reduce(np.minimum, place) >= 0, rank, -1).reshape(-1)
 
     def at(self, place: Values) -> Numbers:
         """Return the ranks of the windows at places from 0 to the total weight."""
@@ -233,8 +227,7 @@ class WindowGrid:
         ranks, inverse = np.unique(rank[rank >= 0], return_inverse=True)
         lost = np.bincount(inverse, weight[rank >= 0])
         index = list(np.unravel_index(ranks, self._order.shape))
-        lengths = (of[i] for of, i in zip(self._order.lengths, index, strict=True))
-        full = np.prod(np.stack([np.asarray(of, float) for of in lengths]), axis=0)
+        full = np.prod([of[i] for of, i in zip(self._order.lengths, index, strict=True)], axis=0)
         left = np.where(full - lost > 1e-9 * full, full - lost, 0)  # rounding leaves no origin
         other = copy(self)
         other._lacking, other._lost = ranks, np.concatenate([[0.0], np.cumsum(lost)])
@@ -243,20 +236,19 @@ class WindowGrid:
         other.total = self.total - float(other._lost[-1])
         return other
 
-    def numbers(self, rank: Numbers) -> tuple[list[Numbers], Numbers]:
-        """Return window numbers along each axis, and the sample among those that share them."""
-        *place, sample = np.unravel_index(rank, self._order.shape)
-        return [of[p] for of, p in zip(self.windows, place, strict=True)], sample
+    def numbers(self, rank: Numbers) -> list[Numbers]:
+        """Return window numbers along each axis."""
+        place = np.unravel_index(rank, self._order.shape)
+        return [of[p] for of, p in zip(self.windows, place, strict=False)]
 
     def draw(self, rank: Numbers, fraction: Sequence[Values]) -> Numbers:
         """Return an origin ``(N, D)`` in each window, by a fraction for each axis."""
-        windows, _ = self.numbers(rank)
-        columns = zip(self.axes, self.shifts, windows, fraction, strict=True)
+        columns = zip(self.axes, self.shifts, self.numbers(rank), fraction, strict=True)
         return np.stack([axis.draw(shift, w, f) for axis, shift, w, f in columns], axis=1)
 
     def box(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the first pixel of a window, ``(Z) Y X``, and one after its last."""
-        columns = zip(self.axes, self.shifts, self.numbers(np.array(rank))[0], strict=True)
+        columns = zip(self.axes, self.shifts, self.numbers(np.array(rank)), strict=True)
         ends = [axis.box(shift, number) for axis, shift, number in columns]
         return tuple(int(a) for a, _ in ends), tuple(int(b) for _, b in ends)
 
@@ -264,7 +256,7 @@ class WindowGrid:
         """Return the first origin of a window, and the weight of each from there on."""
         start, stop = self.box(rank)
         weights = []
-        for d, number in enumerate(self.numbers(np.array(rank))[0]):
+        for d, number in enumerate(self.numbers(np.array(rank))):
             every = np.arange(start[d], min(stop[d], self.axes[d].n_origins))
             weights.append(self.axes[d].weights(self.shifts[d], number, every, every + 1))
         return start, outer(weights)

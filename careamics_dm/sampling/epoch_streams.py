@@ -6,6 +6,7 @@ So the same patches make a batch of 1, 2, 4 or 8 ranks, and of any number of wor
 of ranks need other streams (see `count_streams`), and draw other patches.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import lcm
@@ -14,17 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from careamics_dm.sampling.keyed_random import Numbers, mixed, permuted
-from careamics_dm.sampling.patch_grid import PatchGrid
+from careamics_dm.sampling.patch_grid import PORTION, PatchGrid
 from careamics_dm.sampling.random_patches import RandomEpoch
 
 STREAMS = 8
 """Of an epoch, as a rule; see `count_streams`."""
 UNBOUNDED = 2**60
-"""More bytes than an epoch has: a block of this size holds all places of a stream."""
+"""More bytes, and places, than an epoch has: a block of this size holds all places of a stream."""
 RECENT = 64
-"""Blocks of a stream whose ends are remembered."""
-PORTION = 2**16
-"""Places whose windows are looked up together."""
+"""Blocks of a stream whose ends are remembered: reading and drawing ask in turns."""
 
 
 class Share(NamedTuple):
@@ -32,15 +31,6 @@ class Share(NamedTuple):
 
     rank: int = 0
     world_size: int = 1
-
-
-def images_of_shard(shard: str | None, n: int) -> range:
-    """Return which of ``n`` images one of several jobs predicts: "3/16" is the third of 16 jobs.
-
-    Neighbours, which are mostly alike, go to different jobs.
-    """
-    job, n_jobs = map(int, (shard or "1/1").split("/"))
-    return range(job - 1, n, n_jobs)
 
 
 def count_streams(share: Share, window_bytes: int, pool_bytes: int) -> int:
@@ -60,7 +50,6 @@ class Block(NamedTuple):
 
     first: int  # position in the stream of the first
     stop: int
-    mark: int  # number in the epoch of the first
 
 
 @dataclass
@@ -78,7 +67,8 @@ class Stream:
         each, rest = divmod(len(self.epoch), self.n_streams)
         self._first = self.number * each + min(self.number, rest)
         self.n = each + (self.number < rest)
-        self._bytes_before = self._bytes_at(0) if self.n else 0
+        window = self.epoch.windows(np.array([self._first]))[0] if self.n else 0
+        self._bytes_before = self.epoch.table.bytes_before(int(window))
         self._ends: dict[int, int] = {}
 
     def others(self) -> Iterator["Stream"]:
@@ -86,39 +76,34 @@ class Stream:
         for step in range(1, self.n_streams):
             yield replace(self, number=(self.number + step) % self.n_streams)
 
-    def blocks(self, position: int) -> Iterator[Block]:
-        """Yield the blocks of the stream from the one that has a position on."""
-        if position >= self.n:
-            return
-        unit = (self._bytes_at(position) - self._bytes_before) // self.window_bytes
-        block = _block_of(unit, self.growth)
-        while (first := self._end(block - 1)) > position:  # where blocks meet, rounding decides
-            block -= 1
-        while first < self.n:
+    def blocks(self, position: int, until: int = UNBOUNDED) -> Iterator[Block]:
+        """Yield the blocks of the stream that have positions from one to below another."""
+        table = self.epoch.table
+        n_bytes = table.bytes_before(int(table.first[-1])) - self._bytes_before
+        most = n_bytes // self.window_bytes + 1  # none has less than a unit
+        block = bisect_right(range(most), position, key=self._end)
+        first = self._end(block - 1)
+        while max(first, position) < min(until, self.n):
             stop = self._end(block)
-            if stop > max(first, position):
-                yield Block(first, stop, self._first + first)
+            if stop > first:
+                yield Block(first, stop)
             first, block = max(first, stop), block + 1
 
-    def marks(self, block: Block, first: int, stop: int) -> Numbers:
-        """Return the numbers in the epoch of positions of a block, in the order of drawing."""
-        key = mixed(self.key, np.array([block.mark]))[0]
-        inside = np.arange(first - block.first, stop - block.first)
-        return block.mark + permuted(key, inside, block.stop - block.first)
+    def marks(self, block: Block, positions: Numbers) -> Numbers:
+        """Return the numbers in the epoch of positions of a block."""
+        mark = self._first + block.first
+        key = mixed(self.key, np.array([mark]))[0]
+        return mark + permuted(key, positions - block.first, block.stop - block.first)
 
-    def windows(self, block: Block) -> Numbers:
+    def windows(self, block: Block) -> list[int]:
         """Return the windows that serve a block."""
-        stop = block.mark + block.stop - block.first
-        parts = [np.arange(a, min(a + PORTION, stop)) for a in range(block.mark, stop, PORTION)]
-        return np.unique(np.concatenate([np.unique(self.epoch.windows(part)) for part in parts]))
-
-    def _bytes_at(self, position: int) -> int:
-        """Count the bytes of the windows of the epoch before the one of a position."""
-        window = self.epoch.windows(np.array([self._first + position]))[0]
-        return self.epoch.table.bytes_before(int(window))
+        first, stop = (self._first + position for position in block)
+        parts = [np.arange(a, min(a + PORTION, stop)) for a in range(first, stop, PORTION)]
+        found: set[int] = set()
+        return sorted(found.union(*(np.unique(self.epoch.windows(p)).tolist() for p in parts)))
 
     def _end(self, block: int) -> int:
-        """Return the position after the last of a block; reading and drawing ask in turns."""
+        """Return the position after a block."""
         if block not in self._ends:
             if len(self._ends) == RECENT:
                 self._ends.clear()
@@ -126,22 +111,11 @@ class Stream:
         return self._ends[block]
 
     def _find_end(self, block: int) -> int:
+        """Find where a block ends; they have 1, 1, 2, 4, ... units, then ``growth``."""
         if block < 0:
             return 0
-        n_bytes = self._bytes_before + _units_until(block, self.growth) * self.window_bytes
+        steps = self.growth.bit_length()
+        n_units = 2**block if block < steps else self.growth * (block - steps + 2)
+        n_bytes = self._bytes_before + n_units * self.window_bytes
         mark = self.epoch.first(self.epoch.table.window_from(n_bytes))
         return min(max(mark - self._first, 0), self.n)
-
-
-def _block_of(unit: int, growth: int) -> int:
-    """Return the block that has a unit: blocks have 1, 1, 2, 4, ... units, then ``growth`` each."""
-    if unit < growth:
-        return unit.bit_length()
-    return growth.bit_length() + (unit - growth) // growth
-
-
-def _units_until(block: int, growth: int) -> int:
-    """Return the unit after the last of a block."""
-    if block < growth.bit_length():
-        return 1 << block
-    return growth * (block - growth.bit_length() + 2)

@@ -8,16 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from careamics_dm.errors import DataError
 from careamics_dm.images.image_stack import ImageStack
 from careamics_dm.sources.source_path import absolute, file_of
 
 Whole = Literal["samples", "images", "files"]
-
-N_FOLDS = 10
-"""Folds where nobody says how many; of fewer units, as many as there are."""
-SMALLER = {"files": ("images", "samples"), "images": ("samples",), "samples": ()}
-"""Units of which there may be more."""
 
 
 def units(stacks: Sequence[ImageStack], kind: Whole) -> tuple[NDArray[np.int64], list[str]]:
@@ -51,26 +45,3 @@ def deal(names: Sequence[str], n_folds: int) -> NDArray[np.int64]:
     fold = np.empty(len(names), np.int64)
     fold[order] = np.arange(len(names)) % n_folds
     return fold
-
-
-def n_folds_of(names: Sequence[str], kind: Whole, n_folds: int | None, fold: int) -> int:
-    """Return how many folds there are; `DataError` for too few units, or no such ``fold``."""
-    n = len(names)
-    if n < 2:
-        raise DataError(
-            f"train_data: hold_out={kind} needs 2 {kind} or more, one to validate and one to train "
-            f"on, but there is only {names[0]}. Set hold_out to "
-            f"{' or '.join([*SMALLER[kind], 'patches'])}, or give val_data."
-        )
-    if n_folds is not None and n_folds > n:
-        smaller = f", or set hold_out to {' or '.join(SMALLER[kind])}" if SMALLER[kind] else ""
-        raise DataError(
-            f"train_data: n_folds={n_folds}, but there are only {n} {kind} to deal into folds. Use "
-            f"at most {n} folds{smaller}."
-        )
-    found = min(N_FOLDS, n) if n_folds is None else n_folds
-    if fold >= found:
-        raise DataError(
-            f"train_data: fold={fold}, but {n} {kind} make {found} folds, from 0 to {found - 1}."
-        )
-    return found

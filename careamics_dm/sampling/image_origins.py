@@ -1,11 +1,9 @@
 """Where the masks and gaps of images allow patches."""
 
-from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from careamics_dm.errors import DataError
@@ -71,20 +69,3 @@ def gap_origins(
             shared[key] = ValidOrigins(valid, size, patch_size)
         found[i, sample] = shared[key]
     return found
-
-
-def warn_of_images_without_patch(images: ImageSet, patch_size: Sequence[int]) -> None:
-    """Warn of images, of several, whose gaps leave no place for a patch."""
-    if images.masks:  # what they leave out is meant
-        return
-    allowed = gap_origins(images, patch_size)
-    n_lost = Counter(i for (i, _), origins in allowed.items() if not origins.n_allowed)
-    lost = [
-        images.stacks[i].source for i, n in n_lost.items() if n == images.stacks[i].data_shape[0]
-    ]
-    if 0 < len(lost) < len(images.stacks):  # if all are, `origin_masks` says so
-        rank_zero_warn(
-            f"train_data: {len(lost)} image(s) give no patch of {tuple(patch_size)}, as so much "
-            f"in one piece was not acquired: {', '.join(lost[:5])}{', ...' * (len(lost) > 5)}. "
-            "Use a smaller patch_size, or channels that were acquired together."
-        )

@@ -20,7 +20,7 @@ from careamics_dm.sampling.keyed_random import Numbers
 from careamics_dm.sampling.read_windows import PlacePlan, Places, Runs, WindowTable, sample_runs
 
 PORTION = 2**16
-"""Patches to check together for masks and gaps."""
+"""Patches to look at together."""
 
 
 class PatchGrid(PlacePlan):
@@ -171,8 +171,9 @@ class _Layout:
 
     def at(self, number: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         """Return sample; start, ``(N, D)``; and window."""
-        index, _ = self._order.at(number // self.n_samples)
-        left = number - np.asarray(self._order.before(index)) * self.n_samples
+        nth, rest = np.divmod(number, self.n_samples)
+        index, inside = self._order.at(nth)
+        left = inside * self.n_samples + rest
         sizes = [of[i] for of, i in zip(self._order.lengths, index, strict=True)]
         sample, left = np.divmod(left, prod(sizes))
         start = np.empty((len(number), len(sizes)), np.int64)

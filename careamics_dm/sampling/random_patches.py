@@ -177,7 +177,7 @@ class RandomEpoch(PlacePlan):
         # Where windows have less than a patch each, only these are read.
         images, image = plan.images, plan.runs.image
         patch_bytes = images.each(lambda e: e.pixel_bytes)[image] * prod(plan.patch_size)
-        each = self._n * weight / weight.sum() / n_windows
+        each = self._n * weight / weight.sum() / np.maximum(n_windows, 1)
         few = np.minimum(plan.bytes_of_windows, (each * patch_bytes).astype(np.int64) + 1)
         window_bytes = np.where(each < 1, few, plan.bytes_of_windows)
         self._has_few = (each < plan.few) & ~images.each(lambda e: e.in_memory)[image]
@@ -193,24 +193,19 @@ class RandomEpoch(PlacePlan):
 
     def windows(self, marks: Numbers) -> Numbers:
         """Return the window of each mark; ascending, as marks are."""
-        run, rank = self._find(marks)
-        return np.asarray(self.table.first[run] + rank // self._plan.runs.n[self._order[run]])
+        return self._find(marks)[2]
 
     def places(self, marks: Numbers) -> Places:
         """Return where the patches of marks lie."""
-        run, rank = self._find(marks)
-        of = self._order[run]
-        runs = self._plan.runs
-        image, sample = runs.image[of], runs.first[of] + rank  # the rank of one window: its sample
+        (of, rank, window), runs = self._find(marks), self._plan.runs
+        image, sample = runs.image[of], runs.first[of] + rank % runs.n[of]
         shape = self._plan.sizes[image] - self._plan.patch_size + 1
         hashed = self._hashed(marks, 0)
         start = (hashed.T * shape).astype(np.int64)
         for grid, mine in self._by_grid(of):
             start[mine] = grid.draw(rank[mine], [*hashed[:, mine]])
-            sample[mine] = runs.first[of[mine]] + grid.numbers(rank[mine])[1]
         if self._plan.restricted:
             self._restrict(marks, of, rank, sample, start)
-        window = self.table.first[run] + rank // runs.n[of]
         return Places.of_size(self._plan.patch_size, image, sample, start, window)
 
     def first(self, window: int) -> int:
@@ -254,7 +249,7 @@ class RandomEpoch(PlacePlan):
         self._grid_of[geometry.runs] = len(self._grids)
         self._grids.append(grid)
         for i, run in enumerate(runs):
-            if run not in restricted:
+            if run not in restricted or not grid.n_windows:
                 continue
             lost = [allowed.lost(grid, sample) for sample, allowed in restricted[run]]
             left = grid.without(*map(np.concatenate, zip(*lost, strict=True)))
@@ -264,8 +259,8 @@ class RandomEpoch(PlacePlan):
         if lengths.any():
             weight[geometry.runs] = share * lengths / lengths.sum()
 
-    def _find(self, marks: Numbers) -> tuple[Numbers, Numbers]:
-        """Return the run of each mark, in the order of the epoch, and a rank in it."""
+    def _find(self, marks: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+        """Return the run of each mark, a rank in it (see `WindowGrid`), and the window."""
         at = (marks + self._offset) * self._step
         run = np.searchsorted(self._until[1:-1], at, side="right")
         of = self._order[run]
@@ -274,7 +269,7 @@ class RandomEpoch(PlacePlan):
         rank = (inside * self._plan.runs.n[of]).astype(np.int64)
         for grid, mine in self._by_grid(of):
             rank[mine] = grid.at(inside[mine] * grid.total)
-        return run, rank
+        return of, rank, self.table.first[run] + rank // self._plan.runs.n[of]
 
     def _by_grid(self, of: Numbers) -> Iterator[tuple[WindowGrid, Numbers]]:
         """Yield the grids of runs, and which of these have each; none of runs read as a whole."""

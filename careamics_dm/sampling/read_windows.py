@@ -1,6 +1,7 @@
 """What is read in one go, numbered in the order of an epoch, without a table of all of it."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self, TypeVar
@@ -14,8 +15,6 @@ from careamics_dm.sampling.keyed_random import Numbers
 
 T = TypeVar("T")
 
-MOST_SAMPLES = 2**32
-"""Of an image: it and the sample make one number."""
 WINDOWS = 32
 """Windows that fit the pool: of each of 8 streams 2 serve while the next 2 are read."""
 
@@ -112,12 +111,12 @@ class Runs(NamedTuple):
 
         Runs must be in the order of images and samples.
         """
-        begin, found = self.image * MOST_SAMPLES + self.first, defaultdict(list)
+        begins = [*zip(self.image.tolist(), self.first.tolist(), strict=True)] if of else []
+        found = defaultdict(list)
         for (image, sample), value in of.items():
-            place = image * MOST_SAMPLES + sample
-            run = int(begin.searchsorted(place, side="right")) - 1
-            if run >= 0 and place - begin[run] < self.n[run]:
-                found[run].append((int(place - begin[run]), value))
+            run = bisect_right(begins, (image, sample)) - 1
+            if run >= 0 and image == self.image[run] and sample < self.first[run] + self.n[run]:
+                found[run].append((sample - int(self.first[run]), value))
         return dict(found)
 
 
@@ -148,7 +147,7 @@ class WindowTable:
     def __init__(self, n_windows: Numbers, window_bytes: Numbers) -> None:
         self.first = np.concatenate([[0], np.cumsum(n_windows)])
         self._until = np.concatenate([[0], np.cumsum(n_windows * window_bytes)])
-        self._bytes = window_bytes
+        self._bytes = np.append(window_bytes, 0)
 
     def run_of(self, window: int) -> int:
         """Return the run of a window."""
@@ -157,8 +156,7 @@ class WindowTable:
     def bytes_before(self, window: int) -> int:
         """Count the bytes of all windows before one."""
         run = self.run_of(window)
-        rest = window - self.first[run]
-        return int(self._until[run] + (rest * self._bytes[run] if rest else 0))
+        return int(self._until[run] + (window - self.first[run]) * self._bytes[run])
 
     def window_from(self, n_bytes: int) -> int:
         """Return the first window that has so many bytes before it, or more."""

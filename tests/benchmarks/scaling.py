@@ -132,8 +132,8 @@ def simulate_ranks() -> None:
         for number in range(rank, n_streams, RANKS):
             stream = Stream(epoch, number, n_streams, key_of(0, 0, 1), plan.window_bytes, 2)
             for block in stream.blocks(0):
-                seen[stream.marks(block, block.first, block.stop)] += 1
-                windows.update(stream.windows(block).tolist())
+                seen[stream.marks(block, np.arange(block.first, block.stop))] += 1
+                windows.update(stream.windows(block))
             share += stream.n
         shares.append(share)
         readers.update(windows)

@@ -137,6 +137,19 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     assert {"notes.txt", "model.ckpt", "denoised/image_0.tif"} <= second.files
 
 
+@pytest.mark.parametrize("data", ["train_data", "predict_data"])
+def test_a_run_that_failed_before_it_trained_leaves_its_folder_free(trained, data):
+    command = ("train", trained, *SMALL, "data=tiff", "data.train_data=images", "overwrite=false")
+    (trained / "broken.tif").touch()
+    failed = run(*command, f"data.{data}=broken.tif", folder=data)
+    assert failed.code == 1 and "broken.tif" in failed.err
+    assert not {"config.yaml", "split.csv"} & failed.files
+    (failed.folder / "config.yaml").write_text("mine: 1")
+    assert "another training (config.yaml)" in run(*command, folder=data).err
+    (failed.folder / "config.yaml").unlink()
+    assert "model.ckpt" in succeed(*command, folder=data).files
+
+
 def test_a_run_goes_on_in_its_own_folder_and_loses_no_log(tmp_path):
     write_tiffs(tmp_path / "images", "YX", [(40, 50)])
     data = (*SMALL, "data=tiff", "data.train_data=images")

@@ -441,13 +441,14 @@ class TestNothingPasses:
 
     def test_of_a_huge_set_a_part_is_searched_before_the_error(self, monkeypatch):
         size = 64 * 64 * 2
-        monkeypatch.setattr(filtered_patches, "SEARCHED", 10)
         stacks = streamed(40, (1, 1, 64, 64))
         for stack in stacks:
             stack.pixels[:] = BACKGROUND
         options = {"window_bytes": size, "pool_bytes": 2 * size, "patch_filter": MaxFilter(400)}
-        with pytest.raises(DataError, match=r"patch_filter: none of 100 patches"):
-            next(iter(make(stacks, n=2000, **options)))
+        with monkeypatch.context() as patched:
+            patched.setattr(filtered_patches, "SEARCHED", 10)
+            with pytest.raises(DataError, match=r"patch_filter: none of 100 patches"):
+                next(iter(make(stacks, n=2000, **options)))
         wide = [read for s in stacks for read in s.reads if read[2][0] - read[1][0] > 16]
         assert 10 <= len(wide) <= 13
         stacks[35].pixels[:] = BRIGHT
@@ -508,6 +509,29 @@ class TestNothingPasses:
         for epoch in range(8):
             dataset.set_epoch(epoch)
             assert (images_of(dataset).max(axis=(1, 2, 3)) == 500).all()
+
+    @pytest.mark.parametrize("criterion", [MaxFilter(400), Range()])
+    def test_one_image_in_a_hundred_is_enough(self, criterion):
+        stacks = streamed(300, (1, 1, 32, 32))
+        for i, stack in enumerate(stacks):
+            stack.pixels[:] = BACKGROUND
+            stack.pixels[..., ::4] = BRIGHT if i % 100 == 50 else BACKGROUND
+        size = 32 * 32 * 2
+        options = {"n": 1200, "window_bytes": size, "pool_bytes": 40 * size, "batch_size": 64}
+        for seed in range(3):
+            drawn = images_of(make(stacks, patch_filter=criterion, seed=seed, **options))
+            assert len(drawn) == 1200 and all(passes(criterion, p) for p in drawn)
+
+    def test_of_background_alone_nothing_is_kept(self):
+        stacks = streamed(6, (1, 1, 64, 64), share=0.5)
+        for stack in stacks[1:]:
+            stack.pixels[:] = BACKGROUND
+        size = 64 * 64 * 2
+        options = {"window_bytes": size, "pool_bytes": 2 * size, "targets": numbered(stacks)}
+        dataset = make(stacks, (8, 8), 400, patch_filter=MaxFilter(400, keep=0.5), **options)
+        batches = list(dataset)
+        assert (corners(batches) < 64 * 64).all()
+        assert 0.1 < (images_of(batches).max(axis=(1, 2, 3)) < 400).mean() < 0.5
 
     @pytest.mark.parametrize("n", [1, 3])
     def test_few_patches_of_an_epoch_are_no_reason_to_give_up(self, n):

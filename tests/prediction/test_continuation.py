@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from modules import trainer
 from careamics_dm import ArrayDataModule, TiffDataModule, TiffWriter, ZarrWriter
 from careamics_dm.errors import DataError
 from careamics_dm.prediction import block_record, fingerprint
-from careamics_dm.prediction.block_record import BlockRecord, blocks_in, read_record
+from careamics_dm.prediction.block_record import BlockRecord, blocks_in, read_record, remove_rest
 from careamics_dm.prediction.mapped_file import MappedFile
 from careamics_dm.prediction.result_file import part_of
 
@@ -208,6 +209,12 @@ def test_what_was_stopped_behind_a_url_goes_on(tmp_path, source, change, capsys)
     assert [f.replace("/whole/", "/out/") for f in files[0]] == files[1]
     same = [memory.cat(a) == memory.cat(b) for a, b in zip(*files, strict=True)]
     assert all(same) is (change != "model")
+    memory.pipe(f"{store}/.blocks", b"of a process that was killed")
+    data_of = data(source)
+    data_of.setup("predict")
+    ZarrWriter(f"{url}/out", existing="skip").prepare(data_of)
+    data_of.teardown("predict")
+    assert not memory.exists(f"{store}/.blocks")
 
 
 def test_weights_and_pixels_are_hashed_once_for_all_writers(tmp_path, monkeypatch):
@@ -409,6 +416,73 @@ def test_after_sigkill_it_goes_on(tmp_path, source):
     assert 0 < marks.count("1") < len(marks)
     predict(source, tmp_path / "out", Killed())
     assert (tmp_path / "out" / "a.tif").read_bytes() == (tmp_path / "whole" / "a.tif").read_bytes()
+
+
+def end_where(kind: type, name: str, *given: object) -> None:
+    """Predict in a process that ends at once where it would call a method."""
+
+    def predict_until() -> None:
+        setattr(kind, name, lambda *_, **__: os._exit(9))
+        predict(*given)
+
+    process = multiprocessing.get_context("fork").Process(target=predict_until)
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+
+
+@FORKS
+@pytest.mark.filterwarnings("ignore:Total length of `PatchLoader` across ranks is zero")
+@pytest.mark.parametrize(
+    ("writer", "end", "rest"),
+    [
+        (TiffWriter, (BlockRecord, "remove"), "a.tif.parts"),
+        (partial(TiffWriter, compression="zlib"), (MappedFile, "_remove"), "a.tif.parts"),
+        (ZarrWriter, (BlockRecord, "remove"), ".a.zarr.old"),
+    ],
+    ids=["tiff", "zlib", "zarr"],
+)
+def test_nothing_stays_beside_a_result_after_a_kill(tmp_path, source, writer, end, rest):
+    end_where(*end, source, tmp_path, Blur(), writer(tmp_path / "out"))
+    (tmp_path / "out" / rest / "0").mkdir(parents=True)
+    assert len(written(tmp_path / "out")) == (3 if end[0] is BlockRecord else 4)
+    predict(source, tmp_path, writer=writer(tmp_path / "out", existing="skip"))
+    (name,) = written(tmp_path / "out")
+    (tmp_path / "out" / rest / "0").mkdir(parents=True)
+    predict(source, tmp_path, writer=writer(tmp_path / "out", existing="replace"))
+    assert written(tmp_path / "out") == [name]
+
+
+@FORKS
+@pytest.mark.filterwarnings("ignore:Total length of `PatchLoader` across ranks is zero")
+def test_what_is_to_replace_a_result_stays_after_a_kill_and_is_finished(tmp_path, source):
+    writer = partial(TiffWriter, tmp_path / "out", compression="zlib")
+    predict(source, tmp_path, writer=writer())
+    end_where(MappedFile, "_convert", source, tmp_path, Blur(), writer(existing="replace"))
+    assert predict(source, tmp_path, writer=writer(existing="skip")).tiles == 0
+    assert written(tmp_path / "out") == ["a.tif", "a.tif.blocks.all", "a.tif.part"]
+    assert 0 < predict(source, tmp_path, writer=writer(existing="replace")).tiles <= 8
+    assert written(tmp_path / "out") == ["a.tif"]
+
+
+def test_what_another_prediction_is_writing_stays(tmp_path):
+    result = tmp_path / "a.tif"
+    result.touch()
+    os.utime(result, (0, 0))  # older than what is to replace it
+    other = BlockRecord(result, "m" * 64, "1" * 32, 1)
+    other.share()
+    remove_rest(result, {})
+    assert written(tmp_path) == ["a.tif", "a.tif.blocks"]
+    part_of(result).touch()
+    other.mark([0])
+    assert other.claim()
+    remove_rest(result, {})
+    assert written(tmp_path) == ["a.tif", "a.tif.blocks.all", "a.tif.part"]
+    part_of(result).replace(result)
+    remove_rest(result, {})
+    assert written(tmp_path) == ["a.tif"]
+    other.remove()
+    other.close()
 
 
 class Shares(Blur):

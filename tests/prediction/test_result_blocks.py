@@ -5,7 +5,7 @@ import pytest
 
 from careamics_dm.images.extent import Extent
 from careamics_dm.prediction.block_tiles import BlockTiles
-from careamics_dm.prediction.result_blocks import ImageBlocks, image_blocks
+from careamics_dm.prediction.result_blocks import ImageBlocks, image_blocks, images_of_shard
 
 
 class TestImageBlocks:
@@ -55,3 +55,16 @@ class TestImageBlocks:
         whole = ImageBlocks(2, extent.size, 1, extent.size)
         assert [len(BlockTiles([b], *how)) for b in (whole, blocks)] == [200, 200]
         assert len(blocks) > 2
+
+
+@pytest.mark.parametrize(("n", "n_jobs"), [(10, 3), (2, 5), (7, 1)])
+def test_jobs_share_images_evenly(n: int, n_jobs: int) -> None:
+    shares = [images_of_shard(f"{job}/{n_jobs}", n) for job in range(1, n_jobs + 1)]
+    assert sorted(i for share in shares for i in share) == [*range(n)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert images_of_shard(None, n) == range(n)
+
+
+def test_images_that_are_alike_share_their_blocks() -> None:
+    given = Extent(1, (512, 512), (64, 64), 2, False), 1, (1, 1), (64, 64), (8, 8), (1, 1), 4
+    assert image_blocks(*given) is image_blocks(*given)

@@ -120,7 +120,7 @@ def test_of_several_samples_every_allowed_origin_is_drawn_equally_often(every: l
     assert several.n_allowed == sum(mask.sum() for mask in every)
     if several.n_allowed:
         n = 40 * several.n_allowed
-        drawn = several.draw(n, np.random.default_rng(0))
+        drawn = several.draw(np.uint64(0), np.arange(n))
         assert (drawn[:, 1] == 3).all()
         for i, mask in enumerate(every):
             times = np.zeros(mask.shape, int)

@@ -40,7 +40,7 @@ def test_a_window_has_room_for_every_patch_at_some_shift(
     case: tuple[Extent, tuple[int, ...], int],
 ) -> None:
     for n, p, axis in axes_of(case):
-        if axis.is_whole:
+        if axis.unit > n:  # all of it
             continue
         assert axis.m * axis.unit < n
         # Wherever a patch lies, it crosses fewer unit borders than a window has units.
@@ -215,9 +215,8 @@ def test_masks_and_gaps_take_the_weight_of_what_they_forbid(
     grid = grid.without(*restricted.lost(grid, 0))  # the first of the samples
     ranks = np.arange(grid.n_windows * n)
     begin = np.array([grid.before(rank) for rank in ranks.tolist()])
-    windows, sample = grid.numbers(ranks)
-    of = tuple(windows)
-    wanted = np.where(sample == 0, expected[of], free[of])
+    of = tuple(grid.numbers(ranks))
+    wanted = np.where(ranks % n == 0, expected[of], free[of])
     np.testing.assert_allclose(np.diff(begin, append=grid.total), wanted, atol=1e-9)
     place = (np.arange(200) + 0.5) / 200 * grid.total
     found = grid.at(place)

@@ -13,7 +13,6 @@ from careamics_dm.sampling.epoch_streams import (
     Share,
     Stream,
     count_streams,
-    images_of_shard,
 )
 from careamics_dm.sampling.keyed_random import key_of
 from careamics_dm.sampling.patch_grid import PatchGrid
@@ -58,7 +57,7 @@ def test_every_place_of_an_epoch_is_drawn_once(every: list[Stream]) -> None:
         for block in stream.blocks(0):
             assert block.first == position < block.stop
             position = block.stop
-            marks += stream.marks(block, block.first, block.stop).tolist()
+            marks += stream.marks(block, np.arange(block.first, block.stop)).tolist()
         assert position == stream.n
     assert sorted(marks) == list(range(len(every[0].epoch)))
     lengths = [stream.n for stream in every]
@@ -78,8 +77,8 @@ def test_a_stream_can_be_entered_anywhere(every: list[Stream], data: st.DataObje
     assert rest == [block for block in blocks if block.stop > position]
     block = rest[0]
     np.testing.assert_array_equal(
-        stream.marks(block, position, block.stop),
-        stream.marks(block, block.first, block.stop)[position - block.first :],
+        stream.marks(block, np.arange(position, block.stop)),
+        stream.marks(block, np.arange(block.first, block.stop))[position - block.first :],
     )
 
 
@@ -88,7 +87,7 @@ def test_a_stream_can_be_entered_anywhere(every: list[Stream], data: st.DataObje
 def test_the_windows_of_a_block_are_those_of_its_places(every: list[Stream]) -> None:
     for stream in every:
         for block in stream.blocks(0):
-            marks = stream.marks(block, block.first, block.stop)
+            marks = stream.marks(block, np.arange(block.first, block.stop))
             assert set(stream.windows(block)) == set(stream.epoch.windows(marks))
 
 
@@ -99,7 +98,7 @@ def test_blocks_grow_and_then_keep_to_their_bytes() -> None:
     stream = Stream(epoch, 0, 2, key_of(0), unit, 4)
 
     def n_bytes(block) -> int:
-        regions = [epoch.region(window) for window in stream.windows(block).tolist()]
+        regions = [epoch.region(window) for window in stream.windows(block)]
         return sum(int(np.prod(np.subtract(r.stop, r.start))) for r in regions)
 
     sizes = [n_bytes(block) for block in stream.blocks(0)]
@@ -113,15 +112,9 @@ def test_patches_of_a_block_are_in_random_order() -> None:
     epoch = RandomPatches((extent,), (9, 9), 8000, 0).epoch(0)
     stream = Stream(epoch, 0, 1, key_of(0), UNBOUNDED, 1)
     (block,) = stream.blocks(0)
-    marks = stream.marks(block, 0, 8000)
+    marks = stream.marks(block, np.arange(8000))
     assert abs(np.corrcoef(marks, np.arange(8000))[0, 1]) < 0.05
     assert abs(np.corrcoef(marks[1:], marks[:-1])[0, 1]) < 0.05
-
-
-def test_the_other_streams_are_those_of_the_epoch() -> None:
-    epoch = RandomPatches((Extent(1, (50, 50), (9, 9), 1, True),), (5, 5), 30, 0).epoch(0)
-    stream = Stream(epoch, 3, 4, key_of(0), UNBOUNDED, 1)
-    assert [other.number for other in stream.others()] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -139,9 +132,7 @@ def test_streams_are_fewer_where_a_window_of_each_does_not_fit_half_the_pool(
     assert count_streams(Share(1, 2), window, 1000) == max(n, 2)
 
 
-@pytest.mark.parametrize(("n", "n_jobs"), [(10, 3), (2, 5), (7, 1)])
-def test_jobs_share_images_evenly(n: int, n_jobs: int) -> None:
-    shares = [images_of_shard(f"{job}/{n_jobs}", n) for job in range(1, n_jobs + 1)]
-    assert sorted(i for share in shares for i in share) == [*range(n)]
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert images_of_shard(None, n) == range(n)
+def test_the_other_streams_are_those_of_the_epoch() -> None:
+    epoch = RandomPatches((Extent(1, (50, 50), (9, 9), 1, True),), (5, 5), 30, 0).epoch(0)
+    stream = Stream(epoch, 3, 4, key_of(0), UNBOUNDED, 1)
+    assert [other.number for other in stream.others()] == [0, 1, 2]

@@ -1,21 +1,15 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from careamics_dm.errors import DataError
-from careamics_dm.images.array_stack import ArrayStack
 from careamics_dm.images.extent import Extent
 from careamics_dm.sampling.allowed_origins import OriginMask
+from careamics_dm.sampling.hold_out import hold_out
 from careamics_dm.sampling.patch_grid import PatchGrid
-from careamics_dm.sampling.validation_split import from_rows, hold_out, to_rows
-
-if TYPE_CHECKING:
-    from careamics_dm.sampling.read_windows import PatchList
 
 # No deadlines: they tell how busy the machine is.
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -101,59 +95,3 @@ def test_only_patches_whose_centre_is_in_the_mask_are_held_out() -> None:
     assert {*map(tuple, held.rows.tolist())} < allowed
     with pytest.raises(DataError, match=f"hold only {sum(inside)} patches"):
         hold_out(extents, (8, 8), sum(inside), rng, masks)
-
-
-@pytest.fixture
-def stacks() -> list[ArrayStack]:
-    return [
-        ArrayStack(np.zeros((2, 24, 32), np.uint8), "TYX", "a.tif"),
-        ArrayStack(np.zeros((40, 16), np.uint8), "YX", "b.tif"),
-    ]
-
-
-@pytest.fixture
-def held(stacks: list[ArrayStack]) -> PatchList:
-    extents = [Extent(s.data_shape[0], s.data_shape[2:], s.data_shape[2:], 1, True) for s in stacks]
-    return hold_out(extents, (8, 8), 12, np.random.default_rng(0))
-
-
-def test_held_out_patches_are_written_as_plain_values_and_read_back(
-    stacks: list[ArrayStack], held: PatchList
-) -> None:
-    rows = to_rows(held.rows, stacks)
-    assert all(type(value) in (str, int) for row in rows for value in row)
-    again = from_rows(rows, stacks, (8, 8))
-    for name in ("rows", "patch_size"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(held, name), strict=True)
-
-
-def test_held_out_patches_are_found_again_when_images_come_in_another_order(
-    stacks: list[ArrayStack], held: PatchList
-) -> None:
-    again = from_rows(to_rows(held.rows, stacks), stacks[::-1], (8, 8))
-    assert sorted(to_rows(again.rows, stacks[::-1])) == sorted(to_rows(held.rows, stacks))
-
-
-def test_a_validation_image_that_is_missing_is_named(
-    stacks: list[ArrayStack], held: PatchList
-) -> None:
-    with pytest.raises(DataError, match=r"validation data of the checkpoint are in a\.tif, which"):
-        from_rows(to_rows(held.rows, stacks), stacks[1:], (8, 8))
-
-
-@pytest.mark.parametrize(
-    ("row", "patch"),
-    [
-        (["b.tif", 0, 40, 0], (8, 8)),
-        (["b.tif", 1, 0, 0], (8, 8)),
-        (["b.tif", 0, 0, 8], (8, 16)),
-        (["b.tif", 0, 0, 0, 0], (8, 8)),
-    ],
-)
-def test_a_validation_patch_that_lies_outside_now_is_an_error(
-    stacks: list[ArrayStack], row: list[object], patch: tuple[int, ...]
-) -> None:
-    with pytest.raises(
-        DataError, match=r"a patch of .*sample . of b\.tif, but .* has 1 sample\(s\)"
-    ):
-        from_rows([row], stacks, patch)

@@ -304,6 +304,16 @@ def test_an_image_that_its_mask_leaves_out_gets_nothing() -> None:
     assert len(found.image) == 50
 
 
+def test_so_does_one_of_which_no_window_has_room_for_a_patch() -> None:
+    size, patch = (24, 14), (8, 9)
+    extents = [Extent(2, size, (15, 4), 1, False), Extent(1, size, size, 1, False)]
+    nothing = OriginMask(np.zeros(size), patch)
+    masks: Allowed = {(0, 0): nothing, (0, 1): nothing}
+    patches = RandomPatches(tuple(extents), patch, 7, 0, 30, masks)
+    for epoch in range(9):
+        assert set(places(patches, epoch).image.tolist()) == {1}
+
+
 def test_an_origin_that_is_alone_in_its_window_is_found() -> None:
     mask = np.zeros((400, 400), bool)
     mask[311, 77] = True
@@ -337,7 +347,7 @@ def test_a_petabyte_needs_no_more_memory_than_a_gigabyte() -> None:
     located = patches.epoch(3)
     stream = Stream(located, 5, 8, np.uint64(1), 2**24, 2)
     block = next(stream.blocks(10**10))
-    found = located.places(stream.marks(block, block.first, block.first + 64))
+    found = located.places(stream.marks(block, np.arange(block.first, block.first + 64)))
     assert len(np.unique(found.window)) <= 4
     held = [value for value in vars(located).values() if isinstance(value, np.ndarray)]
     assert sum(map(sys.getsizeof, held)) < 2**20

@@ -27,7 +27,7 @@ from careamics_dm.formats.zarr.store_files import METADATA, Place, close_zips, i
 from careamics_dm.images import argument_checks as check
 from careamics_dm.images.boxes import blocks_in, seen_from
 from careamics_dm.images.file_handles import HandleCache
-from careamics_dm.images.tensorstore_array import open_fast, threads
+from careamics_dm.images.tensorstore_array import SHUFFLES, open_fast, threads
 
 # True, but nothing that a reader of the file could change.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
@@ -55,6 +55,12 @@ class ZarrArray:
         self.key = key
         self.shape = shape
         self.dtype = native(dtype)
+        self._codec: tuple[str, dict[str, Any]] | None = None
+
+    def codec(self) -> tuple[str, dict[str, Any]]:
+        """Return the `codec_of` the array, which is opened once for it."""
+        self._codec = self._codec or codec_of(open_array(self.key))
+        return self._codec
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """Read a box; if a chunk of it can't be read, the error names it."""
@@ -155,14 +161,9 @@ def codec_of(array: Any) -> tuple[str, dict[str, Any]]:
             number = settings["shuffle"]
             if number == -1:  # as Blosc likes
                 number = 2 if array.dtype.itemsize == 1 else 1
-            settings["shuffle"] = ("noshuffle", "shuffle", "bitshuffle")[number]
+            settings["shuffle"] = SHUFFLES[number]
     names = {"cname", "clevel", "shuffle", "level"} & settings.keys()
     return name, {key: settings[key] for key in sorted(names)}
-
-
-def read_codec(key: Key) -> tuple[str, dict[str, Any]]:
-    """Open an array and return its `codec_of`."""
-    return codec_of(open_array(key))
 
 
 def open_array(key: Key) -> Any:

@@ -22,7 +22,6 @@ from careamics_dm.formats.zarr.array import (
     missing_message,
     open_array,
     outer_chunks,
-    read_codec,
 )
 from careamics_dm.formats.zarr.discovery import ZarrSource
 from careamics_dm.formats.zarr.ome_metadata import Description, ome_metadata, read_pyramid
@@ -89,8 +88,9 @@ def open_zarr(
         )
     letters = zip(found.axes, axes, strict=False)
     names = {theirs: letter for theirs, letter in letters if letter in "TZYX"}
+    pixels = ZarrArray(key, tuple(array.shape), array.dtype)
     stack = ArrayStack(
-        ZarrArray(key, tuple(array.shape), array.dtype),
+        pixels,
         axes,
         str(source),
         block_shape=block_shape(array),
@@ -103,7 +103,7 @@ def open_zarr(
     chunk, shard = (shared_layout(axes, n) for n in (tuple(array.chunks), outer_chunks(array)))
     spatial = chunk.spatial_axes
     stack.chunks_and_shards = tuple(map(chunk.size, spatial)), tuple(map(shard.size, spatial))
-    stack.codec = partial(read_codec, key)
+    stack.codec = pixels.codec
     stack.ome_groups = partial(groups_around, source.place, options)
     stack.correlated_noise = scaled_down(found.level)
     return stack, Remarks(missing.n if missing else 0, found.odd_scale)

@@ -92,38 +92,14 @@ class PatchFilter(ABC):
         return None
 
     def measured(self, patches: NDArray[Any]) -> list[Measured]:
-        """Return what was measured of patches, for the message if none passes.
-
-        Parameters
-        ----------
-        patches : ndarray
-            ``N C (Z) Y X``, finite.
-
-        Returns
-        -------
-        list of Measured
-            Empty if there is nothing to report.
-        """
+        """Return what was measured of patches, ``N C (Z) Y X``, for the message if none passes."""
         del patches
         return []
 
     def select(self, patches: NDArray[Any]) -> NDArray[Any]:
-        """Return the channels that are judged.
+        """Return the channels of patches, ``N C (Z) Y X``, that are judged.
 
-        Parameters
-        ----------
-        patches : ndarray
-            ``N C (Z) Y X``.
-
-        Returns
-        -------
-        ndarray
-            A view, ``N C (Z) Y X``.
-
-        Raises
-        ------
-        DataError
-            The patches have no such ``channel``.
+        `DataError` if the patches have no such ``channel``.
         """
         if self.channel is None:
             return patches

@@ -61,7 +61,8 @@ def reaching_windows(
     n, floats = prod(size), pixels.dtype.kind == "f"
     low = float(pixels.mean(dtype=np.float64) if floats else pixels.min())
     # Small numbers: a large offset would take the digits, and sums of integers mostly fit 32 bits.
-    above = pixels - np.float64(low) if floats else _above(pixels, int(low))
+    above = pixels - np.float64(low) if floats else np.subtract(pixels, int(low), dtype=np.int32)
+    above = above if floats else above.view(np.uint32)
     total = window_sums(above, size)
     reached = np.ones(total.shape, bool)
     if mean is not None:
@@ -139,11 +140,6 @@ def _difference_runs(pixels: NDArray[Any], axis: int, p: int, dtype: np.dtype[An
     sums = until[(*before, slice(p - 1, None))].copy()
     sums[(*before, slice(1, None))] -= until[(*before, slice(None, -p))]
     return sums
-
-
-def _above(pixels: NDArray[Any], low: int) -> NDArray[np.uint32]:
-    """Integers of at most 16 bits less the least of them."""
-    return np.asarray(np.subtract(pixels, low, dtype=np.int32).view(np.uint32))
 
 
 def _chunks(rows: NDArray[Any]) -> Iterator[slice]:
