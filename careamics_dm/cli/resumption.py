@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,9 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
 
 def give_back(folder: Path) -> None:
     """Remove what a run has written that failed before it had results: its folder is free again."""
+    for name in RESULTS:
+        with suppress(OSError):  # what is no folder, or not empty
+            (folder / name).rmdir()  # it was made to see whether it can be written to
     if not any((folder / name).exists() for name in RESULTS):
         for name in OF_SET_UP:
             (folder / name).unlink(missing_ok=True)

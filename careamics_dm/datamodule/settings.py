@@ -113,7 +113,8 @@ class Settings:
         axes of the images.
     batch_size : int or None
         Patches per batch; ``None`` for single patches. These are neither batched nor turned, and
-        prediction then goes tile by tile.
+        prediction then goes tile by tile. If a batch of tiles does not fit into GPU memory, our
+        models restore it in smaller parts.
     sampling : {"random", "grid"}
         New random patches in every epoch, or side by side.
     patches_per_epoch : int, optional

@@ -19,7 +19,7 @@ from careamics_dm.models.distributed_scores import (
     mean_over_channels,
     merged,
 )
-from careamics_dm.models.inference import mirror_up, restore, restore_in_all_orientations
+from careamics_dm.models.inference import Restoring, mirror_up
 from careamics_dm.models.learning_plan import LearningPlan, MakeOptimizer, MakeScheduler
 from careamics_dm.models.receptive_field import reach_of
 from careamics_dm.models.trainer_data import (
@@ -123,6 +123,7 @@ class RestorationModule(L.LightningModule):
         self.uncertainty = False
         self._val_scores: dict[int, Scores] = {}
         self._test = ImageScores()
+        self._restoring = Restoring()
 
     @property
     def size_divisor(self) -> int | tuple[int, ...]:
@@ -339,9 +340,8 @@ class RestorationModule(L.LightningModule):
 
     def _restore(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Restore images of any size; with their standard deviation if over all orientations."""
-        if not self.test_time_augmentation:
-            return restore(self, image, self.size_divisor), None
-        return restore_in_all_orientations(self, image, self.size_divisor, self.quarter_turns)
+        turns = self.quarter_turns if self.test_time_augmentation else None
+        return self._restoring(self, image, self.size_divisor, turns)
 
     def _result(self, batch: Batch, restored: Tensor) -> dict[str, Any]:
         result: dict[str, Any] = {"prediction": in_data_units(self, restored, self.restores_to)}

@@ -5,8 +5,62 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from careamics_dm.errors import DataError
 from careamics_dm.models.unet import per_axis
+from careamics_dm.sources.data_warnings import say
 from careamics_dm.transforms.augmentation import Augmentation, turn, turn_back
+
+
+class Restoring:
+    """Restores batches, in parts if the GPU has too little memory for all at once."""
+
+    def __init__(self) -> None:
+        self._most: dict[torch.Size, int] = {}
+        """How many images of a shape to restore at once, where memory has run out before."""
+
+    def __call__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        image: Tensor,
+        size_divisor: int | Sequence[int],
+        quarter_turns: bool | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Restore images of any size, ``(N, C, (Z), Y, X)``, as float32.
+
+        With ``quarter_turns``, or ``False`` for flips alone, restore them in all orientations, and
+        return their standard deviation, too. `DataError` if a single image does not fit into
+        memory.
+        """
+        shape = image.shape[1:]
+        while True:
+            most = max(min(self._most.get(shape, len(image)), len(image)), 1)
+            try:
+                parts = image.split(most)
+                if quarter_turns is None:
+                    return _join([restore(network, part, size_divisor) for part in parts]), None
+                how = size_divisor, quarter_turns
+                turned = [restore_in_all_orientations(network, part, *how) for part in parts]
+                mean, deviation = map(_join, zip(*turned, strict=True))
+                return mean, deviation
+            except RuntimeError as error:  # on Apple's GPUs, not a torch.OutOfMemoryError
+                if "out of memory" not in str(error):
+                    raise
+                if most == 1:
+                    raise DataError(
+                        f"the GPU has too little memory for a single tile or image of "
+                        f"{tuple(shape[1:])} pixels. Use a smaller data.tile_size."
+                    ) from error
+            # Outside ``except``: until it ends, the error keeps the network's results alive.
+            torch.cuda.empty_cache()
+            self._most[shape] = most // 2
+            say(
+                f"the GPU has too little memory for {most} tiles or images at once: continuing "
+                f"with {most // 2}"
+            )
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def restore_in_all_orientations(

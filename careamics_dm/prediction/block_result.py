@@ -85,8 +85,10 @@ class BlockResult:
                 self._writing.finish()
             finally:  # if a block could not be written, others are there
                 self._writing.close()
-                self._save()
-                self._finish_or_leave()
+                try:
+                    self._save()
+                finally:
+                    self._finish_or_leave()
         finally:
             self._record.close()
 

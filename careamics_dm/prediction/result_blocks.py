@@ -14,7 +14,8 @@ from careamics_dm.sampling.chunk_grid import outer, window_shape
 from careamics_dm.sampling.keyed_random import Numbers
 
 BLOCK_BYTES = 2**25
-"""Of a block in memory, as float32, where that is not less than a unit of the file or a tile."""
+"""Of a block in memory, as float32, where that is not less than a unit of the file or a tile; of
+whole rows, up to twice as much."""
 PARTS = 16
 """About how many blocks an image is divided into, where each has a batch of tiles: ranks share
 them."""
@@ -78,8 +79,9 @@ def image_blocks(
     """Divide an image into blocks of whole units of the file, of about `BLOCK_BYTES`.
 
     They are no smaller than a chunk of the source, and of several samples where whole ones are
-    small. Of the sizes near the wanted one, that with the fewest tiles is taken. The result depends
-    on nothing that differs from run to run.
+    small. Of the sizes near the wanted one, that with the fewest tiles is taken; in files without
+    chunks, whole rows win ties, as they are written fastest. The result depends on nothing that
+    differs from run to run.
     """
     steps = [
         n if t >= n else min(tile_ranges(n, t, o, d, t).step, n)
@@ -116,6 +118,8 @@ def _fewest_tiles(
     about = window_shape(extent, tile, n_bytes)
     pixel_bytes = extent.pixel_bytes * extent.together
     most = max(min(2 * n_bytes, BLOCK_BYTES), prod(about) * pixel_bytes)
+    in_rows = unit[-1] == 1
+    most_rows = min(2 * BLOCK_BYTES, extent.samples * extent.sample_bytes // PARTS)
     sizes: list[list[int]] = []
     counts = []
     for n, near, t, o, d, b, u, step in zip(
@@ -124,11 +128,14 @@ def _fewest_tiles(
         whole = ceil(max(b, u) / u) * u  # units of the file, no smaller than a chunk of the source
         k = ceil(n / near)
         even = [ceil(n / k) for k in range(max(k // 2, 1), 2 * k + 1)]
+        if in_rows and len(sizes) == len(unit) - 1:
+            even.append(n)
         sizes.append(sorted({min(ceil(e / s) * s, n) for e in even for s in (whole, step)}))
         counts.append(np.array([tile_ranges(n, t, o, d, b).counts.sum() for b in sizes[-1]], float))
     n_tiles = outer(counts)
     block_bytes = outer(np.array(of, float) for of in sizes) * pixel_bytes
-    n_tiles[block_bytes > most] = np.inf
+    rows = in_rows & (np.array(sizes[-1]) == extent.size[-1]) & (block_bytes <= most_rows)
+    n_tiles[(block_bytes > most) & ~rows] = np.inf
     off = np.maximum(block_bytes / n_bytes, n_bytes / block_bytes)  # the same on all machines
-    best = np.lexsort([off.ravel(), n_tiles.ravel()])[0]
+    best = np.lexsort([off.ravel(), ~rows.ravel(), n_tiles.ravel()])[0]
     return tuple(of[i] for of, i in zip(sizes, np.unravel_index(best, off.shape), strict=True))

@@ -26,12 +26,7 @@ from careamics_dm.prediction.block_result import BlockResult
 from careamics_dm.prediction.continuation import THREADS, Continuation, Progress
 from careamics_dm.prediction.fingerprint import Fingerprints, facts_of_settings
 from careamics_dm.prediction.result_blocks import ImageBlocks, images_of_shard
-from careamics_dm.prediction.result_file import (
-    ResultFile,
-    ResultImage,
-    part_of,
-    predicted_channels,
-)
+from careamics_dm.prediction.result_file import ResultFile, ResultImage, part_of, predicted_channels
 from careamics_dm.prediction.result_paths import check_space, check_writable, result_paths
 from careamics_dm.sources.data_warnings import say
 from careamics_dm.sources.ranks import agreed, by_first
@@ -308,7 +303,7 @@ class ResultWriter(Callback, ABC):
         """Begin the result of an image, or open it where that is done already."""
         result = self._result(image, stack, n_channels)
         assert self._run is not None
-        record, begin = self._run.record(image), False
+        record, begin, file = self._run.record(image), False, None
         try:
             begin = record.alone and not record.goes_on()
             if begin:
@@ -318,6 +313,8 @@ class ResultWriter(Callback, ABC):
                 record.share()
             self._run.check(image, record)
         except BaseException:
+            if file is not None:
+                file.close()
             if begin:
                 record.remove()
             record.close()

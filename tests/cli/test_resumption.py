@@ -137,13 +137,22 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     assert {"notes.txt", "model.ckpt", "denoised/image_0.tif"} <= second.files
 
 
-@pytest.mark.parametrize("data", ["train_data", "predict_data"])
-def test_a_run_that_failed_before_it_trained_leaves_its_folder_free(trained, data):
-    command = ("train", trained, *SMALL, "data=tiff", "data.train_data=images", "overwrite=false")
+@pytest.mark.parametrize(
+    ("data", "fault", "message"),
+    [
+        ("train_data", "data.train_data=broken.tif", "broken.tif"),
+        ("predict_data", "data.predict_data=broken.tif", "broken.tif"),
+        ("writer", "writer=npy", "can't do so with NpyWriter"),  # found once "denoised" is made
+    ],
+)
+def test_a_run_that_failed_before_it_trained_leaves_its_folder_free(trained, data, fault, message):
+    given = "data=tiff", "data.train_data=images", "data.predict_data=images", "overwrite=false"
+    command = ("train", trained, *SMALL, *given)
     (trained / "broken.tif").touch()
-    failed = run(*command, f"data.{data}=broken.tif", folder=data)
-    assert failed.code == 1 and "broken.tif" in failed.err
+    failed = run(*command, fault, folder=data)
+    assert failed.code == 1 and message in failed.err
     assert not {"config.yaml", "split.csv"} & failed.files
+    assert not (failed.folder / "denoised").exists()
     (failed.folder / "config.yaml").write_text("mine: 1")
     assert "another training (config.yaml)" in run(*command, folder=data).err
     (failed.folder / "config.yaml").unlink()

@@ -15,6 +15,7 @@ from modules import trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from careamics_dm.errors import DataError
 from careamics_dm.formats.array import ArrayDataModule
 from careamics_dm.models.inference import mirror_up
 from careamics_dm.models.masking import Masking
@@ -34,6 +35,56 @@ class Ramp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y, z = (torch.arange(n, dtype=x.dtype) for n in x.shape[-2:])
         return x + y[:, None] + 10 * z
+
+
+class Small(Ramp):
+    """Has memory for some images only."""
+
+    def __init__(self, most: int, error: Exception | None = None) -> None:
+        super().__init__()
+        self.most, self.sizes = most, []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.most:
+            raise self.error
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("in_all_orientations", [False, True])
+def test_batches_that_take_too_much_memory_are_restored_in_parts(in_all_orientations, capsys):
+    batch = {"image": torch.rand(11, 1, 8, 8)}
+    small, large = (CAREModule(Small(most)) for most in (3, 100))
+    for model in (small, large):
+        model.test_time_augmentation = model.uncertainty = in_all_orientations
+    expected = large.predict_step(batch)
+    for _ in range(2):
+        found = small.predict_step(batch)
+        assert found.keys() == expected.keys()
+        for key, value in found.items():
+            torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
+    every = 8 if in_all_orientations else 1
+    tried, parts = [11, 5], [2] * 5 * every + [1] * every
+    assert small.network.sizes == tried + parts + parts  # it is remembered
+    said = "the GPU has too little memory for 5 tiles or images at once: continuing with 2\n"
+    assert capsys.readouterr().out.endswith(said)
+    other = {"image": torch.rand(3, 1, 8, 4)}  # has a number of its own
+    assert len(small.predict_step(other)["prediction"]) == small.network.sizes[-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("network", "message", "tried"),
+    [
+        (Small(0), r"too little memory for a single tile or image of \(8, 6\) pixels", [4, 2, 1]),
+        (Small(0, RuntimeError("MPS backend out of memory")), "too little memory", [4, 2, 1]),
+        (Small(0, RuntimeError("mat1 and mat2")), "mat1 and mat2", [4]),
+    ],
+)
+def test_what_never_fits_is_an_error(network, message, tried):
+    with pytest.raises((DataError, RuntimeError), match=message):
+        CAREModule(network).predict_step({"image": torch.rand(4, 1, 8, 6)})
+    assert network.sizes == tried
 
 
 def all_turns(x: np.ndarray[Any, Any], count: int) -> list[Any]:

@@ -26,6 +26,17 @@ class TestImageBlocks:
         blocks = self.blocks((1, 1), size=(40_000, 40_000))
         assert 2**24 < 4 * np.prod(blocks.shape) <= 2**25
 
+    def test_they_are_whole_rows_of_large_files_without_chunks(self):
+        """Unless these take more memory, or there are too few of them for ranks to share."""
+        volume = Extent(1, (128, 2048, 2048), (1, 1, 1), 2, False)
+        how = 1, (1, 1, 1), (32, 256, 256), (0, 0, 0), (1, 1, 1), 1
+        assert image_blocks(volume, *how).shape == (32, 256, 2048)
+        chunks = 1, (32, 256, 256), (32, 256, 256), (0, 0, 0), (1, 1, 1), 1
+        assert image_blocks(volume, *chunks).shape == (32, 256, 1024)
+        for size in [(128, 2048, 20_480), (128, 512, 2048)]:
+            blocks = image_blocks(volume._replace(size=size), *how)
+            assert blocks.shape[-1] < size[-1] and len(blocks) >= 16
+
     def test_small_samples_come_together_where_a_batch_takes_several(self):
         blocks = self.blocks((1, 1), samples=100, size=(48, 40), block=(48, 40))
         assert (blocks.together, blocks.shape, len(blocks)) == (6, (48, 40), 17)
@@ -38,7 +49,8 @@ class TestImageBlocks:
     def test_all_samples_of_a_block_fit_the_memory(self, together):
         size = {"size": (2048, 2048), "block": (64, 64)}
         blocks = self.blocks((1, 1), samples=128, samples_per_block=together, **size)
-        assert 4 * blocks.together * np.prod(blocks.shape) <= 2**25
+        most = 2**26 if blocks.shape[-1] == 2048 else 2**25  # whole rows may take more
+        assert 4 * blocks.together * np.prod(blocks.shape) <= most
 
     def test_stored_blocks_stay_whole_but_not_what_is_in_memory(self):
         stored = self.blocks((1, 1), block=(1200, 1000))

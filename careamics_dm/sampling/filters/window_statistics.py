@@ -59,8 +59,9 @@ def reaching_windows(
     ``None`` asks for nothing. Sums are compared, as dividing each of them would take long.
     """
     n, floats = prod(size), pixels.dtype.kind == "f"
-    low = float(pixels.mean(dtype=np.float64) if floats else pixels.min())
+    low = float(np.float32(pixels.mean(dtype=np.float64)) if floats else pixels.min())
     # Small numbers: a large offset would take the digits, and sums of integers mostly fit 32 bits.
+    # In float64, differences of numbers of float32, and their sums, are mostly exact.
     above = pixels - np.float64(low) if floats else np.subtract(pixels, int(low), dtype=np.int32)
     above = above if floats else above.view(np.uint32)
     total = window_sums(above, size)

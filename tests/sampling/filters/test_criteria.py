@@ -154,6 +154,15 @@ def test_all_origins_at_once_are_what_patches_are_one_by_one(data, dtype, size, 
         assert may is None if dtype[0] == "f" else may[passes].all()
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+def test_an_even_patch_reaches_its_own_mean_beside_noise(dtype):
+    for seed in range(100):
+        pixels = np.random.default_rng(seed).normal(100, 10_000, (1, 5, 24))
+        pixels[..., :12] = 100
+        pixels = pixels.clip(-6e4, 6e4).astype(dtype)
+        assert MeanStdFilter(mean=100).passing_origins(pixels, (5, 12))[0, 0]
+
+
 def test_most_of_even_background_is_ruled_out_for_the_entropy_too():
     pixels = np.random.default_rng(0).normal(100, 4, (1, 200, 200)).astype(np.uint16)
     assert EntropyFilter(5).passing_origins(pixels, (64, 64)).mean() < 0.01
